@@ -1,0 +1,52 @@
+"""The real ComfyUI inside this process, for tests and benchmarks.
+
+`import_host()` makes the host importable and registers the pack as the package `megapixel`, as the host itself does
+under a path: the pack's own folder must not be on `sys.path`, where its `nodes` would hide the host's `nodes.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+PACK = "megapixel"
+
+
+def import_host() -> None:
+    """Make `comfy`, the host's `nodes` and `megapixel` importable. CPU, PyTorch attention, one thread.
+
+    Raises:
+        RuntimeError: COMFYUI_PATH does not name a ComfyUI; one sentence.
+    """
+    path = Path(os.environ.get("COMFYUI_PATH", ""))
+    if not (path / "comfy").is_dir():
+        raise RuntimeError(
+            f"COMFYUI_PATH: expected the folder of a ComfyUI, got '{path}'. Run through `python3 dev.py`, which sets it."
+        )
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    sys.path.insert(0, str(path))
+    from comfy.cli_args import args  # parses nothing unless the host's main.py asked for it
+
+    args.cpu = True
+    args.use_pytorch_cross_attention = True  # the default on a CPU is several times slower
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if PACK not in sys.modules:
+        _register_pack()
+
+
+def _register_pack() -> ModuleType:
+    spec = importlib.util.spec_from_file_location(
+        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[PACK] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,119 @@
+"""The node of Deep Shrink."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..patches.deep_shrink import SCALE_METHODS, DeepShrink, apply_deep_shrink
+
+
+class MegapixelDeepShrink(io.ComfyNode):
+    """Deep Shrink as people know it, with `mode`, `fade_percent` and `trained_size` added behind."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDeepShrink",
+            display_name="Deep Shrink (Megapixel)",
+            category="model/patch/unet",
+            description=(
+                "Keeps the composition whole in pictures larger than the model was trained for: the UNet's features "
+                "shrink in the early steps, so objects are not drawn twice. Set mode to auto to have block, factor "
+                "and window chosen from the model and the picture's size; at or below the trained size it then does "
+                "nothing."
+            ),
+            search_aliases=["PatchModelAddDownscale", "Kohya Deep Shrink", "hires fix", "high resolution"],
+            inputs=[
+                io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model, patched or not."),
+                io.Int.Input(
+                    "block_number",
+                    default=3,
+                    min=1,
+                    max=32,
+                    advanced=True,
+                    tooltip="Input block after which the features shrink. 3 (the first at half resolution) suits SD "
+                    "1.x and SDXL; smaller numbers are faster and coarser. Ignored in auto.",
+                ),
+                io.Float.Input(
+                    "downscale_factor",
+                    default=2.0,
+                    min=0.1,
+                    max=9.0,
+                    step=0.001,
+                    tooltip="How far the features shrink: picture side divided by trained side, so 2 for 1024 px on "
+                    "an SD 1.5 model. 1 changes nothing. Ignored in auto.",
+                ),
+                io.Float.Input(
+                    "start_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    advanced=True,
+                    tooltip="When the shrink begins, as a share of sampling. 0 is the first step. Ignored in auto.",
+                ),
+                io.Float.Input(
+                    "end_percent",
+                    default=0.35,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    advanced=True,
+                    tooltip="When the shrink ends. Later (0.5 to 0.7) is safer against doubled objects, earlier is "
+                    "sharper. Ignored in auto.",
+                ),
+                io.Boolean.Input(
+                    "downscale_after_skip",
+                    default=True,
+                    advanced=True,
+                    tooltip="On: the block's skip connection keeps its full size. Off: it shrinks as well.",
+                ),
+                io.Combo.Input(
+                    "downscale_method",
+                    options=list(SCALE_METHODS),
+                    advanced=True,
+                    tooltip="How the features are made smaller. Bicubic is the known default.",
+                ),
+                io.Combo.Input(
+                    "upscale_method",
+                    options=list(SCALE_METHODS),
+                    advanced=True,
+                    tooltip="How the features are made larger again. Bicubic is the known default.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=["manual", "auto"],
+                    default="manual",
+                    optional=True,
+                    tooltip="manual uses the numbers above. auto chooses block, factor and window itself when "
+                    "sampling starts, and writes them to the log.",
+                ),
+                io.Float.Input(
+                    "fade_percent",
+                    default=0.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="After end_percent the factor falls to 1 over this share of sampling instead of at once. "
+                    "0 is a hard stop. Ignored in auto.",
+                ),
+                io.Int.Input(
+                    "trained_size",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=8,
+                    optional=True,
+                    advanced=True,
+                    tooltip="For auto: side of the square pictures that the model was trained on, in pixels. 0 takes "
+                    "it from the model: 512 for SD 1.x, 1024 for SDXL.",
+                ),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, **settings) -> io.NodeOutput:
+        return io.NodeOutput(apply_deep_shrink(model, DeepShrink(**settings)))

@@ -1,0 +1,168 @@
+"""Deep Shrink on a UNet: features shrink after an input block and grow back where the skips are longer.
+
+Source: Kohya's Deep Shrink as known from ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
+settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
+are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` chooses by the
+latent's size.
+
+B C H W are batch, channels, height, width of the features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import Tensor
+
+from ..scaling.deep_shrink import automatic_factor, faded_factor, shrunk_size
+from .host import ModelPatcher, resize, trained_side
+from .model_call import ModelCall, effects_of, planned, set_effect
+from .schedule import Schedule
+from .topology import topology_of
+
+EFFECT = "deep_shrink"
+SCALE_METHODS = ("bicubic", "nearest-exact", "bilinear", "area", "bislerp")
+
+# Full strength while the composition forms, then a fade, so that the detail of the late steps is drawn at full size.
+AUTOMATIC = Schedule(start=0.0, end=0.35, fade=0.3)
+
+
+@dataclass(frozen=True)
+class DeepShrink:
+    """The settings of one Deep Shrink; the names are those of the node's sockets.
+
+    Raises:
+        ValueError: a setting that contradicts itself; one sentence that names the socket.
+    """
+
+    block_number: int = 3
+    downscale_factor: float = 2.0
+    start_percent: float = 0.0
+    end_percent: float = 0.35
+    downscale_after_skip: bool = True
+    downscale_method: str = "bicubic"
+    upscale_method: str = "bicubic"
+    mode: Literal["manual", "auto"] = "manual"
+    fade_percent: float = 0.0
+    trained_size: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.schedule.is_ordered:
+            raise ValueError(
+                f"start_percent: expected at most end_percent ({self.end_percent:g}), got {self.start_percent:g}. "
+                "Exchange the two, or the shrink is never on."
+            )
+        if self.downscale_factor <= 0:
+            raise ValueError(
+                f"downscale_factor: expected a number above 0, got {self.downscale_factor:g}. 2 halves the features."
+            )
+
+    @property
+    def schedule(self) -> Schedule:
+        if self.mode == "auto":
+            return AUTOMATIC
+        return Schedule(self.start_percent, self.end_percent, "percent", self.fade_percent)
+
+
+def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
+    """Return a clone of `model` that shrinks its features while the schedule is on.
+
+    Applied again, it adds a further shrink: at one block the strongest counts, and a shrink that begins where an
+    earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
+
+    Raises:
+        ValueError: `model` is no UNet, or it has no such block; one sentence.
+    """
+    topology = topology_of(model.get_model_object("diffusion_model"))
+    if config.mode == "manual":
+        topology.check_input_block(config.block_number, "block_number")
+    else:
+        trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+    patched = model.clone()
+    before = effects_of(model).get(EFFECT)
+    earlier = before.shrinks if isinstance(before, _Effect) else ()
+    set_effect(patched, EFFECT, _Effect((*earlier, config)))
+    index = len(earlier)
+
+    def shrink(features: Tensor, options: dict[str, Any]) -> Tensor:
+        plan = planned(EFFECT, features)
+        if plan is None:
+            return features
+        block, factor = plan[index]
+        if factor == 1.0 or block != options["block"][1]:
+            return features
+        return resize(features, shrunk_size(features.shape[-2:], factor), config.downscale_method)
+
+    if config.downscale_after_skip:
+        patched.set_model_input_block_patch_after_skip(shrink)
+    else:
+        patched.set_model_input_block_patch(shrink)
+
+    def grow_back(
+        features: Tensor, skip: Tensor | None, options: dict[str, Any]
+    ) -> tuple[Tensor, Tensor | None]:
+        if skip is not None and features.shape[-2:] != skip.shape[-2:]:
+            features = resize(features, skip.shape[-2:], config.upscale_method)
+        return features, skip
+
+    patched.set_model_output_block_patch(grow_back)
+    return patched
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """All Deep Shrinks of one model, in the order of their nodes."""
+
+    shrinks: tuple[DeepShrink, ...]
+
+    def plan(self, call: ModelCall) -> tuple[tuple[int, float], ...] | None:
+        """Return (input block, factor) for each shrink, factor 1.0 where it is off; None if all are."""
+        strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
+        plan: list[tuple[int, float]] = []
+        for index, (shrink, strength) in enumerate(zip(self.shrinks, strengths, strict=True)):
+            block, factor = _full(shrink, call)
+            earlier = zip(self.shrinks[:index], strengths, strict=False)
+            if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
+                strength = 0.0  # both include the moment at which they meet; the earlier one holds it
+            plan.append((block, faded_factor(factor, strength)))
+        plan = [
+            (block, factor if _is_strongest(plan, index) else 1.0)
+            for index, (block, factor) in enumerate(plan)
+        ]
+        return tuple(plan) if any(factor != 1.0 for _, factor in plan) else None
+
+    def describe(self, call: ModelCall) -> str:
+        """Return one line with every setting, complete enough to type them into the node."""
+        return "Deep Shrink: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
+
+
+def _full(shrink: DeepShrink, call: ModelCall) -> tuple[int, float]:
+    if shrink.mode == "manual":
+        return shrink.block_number, shrink.downscale_factor
+    side = trained_side(call.model, shrink.trained_size)
+    return call.topology.downsamplers[0], automatic_factor(call.latent_size, side)
+
+
+def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
+    block, factor = plan[index]
+    rivals = [(other, -i) for i, (at, other) in enumerate(plan) if at == block]
+    return (factor, -index) == max(rivals)
+
+
+def _describe(shrink: DeepShrink, call: ModelCall) -> str:
+    block, factor = _full(shrink, call)
+    height, width = call.latent_size
+    if factor == 1.0:
+        reason = "downscale_factor is 1" if shrink.mode == "manual" else "not clearly above the trained size"
+        return f"nothing to do for a latent of {height}x{width} ({reason})"
+    features = call.topology.feature_size(call.latent_size, block)
+    shrunk = shrunk_size(features, factor)
+    schedule = shrink.schedule
+    return (
+        f"block_number {block}, downscale_factor {factor:.4g}, start_percent {schedule.start:g}, "
+        f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
+        f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
+        f"{shrink.downscale_method} down, {shrink.upscale_method} up: "
+        f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}"
+    )

@@ -1,0 +1,57 @@
+"""Everything of ComfyUI that the patches use and that may move between its versions, in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import comfy.utils
+from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
+from comfy.model_base import BaseModel, ModelType
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+__all__ = [
+    "BaseModel",
+    "Downsample",
+    "ModelPatcher",
+    "SpatialTransformer",
+    "Upsample",
+    "WrappersMP",
+    "resize",
+    "trained_side",
+]
+
+_LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
+
+
+def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
+    """Resize (B, C, H, W) to (B, C, *size) with one of the host's modes, bislerp included."""
+    height, width = size
+    return comfy.utils.common_upscale(features, width, height, mode, "disabled")
+
+
+def trained_side(model: BaseModel, pixels: int = 0) -> int:
+    """Return the side of the square latent that `model` was trained on, in latent pixels.
+
+    `pixels`, where given, says it in picture pixels; 0 asks the model. No topology tells this (a UNet runs at any
+    size), so it comes from the family: 1024 px for SDXL, 768 px for the v-prediction SD 2.x, 512 px for the other
+    SD 1.x and 2.x.
+
+    Raises:
+        ValueError: the family is not known and `pixels` is 0.
+    """
+    if pixels:
+        return max(1, pixels // _LATENT_PIXEL)
+    if isinstance(model.latent_format, (SDXL, SDXL_Playground_2_5)):
+        return 1024 // _LATENT_PIXEL
+    if isinstance(model.latent_format, SD15):
+        is_sd2 = model.model_config.unet_config.get("context_dim") == 1024
+        side = 768 if is_sd2 and model.model_type == ModelType.V_PREDICTION else 512
+        return side // _LATENT_PIXEL
+    raise ValueError(
+        f"trained_size: expected the pixels of a side for {type(model).__name__}, got 0. "
+        "Type the picture size that this model was trained at."
+    )

@@ -1,0 +1,122 @@
+"""Topology: what a UNet consists of, read once from the real module.
+
+Block numbers that a user types are checked against it, and automatic choices come from it, so that no effect needs
+a table per model family. Input blocks are numbered as ComfyUI does, from 0 (the stem); output block k takes the skip
+of input block n - 1 - k.
+"""
+
+from __future__ import annotations
+
+import weakref
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from .host import Downsample, SpatialTransformer, Upsample
+
+Resample = Literal["down", "up"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One input, middle or output block.
+
+    `level` counts the halvings of the features that the block's layers before any Upsample work on; `transformers`
+    is the depth of its attention (0: none); `resample` tells whether it holds a Downsample or an Upsample.
+    """
+
+    level: int
+    transformers: int = 0
+    resample: Resample | None = None
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The blocks of a UNet in the order in which they run."""
+
+    inputs: tuple[Block, ...]
+    middle: Block
+    outputs: tuple[Block, ...]
+
+    @property
+    def downsamplers(self) -> tuple[int, ...]:
+        """The input blocks that hold a Downsample, shallow to deep."""
+        return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
+
+    @property
+    def upsamplers(self) -> tuple[int, ...]:
+        """The output blocks that hold an Upsample, deep to shallow."""
+        return tuple(i for i, block in enumerate(self.outputs) if block.resample == "up")
+
+    def skip_partner(self, input_block: int) -> int:
+        """Return the output block that takes the skip of `input_block`. Its own inverse."""
+        return len(self.inputs) - 1 - input_block
+
+    def feature_size(self, latent_size: tuple[int, int], input_block: int) -> tuple[int, int]:
+        """Return the (height, width) that leaves `input_block` when nothing shrinks the features."""
+        height, width = latent_size
+        for _ in range(self.inputs[input_block].level):
+            height, width = -(-height // 2), -(-width // 2)  # stride 2 with padding 1 rounds up
+        return height, width
+
+    def check_input_block(self, number: int, socket: str) -> None:
+        """Raise unless features can be changed after input block `number`.
+
+        Raises:
+            ValueError: one sentence that names the socket and lists what this UNet has.
+        """
+        last = len(self.inputs) - 1
+        if not 1 <= number <= last:
+            halving = " and ".join(map(str, self.downsamplers))
+            raise ValueError(
+                f"{socket}: expected 1 to {last} for this UNet, got {number}. "
+                f"Choose an input block that it has; {halving} halve the features."
+            )
+
+
+def topology_of(model: nn.Module) -> Topology:
+    """Read the topology of a UNet. Cached for as long as the module lives.
+
+    Raises:
+        ValueError: `model` has no input and output blocks; one sentence.
+    """
+    unet = getattr(model, "_orig_mod", model)  # a compiled module carries the real one inside
+    if unet not in _TOPOLOGIES:
+        _TOPOLOGIES[unet] = _read(unet)
+    return _TOPOLOGIES[unet]
+
+
+_TOPOLOGIES: weakref.WeakKeyDictionary[nn.Module, Topology] = weakref.WeakKeyDictionary()
+
+
+def _read(unet: Any) -> Topology:
+    if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
+        raise ValueError(
+            f"model: expected a UNet of the SD 1.x, SD 2.x or SDXL kind, got {type(unet).__name__}. "
+            "Models without input blocks (Flux, SD3, Qwen and the like) have no features to shrink; "
+            "DyPE serves them at large sizes."
+        )
+    inputs: list[Block] = []
+    level = 0
+    for module in unet.input_blocks:
+        down = _has(module, Downsample)
+        level += down
+        inputs.append(Block(level, _depth(module), "down" if down else None))
+    middle = Block(level, _depth(unet.middle_block) if unet.middle_block is not None else 0)
+    outputs: list[Block] = []
+    for module in unet.output_blocks:
+        up = _has(module, Upsample)
+        outputs.append(Block(level, _depth(module), "up" if up else None))
+        level -= up
+    return Topology(tuple(inputs), middle, tuple(outputs))
+
+
+def _has(block: nn.Module, kind: type[nn.Module]) -> bool:
+    return any(isinstance(layer, kind) for layer in block.children())
+
+
+def _depth(block: Any) -> int:
+    return sum(
+        len(layer.transformer_blocks) for layer in block.children() if isinstance(layer, SpatialTransformer)
+    )

@@ -1,0 +1,1 @@
+"""Sizes and factors: pure arithmetic that knows nothing of ComfyUI."""

@@ -1,0 +1,50 @@
+"""Deep Shrink: how far the features of a UNet shrink, and when the shrinking fades.
+
+A diffusion UNet composes a picture well at the size that it was trained for. Shrinking its inner features in the
+early steps keeps them at that size while the picture itself is larger.
+
+Source: Kohya S., "Deep Shrink" (sd-scripts, November 2023), as known from ComfyUI's `PatchModelAddDownscale`. The
+fade follows the gradual variants of it; the automatic factor is ours.
+
+All sizes are (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Size = tuple[int, int]
+
+# Below this ratio of areas' sides a plain UNet still composes well, and resampling would only cost sharpness.
+SMALLEST_USEFUL_FACTOR = 1.25
+
+
+def shrunk_size(size: Sequence[int], factor: float) -> Size:
+    """Return `size` divided by `factor` and rounded, each side at least 1.
+
+    `factor` 1 is the identity; a factor below 1 enlarges.
+    """
+    height, width = size
+    return _shrunk_side(height, factor), _shrunk_side(width, factor)
+
+
+def _shrunk_side(side: int, factor: float) -> int:
+    # The product with the reciprocal, not the quotient: they round differently, and the known node multiplies.
+    return max(1, round(side * (1.0 / factor)))
+
+
+def faded_factor(factor: float, strength: float) -> float:
+    """Return the factor at `strength`: `factor` at 1, no change (1.0) at 0, linear between."""
+    return factor if strength == 1.0 else 1.0 + (factor - 1.0) * strength
+
+
+def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
+    """Return the factor that brings a latent to the area of a trained one, or 1.0 if it is not clearly larger.
+
+    The area decides, not a side: a UNet trained on squares composes other shapes of the same area as well.
+    Both arguments are in latent pixels.
+    """
+    height, width = latent_size
+    factor = math.sqrt(height * width) / trained_side
+    return factor if factor >= SMALLEST_USEFUL_FACTOR else 1.0

@@ -1,0 +1,65 @@
+"""The real ComfyUI in the test process, and tiny real models to run on it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from devhost.host import import_host
+
+import_host()  # takes the pack's folder off sys.path again
+
+import torch
+
+from devhost.tiny import random_models
+
+
+@pytest.fixture(scope="session")
+def sd15():
+    return random_models.sd15()
+
+
+@pytest.fixture(scope="session")
+def sdxl():
+    return random_models.sdxl()
+
+
+@pytest.fixture(scope="session")
+def draw():
+    """A function (*shape, seed=0) that draws from its own generator."""
+    return lambda *shape, seed=0: torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def global_random_state_untouched():
+    """No test may leave the global generator changed: nothing of ours reads or writes it."""
+    before = torch.get_rng_state()
+    yield
+    assert torch.equal(torch.get_rng_state(), before), "the global random state was changed"
+
+
+class SizeRecorder:
+    """The feature sizes that enter an input block, by noise level, seen through the host's own hook."""
+
+    def __init__(self, model, block):
+        self.calls = []
+        self.block = block
+        model.set_model_input_block_patch(self.record)
+
+    def record(self, features, options):
+        if options["block"] == ("input", self.block):
+            self.calls.append((options["sigmas"][0].item(), tuple(features.shape[-2:])))
+        return features
+
+    @property
+    def sizes(self):
+        return [size for _, size in self.calls]
+
+
+@pytest.fixture(scope="session")
+def record_sizes():
+    """A function (model, block) that starts a recorder on a clone's input block."""
+    return SizeRecorder

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import comfy.samplers
+import pytest
+import torch
+from megapixel.patches.schedule import NEVER, Schedule, SigmaWindow
+
+
+@pytest.fixture(scope="module")
+def sampling(sd15):
+    return sd15.get_model_object("model_sampling")
+
+
+def test_a_window_includes_both_ends():
+    window = SigmaWindow(high=10.0, low=2.0)
+    above, below = math.nextafter(10.0, 11.0), math.nextafter(2.0, 1.0)
+    assert [window.strength(sigma) for sigma in (above, 10.0, 5.0, 2.0, below)] == [0, 1, 1, 1, 0]
+
+
+def test_a_fade_falls_evenly_between_its_points():
+    window = SigmaWindow(high=10.0, low=4.0, fade=(4.0, 3.0, 1.0))
+    assert [window.strength(sigma) for sigma in (4.0, 3.5, 3.0, 2.0, 1.0, 0.5)] == [1, 0.75, 0.5, 0.25, 0, 0]
+
+
+def test_never_is_never():
+    assert NEVER.strength(0.0) == NEVER.strength(1.0) == NEVER.strength(math.inf) == 0.0
+
+
+def test_percent_is_the_models_own(sampling):
+    window = Schedule(0.2, 0.35).resolve(sampling, None)
+    assert window == SigmaWindow(sampling.percent_to_sigma(0.2), sampling.percent_to_sigma(0.35))
+
+
+def test_the_whole_range_covers_every_sigma(sampling):
+    window = Schedule(0.0, 1.0).resolve(sampling, None)
+    assert window.strength(float(sampling.sigma_max) * 10) == window.strength(0.0) == 1.0
+
+
+def test_timesteps_and_sigmas_fall(sampling):
+    assert Schedule(999, 650, "timestep").is_ordered
+    assert not Schedule(650, 999, "timestep").is_ordered
+    assert not Schedule(0.5, 0.2).is_ordered
+    by_timestep = Schedule(999, 650, "timestep").resolve(sampling, None)
+    assert by_timestep.low == float(sampling.sigmas[650])
+    assert Schedule(9.5, 2.5, "sigma").resolve(sampling, None) == SigmaWindow(9.5, 2.5)
+
+
+@pytest.mark.parametrize("unit", ["percent", "timestep", "sigma"])
+def test_strength_never_rises_with_time(sampling, unit):
+    schedule = {
+        "percent": Schedule(0.1, 0.4, unit, 0.4),
+        "timestep": Schedule(900, 600, unit, 300),
+        "sigma": Schedule(9.0, 3.0, unit, 2.5),
+    }[unit]
+    window = schedule.resolve(sampling, None)
+    strengths = [window.strength(float(sigma)) for sigma in sampling.sigmas.flip(0) if sigma <= window.high]
+    assert strengths[0] == 1.0
+    assert strengths[-1] == 0.0
+    assert all(later <= earlier for earlier, later in pairwise(strengths))
+    assert len({round(strength, 2) for strength in strengths}) > 50
+
+
+def test_a_percent_fade_is_linear_in_percent(sampling):
+    window = Schedule(0.0, 0.2, "percent", 0.4).resolve(sampling, None)
+    for percent in (0.25, 0.3, 0.4, 0.5, 0.55):
+        expected = 1 - (percent - 0.2) / 0.4
+        assert window.strength(sampling.percent_to_sigma(percent)) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("steps", [4, 8, 20, 30, 50])
+@pytest.mark.parametrize("scheduler", ["normal", "karras", "exponential", "sgm_uniform", "simple", "beta"])
+def test_steps_are_counted_as_published(sampling, scheduler, steps):
+    sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
+    count = len(sigmas) - 1
+    for start, end in ((0.0, 0.4), (0.0, 0.7), (0.16, 0.4), (0.3, 0.31), (0.0, 1.0)):
+        window = Schedule(start, end, "steps").resolve(sampling, sigmas)
+        on = [window.strength(float(sigma)) == 1.0 for sigma in sigmas[:-1]]
+        assert on == [int(start * count) <= step < int(end * count) for step in range(count)]
+
+
+def test_a_fade_in_steps(sampling):
+    sigmas = torch.linspace(10, 0, 11)
+    window = Schedule(0.0, 0.4, "steps", 0.3).resolve(sampling, sigmas)
+    strengths = [window.strength(float(sigma)) for sigma in sigmas[:-1]]
+    assert strengths == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
+
+
+def test_steps_without_a_sampler_that_tells_them_is_a_sentence(sampling):
+    with pytest.raises(ValueError, match=r"^unit: expected a sampler that publishes its sigmas"):
+        Schedule(0.0, 0.4, "steps").resolve(sampling, None)
+
+
+def test_another_sampling_gives_another_window(sampling, sd15):
+    from comfy.model_sampling import ModelSamplingDiscrete
+
+    zero_snr = ModelSamplingDiscrete(sd15.model.model_config, zsnr=True)
+    schedule = Schedule(0.1, 0.35)
+    assert schedule.resolve(zero_snr, None) != schedule.resolve(sampling, None)
+    assert schedule.resolve(zero_snr, None).low == zero_snr.percent_to_sigma(0.35)

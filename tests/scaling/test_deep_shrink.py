@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from megapixel.scaling.deep_shrink import automatic_factor, faded_factor, shrunk_size
+
+
+@pytest.mark.parametrize("size", [(64, 48), (63, 47), (1, 9)])
+def test_factor_one_is_the_identity(size):
+    assert shrunk_size(size, 1.0) == size
+
+
+@pytest.mark.parametrize(
+    ("size", "factor", "shrunk"),
+    [
+        ((64, 48), 2.0, (32, 24)),
+        ((37, 29), 2.0, (18, 14)),
+        ((10, 20), 0.5, (20, 40)),
+        ((3, 90), 9.0, (1, 10)),
+    ],
+)
+def test_shrunk_size(size, factor, shrunk):
+    assert shrunk_size(size, factor) == shrunk
+
+
+def test_transposing_the_size_transposes_the_result():
+    for height in range(1, 80, 7):
+        for width in range(1, 80, 5):
+            for factor in (0.7, 1.01, 1.5, 3.3, 9.0):
+                assert shrunk_size((height, width), factor) == shrunk_size((width, height), factor)[::-1]
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 2.0, 2.1, 8.999])
+def test_fade_goes_from_the_factor_to_one(factor):
+    assert faded_factor(factor, 1.0) == factor
+    assert faded_factor(factor, 0.0) == 1.0
+    assert faded_factor(factor, 0.5) == pytest.approx((factor + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("latent", "factor"),
+    [((128, 128), 2.0), ((64, 64), 1.0), ((32, 48), 1.0), ((72, 72), 1.0), ((96, 96), 1.5), ((64, 256), 2.0)],
+)
+def test_automatic_factor_is_the_ratio_of_sides_at_equal_area(latent, factor):
+    assert automatic_factor(latent, 64) == factor
+    assert automatic_factor(latent[::-1], 64) == factor

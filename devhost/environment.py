@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,13 +134,18 @@ def _comfyui(cache: Path) -> Path:
     return path
 
 
-def _python(cache: Path, comfyui: Path) -> Path:
-    lists = [comfyui / "requirements.txt", ROOT / "requirements.txt", ROOT / "devhost" / "requirements.txt"]
-    constraints = ROOT / "devhost" / "constraints.txt"
+def python_folder(cache: Path, lists: Sequence[Path], constraints: Path) -> Path:
+    """Return where the environment of these pins lies. Comments and empty lines are no pins."""
     pins = [sys.platform, platform.machine(), *(pin for file in (*lists, constraints) for pin in _pins(file))]
     digest = hashlib.sha256("\n".join(pins).encode())
     version = "{}.{}".format(*sys.version_info)
-    folder = cache / f"python-{version}-{digest.hexdigest()[:12]}"
+    return cache / f"python-{version}-{digest.hexdigest()[:12]}"
+
+
+def _python(cache: Path, comfyui: Path) -> Path:
+    lists = [comfyui / "requirements.txt", ROOT / "requirements.txt", ROOT / "devhost" / "requirements.txt"]
+    constraints = ROOT / "devhost" / "constraints.txt"
+    folder = python_folder(cache, lists, constraints)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     finished = folder / "finished"
     if not finished.is_file():

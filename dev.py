@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""The development commands: `python3 dev.py env | demo | test | lint | bench`.
+
+Each makes the environment first if it is missing, so all that a fresh checkout needs is a Python and pip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+
+from devhost.environment import ROOT, Environment, EnvironmentFailure, prepare
+
+INTERRUPTED = 130
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # small tensors: more threads only get in each other's way
+
+
+def main() -> int:
+    """Run one command and return its exit status."""
+    options, rest = _parse()
+    try:
+        environment = prepare()
+        if options.command == "env":
+            print(environment.as_json())
+            return 0
+        if options.command == "demo":
+            real = any(argument.startswith("--checkpoint") for argument in rest)
+            return _python(environment, "-m", "devhost.demo", *rest, added={} if real else ONE_THREAD)
+        if options.command == "test":
+            return _python(environment, "-m", "pytest", *rest)
+        if options.command == "lint":
+            return _lint(environment)
+        return _bench(environment, options.names)
+    except EnvironmentFailure as failure:
+        print(f"dev: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parse() -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="dev.py", description="Develop Megapixel on a real ComfyUI.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("env", help="make the environment and print where it is, as one line of JSON")
+    # These two take their own options, --help included.
+    commands.add_parser("demo", help="run the shipped workflow and draw what came out", add_help=False)
+    commands.add_parser("test", help="run pytest; all further arguments are its own", add_help=False)
+    commands.add_parser("lint", help="run ruff and pyright")
+    bench = commands.add_parser("bench", help="run the benchmarks")
+    bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
+    options, rest = parser.parse_known_args()
+    if rest and options.command not in ("demo", "test"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return options, rest
+
+
+def _lint(environment: Environment) -> int:
+    # The host's types for pyright, and no word about newer versions of it: this one is pinned.
+    host = {"PYTHONPATH": str(environment.comfyui), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    statuses = [
+        _python(environment, "-m", "ruff", "check", "."),
+        _python(environment, "-m", "ruff", "format", "--check", "."),
+        _python(environment, "-m", "pyright", "--pythonpath", str(environment.python), added=host),
+    ]
+    return max(statuses)
+
+
+def _bench(environment: Environment, names: list[str]) -> int:
+    known = sorted(file.stem for file in (ROOT / "bench").glob("[!_]*.py"))
+    if unknown := [name for name in names if name not in known]:
+        print(f"dev: no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
+        return 1
+    return max((_python(environment, "-m", f"bench.{name}") for name in names or known), default=0)
+
+
+def _python(environment: Environment, *arguments: str, added: Mapping[str, str] = ONE_THREAD) -> int:
+    """Run the environment's Python in the repository root and return its exit status.
+
+    The variables in `added` hold where the surroundings do not set them.
+    """
+    variables = {**added, **environment.variables()}
+    interrupted = False
+    with subprocess.Popen([str(environment.python), *arguments], cwd=ROOT, env=variables) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        while True:
+            try:
+                status = process.wait()
+                break
+            except KeyboardInterrupt:
+                interrupted = True  # the child was interrupted as well: let it finish in its own way
+    if interrupted:
+        raise KeyboardInterrupt
+    return status if status >= 0 else 128 - status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,436 @@
+"""The demo: the shipped workflow in a real ComfyUI, the same seeds without and with Deep Shrink.
+
+By default it runs on the tiny model at twice the size that model was trained at, counts the objects in every
+picture and draws both rows with their counts. With `--checkpoint` it runs on a real model instead, and counts
+nothing. Everything is written to `output/`; the pictures there open in ComfyUI as the workflow that made
+them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from .environment import ROOT, Environment
+from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
+from .sheet import Block, Cell, draw_sheet
+from .tiny.counting import PictureCount, count_objects, summarise
+from .tiny.forms import CLASS_NAMES
+from .workflow import Graph, to_graph
+
+OUTPUT = ROOT / "output"
+EXAMPLE = ROOT / "example_workflows" / "deep_shrink.json"
+PACK = {"megapixel": ROOT}
+TINY_PACK = {"megapixel-tiny": ROOT / "devhost" / "tiny"}
+
+BRANCHES = {"plain": "Plain", "deep_shrink": "Deep Shrink"}
+TINY_PICTURES, CHECKPOINT_PICTURES = 132, 4
+TINY_TRAINED_SIZE = 128
+SHEET_COLUMNS, SHEET_LINES = 6, 2
+SEED = 2026
+
+EXAMPLE_CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+# The front end offers to download a missing model that its loader node names like this.
+EXAMPLE_MODEL = {
+    "name": EXAMPLE_CHECKPOINT,
+    "url": "https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/"
+    "v1-5-pruned-emaonly-fp16.safetensors?download=true",
+    "directory": "checkpoints",
+}
+TEXT = "full-body photo of a woman in a red coat on a forest path, autumn leaves, soft light, detailed"
+NEGATIVE_TEXT = "blurry, lowres, deformed, watermark, text"
+
+# Node ids in `deep_shrink_prompt`; a branch adds to its first id.
+_CHECKPOINT, _POSITIVE, _NEGATIVE, _LATENT, _DEEP_SHRINK = "1", "2", "3", "4", "5"
+_FIRST_IDS = {"plain": 10, "deep_shrink": 20}
+_SAMPLE, _DECODE, _SAVE, _SAVE_LATENT, _PICK = range(5)
+
+
+class DemoFailure(Exception):
+    """The demo cannot run; the message is one sentence for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prompt to queue: `pictures` pictures of one text on both branches, from the same noise."""
+
+    label: str
+    prompt: Prompt
+    pictures: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that a kind of model decides about the demo."""
+
+    model: str
+    size: int
+    trained_size: int
+    packs: Mapping[str, Path]
+    cpu: bool
+    tasks: Sequence[Task]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one task gave, by branch: files in `output/`, and counts where its objects can be counted."""
+
+    label: str
+    pictures: Mapping[str, Sequence[Path]]
+    counts: Mapping[str, Sequence[PictureCount]]
+
+
+def deep_shrink_prompt(
+    *,
+    checkpoint: str = EXAMPLE_CHECKPOINT,
+    checkpoint_class: str = "CheckpointLoaderSimple",
+    text: str = TEXT,
+    negative_text: str = NEGATIVE_TEXT,
+    size: int = 1024,
+    batch: int = 1,
+    steps: int = 25,
+    cfg: float = 7.0,
+    sampler: str = "dpmpp_2m",
+    scheduler: str = "karras",
+    seed: int = SEED,
+    trained_size: int = 0,
+    mode: str = "auto",
+) -> Prompt:
+    """Return the shipped workflow as an API prompt: one checkpoint, sampled plain and with Deep Shrink.
+
+    Both branches share every setting and the seed. Sizes are sides of square pictures in pixels; a
+    `trained_size` of 0 is known from the model.
+    """
+    settings = {
+        "seed": seed, "steps": steps, "cfg": cfg,
+        "sampler_name": sampler, "scheduler": scheduler, "denoise": 1.0,
+    }  # fmt: skip
+    prompt = {
+        _CHECKPOINT: _node(checkpoint_class, "Checkpoint", ckpt_name=checkpoint),
+        _POSITIVE: _node("CLIPTextEncode", "Text", text=text, clip=[_CHECKPOINT, 1]),
+        _NEGATIVE: _node("CLIPTextEncode", "Negative text", text=negative_text, clip=[_CHECKPOINT, 1]),
+        _LATENT: _node("EmptyLatentImage", "Picture size", width=size, height=size, batch_size=batch),
+        _DEEP_SHRINK: _node(
+            "MegapixelDeepShrink", "Deep Shrink",
+            model=[_CHECKPOINT, 0], block_number=3, downscale_factor=2.0, start_percent=0.0, end_percent=0.35,
+            downscale_after_skip=True, downscale_method="bicubic", upscale_method="bicubic",
+            mode=mode, fade_percent=0.0, trained_size=trained_size,
+        ),
+    }  # fmt: skip
+    prompt |= _branch("plain", _CHECKPOINT, settings)
+    prompt |= _branch("deep_shrink", _DEEP_SHRINK, settings)
+    return prompt
+
+
+def with_latents(prompt: Prompt, pictures: int) -> Prompt:
+    """Return the prompt with every latent saved as well, and only the first `pictures` of a batch decoded."""
+    prompt = dict(prompt)
+    for branch, title in BRANCHES.items():
+        latent = [_id(branch, _SAMPLE), 0]
+        prompt[_id(branch, _PICK)] = _node(
+            "LatentFromBatch", f"First of the batch: {title}", samples=latent, batch_index=0, length=pictures
+        )
+        prompt[_id(branch, _SAVE_LATENT)] = _node(
+            "SaveLatent", f"To count in: {title}", samples=latent, filename_prefix=f"megapixel/{branch}"
+        )
+        decoder = prompt[_id(branch, _DECODE)]
+        inputs = decoder["inputs"] | {"samples": [_id(branch, _PICK), 0]}
+        prompt[_id(branch, _DECODE)] = {**decoder, "inputs": inputs}
+    return prompt
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo and return its exit status: 0 only where everything ran."""
+    signal.signal(signal.SIGTERM, _leave)
+    options = _parse(arguments)
+    try:
+        environment = current_environment()
+        if options.write_workflow:
+            _write_example(environment)
+        else:
+            _run(options, environment)
+    except (DemoFailure, PromptFailure, ServerFailure) as failure:
+        print(f"demo: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="dev.py demo", description="Run the shipped workflow in ComfyUI, without and with Deep Shrink."
+    )
+    parser.add_argument("--serve", action="store_true", help="leave the server up afterwards, until Ctrl-C")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a real model in place of the tiny one"
+    )
+    parser.add_argument(
+        "--pictures", type=_positive, metavar="N",
+        help=f"pictures on each branch (default: {TINY_PICTURES}, with --checkpoint {CHECKPOINT_PICTURES})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", type=_size, metavar="PIXELS", help="side of the pictures (default: twice the trained size)"
+    )
+    parser.add_argument("--write-workflow", action="store_true", help=f"only write {EXAMPLE.name}")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, environment: Environment) -> None:
+    plan = _checkpoint_plan(options) if options.checkpoint else _tiny_plan(options)
+    _clear_output()
+    _say(f"starting ComfyUI with {plan.model}")
+    with running_server(environment, {**PACK, **plan.packs}, cpu=plan.cpu) as server:
+        if options.checkpoint:
+            _link_checkpoint(server, options.checkpoint)
+        shutil.rmtree(server.base / "output" / "megapixel", ignore_errors=True)
+        object_info = server.object_info()
+        outcomes = [_run_task(server, task, to_graph(task.prompt, object_info)) for task in plan.tasks]
+        _write_results(plan, outcomes)
+        if options.serve:
+            print(f"ComfyUI with the pack: {server.address} (Ctrl-C ends it)", flush=True)
+            server.wait()
+
+
+def _tiny_plan(options: argparse.Namespace) -> Plan:
+    size = options.size or 2 * TINY_TRAINED_SIZE
+    pictures = options.pictures or TINY_PICTURES
+    batch = math.ceil(pictures / len(CLASS_NAMES))
+    tasks = [
+        Task(text, with_latents(_tiny_prompt(text, size, batch, SEED + index), SHEET_LINES), batch)
+        for index, text in enumerate(_tiny_texts())
+    ]
+    return Plan("Tiny SD 1.5", size, TINY_TRAINED_SIZE, TINY_PACK, cpu=True, tasks=tasks)
+
+
+def _tiny_texts() -> list[str]:
+    """Return the text of each class, in the order of the class ids."""
+    return ["a {1} {0}".format(*name.split()) for name in CLASS_NAMES]
+
+
+def _tiny_prompt(text: str, size: int, batch: int, seed: int) -> Prompt:
+    return deep_shrink_prompt(
+        checkpoint="tiny_sd15.safetensors", checkpoint_class="MegapixelDevCheckpoint",
+        text=text, negative_text="", size=size, batch=batch, trained_size=TINY_TRAINED_SIZE,
+        steps=20, cfg=2.5, scheduler="normal", seed=seed,
+    )  # fmt: skip
+
+
+def _checkpoint_plan(options: argparse.Namespace) -> Plan:
+    file: Path = options.checkpoint
+    if not file.is_file():
+        raise DemoFailure(f"--checkpoint: expected a checkpoint file, got {file.absolute()}. Check the path.")
+    trained_size = _trained_size(file)
+    size = options.size or 2 * trained_size
+    seeds = range(SEED, SEED + (options.pictures or CHECKPOINT_PICTURES))
+    prompt = deep_shrink_prompt(checkpoint=file.name, size=size)
+    tasks = [Task(f"seed {seed}", _with_seed(prompt, seed), 1) for seed in seeds]
+    return Plan(file.stem, size, trained_size, packs={}, cpu=not _has_accelerator(), tasks=tasks)
+
+
+def _trained_size(checkpoint: Path) -> int:
+    """Return the side that the model was trained at: 1024 for SDXL, 512 for any other."""
+    with checkpoint.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = file.read(min(length, 1 << 25))
+    return 1024 if b'"conditioner.embedders.1.' in header else 512
+
+
+def _has_accelerator() -> bool:
+    import torch
+
+    return torch.accelerator.is_available()
+
+
+def _with_seed(prompt: Prompt, seed: int) -> Prompt:
+    changed = dict(prompt)
+    for branch in BRANCHES:
+        sampler = prompt[_id(branch, _SAMPLE)]
+        changed[_id(branch, _SAMPLE)] = {**sampler, "inputs": sampler["inputs"] | {"seed": seed}}
+    return changed
+
+
+def _run_task(server: Server, task: Task, graph: Graph) -> Outcome:
+    started = time.monotonic()
+    history = server.run(task.prompt, graph, timeout=24 * 3600.0)
+    pictures: dict[str, list[Path]] = {}
+    counts: dict[str, list[PictureCount]] = {}
+    for branch in BRANCHES:
+        saved = server.images(history, _id(branch, _SAVE))
+        pictures[branch] = [_take(file, branch, task.label, n) for n, file in enumerate(saved, start=1)]
+        for file in server.files(history, "latents", _id(branch, _SAVE_LATENT)):
+            counts[branch] = _count(file, task.label)
+            file.unlink()
+    _say(f"{task.label}: {task.pictures} picture(s) on each branch, {time.monotonic() - started:.1f} s")
+    return Outcome(task.label, pictures, counts)
+
+
+def _count(latents: Path, text: str) -> list[PictureCount]:
+    from safetensors.numpy import load_file
+
+    pictures = load_file(latents)["latent_tensor"]
+    return count_objects(pictures, [_tiny_texts().index(text)] * len(pictures))
+
+
+def _take(file: Path, branch: str, label: str, number: int) -> Path:
+    target = OUTPUT / f"{branch}_{label.removeprefix('a ').replace(' ', '_')}_{number}.png"
+    shutil.copyfile(file, target)
+    return target
+
+
+def _clear_output() -> None:
+    """Make `output/` and remove what an earlier demo left in it."""
+    OUTPUT.mkdir(exist_ok=True)
+    for pattern in (*(f"{branch}_*.png" for branch in BRANCHES), "sheet.png", "counts.json"):
+        for file in OUTPUT.glob(pattern):
+            file.unlink()
+
+
+def _write_results(plan: Plan, outcomes: Sequence[Outcome]) -> None:
+    sheet = draw_sheet(
+        title=f"{plan.model}, trained at {plan.trained_size} px, asked for {plan.size} px",
+        subtitle="Pictures at the same place start from the same noise; only Deep Shrink differs.",
+        labels=[outcome.label for outcome in outcomes[:SHEET_COLUMNS]],
+        blocks=[_block(branch, outcomes) for branch in BRANCHES],
+    )
+    sheet.save(OUTPUT / "sheet.png")
+    if any(outcome.counts for outcome in outcomes):
+        _write_json(OUTPUT / "counts.json", _counts(plan, outcomes))
+    print(f"{OUTPUT / 'sheet.png'} and {len(list(OUTPUT.glob('*_*.png')))} pictures beside it", flush=True)
+
+
+def _block(branch: str, outcomes: Sequence[Outcome]) -> Block:
+    columns = [_cells(branch, outcome) for outcome in outcomes[:SHEET_COLUMNS]]
+    counts = [count for outcome in outcomes for count in outcome.counts.get(branch, ())]
+    return Block(BRANCHES[branch], _finding(counts), lines=list(zip(*columns, strict=True)))
+
+
+def _cells(branch: str, outcome: Outcome) -> list[Cell]:
+    """Return the pictures of one column, each with its count; there are at least as many counts, or none."""
+    pictures, counts = outcome.pictures[branch], outcome.counts.get(branch)
+    if counts is None:
+        return [Cell(picture) for picture in pictures]
+    return [
+        Cell(picture, _verdict(count), count.whole) for picture, count in zip(pictures, counts, strict=False)
+    ]
+
+
+def _finding(counts: Sequence[PictureCount]) -> str:
+    if not counts:
+        return ""
+    summary = summarise(counts)
+    low, high = (f"{100 * bound:.0f}" for bound in summary.share_whole_interval)
+    return (
+        f"{100 * summary.share_whole:.0f} % one object in shape"
+        f" (n = {summary.n}, 95 % interval {low} to {high} %; the frame may cut it)"
+    )
+
+
+def _verdict(count: PictureCount) -> str:
+    if count.whole:
+        return "one object"
+    return "one, misshapen" if count.exactly_one else f"{count.objects or 'no'} objects"
+
+
+def _counts(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    def summaries(branch: str) -> Iterator[tuple[str, Any]]:
+        groups = {outcome.label: outcome.counts[branch] for outcome in outcomes}
+        yield "all", asdict(summarise([count for group in groups.values() for count in group]))
+        yield "by_text", {label: asdict(summarise(group)) for label, group in groups.items()}
+
+    return {
+        "model": plan.model,
+        "size": plan.size,
+        "trained_size": plan.trained_size,
+        **{branch: dict(summaries(branch)) for branch in BRANCHES},
+    }
+
+
+def _write_example(environment: Environment) -> None:
+    with running_server(environment, PACK) as server:
+        graph = to_graph(deep_shrink_prompt(), server.object_info())
+    [loader] = [node for node in graph["nodes"] if node["type"] == "CheckpointLoaderSimple"]
+    loader["properties"]["models"] = [EXAMPLE_MODEL]
+    EXAMPLE.parent.mkdir(exist_ok=True)
+    _write_json(EXAMPLE, graph)
+    print(EXAMPLE)
+
+
+def _branch(branch: str, model: str, settings: Mapping[str, Any]) -> Prompt:
+    title = BRANCHES[branch]
+    return {
+        _id(branch, _SAMPLE): _node(
+            "KSampler", f"Sample: {title}",
+            model=[model, 0], positive=[_POSITIVE, 0], negative=[_NEGATIVE, 0], latent_image=[_LATENT, 0],
+            **settings,
+        ),
+        _id(branch, _DECODE): _node(
+            "VAEDecode", f"Decode: {title}", samples=[_id(branch, _SAMPLE), 0], vae=[_CHECKPOINT, 2]
+        ),
+        _id(branch, _SAVE): _node(
+            "SaveImage", f"Save: {title}",
+            images=[_id(branch, _DECODE), 0], filename_prefix=f"megapixel/{branch}",
+        ),
+    }  # fmt: skip
+
+
+def _node(class_type: str, title: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
+
+
+def _id(branch: str, role: int) -> str:
+    return str(_FIRST_IDS[branch] + role)
+
+
+def _link_checkpoint(server: Server, file: Path) -> None:
+    """Give the server a checkpoint without copying its gigabytes."""
+    file = file.resolve()
+    link = server.base / "models" / "checkpoints" / file.name
+    if os.path.lexists(link):
+        link.unlink()
+    try:
+        link.symlink_to(file)
+    except OSError:  # Windows asks for a special right; a hard link does not, on the same drive
+        try:
+            os.link(file, link)
+        except OSError as error:
+            raise DemoFailure(f"--checkpoint: could not link {file} to {link}: {error.strerror}.") from None
+
+
+def _write_json(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError("expected at least 1")
+    return number
+
+
+def _size(text: str) -> int:
+    if (size := int(text)) < 64 or size % 8:
+        raise argparse.ArgumentTypeError("expected a multiple of 8 from 64 on")
+    return size
+
+
+def _leave(signal_number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + signal_number)  # unlike the default, this lets the server be stopped
+
+
+def _say(message: str) -> None:
+    print(f"demo: {message}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,41 @@
+"""Sample a model in this process the way the KSampler node does, for tests and benchmarks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tiny.random_models import conditioning
+
+
+def sample(
+    model: Any,
+    size: tuple[int, int] = (32, 24),
+    *,
+    batch: int = 1,
+    steps: int = 2,
+    cfg: float = 7.0,
+    seed: int = 0,
+    sampler: str = "euler",
+    scheduler: str = "normal",
+    denoise: float = 1.0,
+    positive: Any = None,
+    negative: Any = None,
+    latent: Tensor | None = None,
+    sigmas: Tensor | None = None,
+) -> Tensor:
+    """Return the sampled latent (B, 4, *size). Deterministic in its arguments; `size` is (height, width)."""
+    import comfy.sample
+
+    if latent is None:
+        latent = torch.zeros(batch, 4, *size)
+    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():  # as the host's executor does around every node
+        return comfy.sample.sample(
+            model, noise, steps, cfg, sampler, scheduler,
+            conditioning(model, 1) if positive is None else positive,
+            conditioning(model, 2) if negative is None else negative,
+            latent, denoise=denoise, disable_pbar=True, seed=seed, sigmas=sigmas,
+        )  # fmt: skip

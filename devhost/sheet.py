@@ -1,0 +1,116 @@
+"""One picture that shows pictures: blocks to compare, one below the other, with what was counted in each.
+
+Lengths are in pixels of the sheet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+Pen = ImageDraw.ImageDraw
+
+_WIDTH = 1696  # six columns of 256
+_MARGIN = 40
+_GAP = 16
+_PAPER: Colour = (255, 255, 255)
+_INK: Colour = (28, 30, 34)
+_QUIET: Colour = (96, 100, 108)
+_GOOD: Colour = (20, 122, 62)
+_BAD: Colour = (184, 42, 42)
+_TITLE, _ROW, _LABEL = 44, 34, 24
+_FRAME = 5
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture, and what was found in it in two or three words, where it was looked at."""
+
+    picture: Path
+    verdict: str = ""
+    good: bool = True
+
+
+@dataclass(frozen=True)
+class Block:
+    """Lines of pictures under one title; `finding` is the sentence on all that they stand for."""
+
+    title: str
+    finding: str
+    lines: Sequence[Sequence[Cell]]
+
+
+def draw_sheet(title: str, subtitle: str, labels: Sequence[str], blocks: Sequence[Block]) -> Image.Image:
+    """Draw the blocks below each other; column i of each stands under `labels[i]`.
+
+    Every line has one cell a label. Pictures are only resized, to a common square; a verdict colours the frame.
+    """
+    side = (_WIDTH - 2 * _MARGIN + _GAP) // len(labels) - _GAP
+    lefts = [_MARGIN + column * (side + _GAP) for column in range(len(labels))]
+    top = _MARGIN + _line(_TITLE) + _line(_LABEL) + 2 * _GAP
+    heights = [_block_height(block, side) for block in blocks]
+    sheet = Image.new("RGB", (_WIDTH, top + sum(heights) + _MARGIN - 2 * _GAP), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    _write(pen, (_MARGIN, _MARGIN), title, _TITLE, _INK)
+    _write(pen, (_MARGIN, _MARGIN + _line(_TITLE)), subtitle, _LABEL, _QUIET)
+    for block, height in zip(blocks, heights, strict=True):
+        _draw_block(sheet, block, labels, top, lefts, side)
+        top += height
+    return sheet
+
+
+def _block_height(block: Block, side: int) -> int:
+    return _line(_ROW) + _line(_LABEL) + len(block.lines) * _cell_height(block, side) + 2 * _GAP
+
+
+def _cell_height(block: Block, side: int) -> int:
+    judged = any(cell.verdict for line in block.lines for cell in line)
+    return side + (_line(_LABEL) if judged else 0) + _GAP
+
+
+def _draw_block(
+    sheet: Image.Image, block: Block, labels: Sequence[str], top: int, lefts: Sequence[int], side: int
+) -> None:
+    """Draw the block's title and finding at `top`, below them the labels and the lines."""
+    pen = ImageDraw.Draw(sheet)
+    end = _write(pen, (_MARGIN, top), block.title, _ROW, _INK)
+    _write(pen, (end + _GAP, top + _ROW - _LABEL), block.finding, _LABEL, _QUIET)
+    top += _line(_ROW)
+    for left, label in zip(lefts, labels, strict=True):
+        _write_centred(pen, left, side, top, label, _LABEL, _INK)
+    top += _line(_LABEL)
+    for line in block.lines:
+        for left, cell in zip(lefts, line, strict=True):
+            _draw_cell(sheet, cell, left, top, side)
+        top += _cell_height(block, side)
+
+
+def _draw_cell(sheet: Image.Image, cell: Cell, left: int, top: int, side: int) -> None:
+    with Image.open(cell.picture) as picture:
+        sheet.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (left, top))
+    if cell.verdict:
+        pen = ImageDraw.Draw(sheet)
+        colour = _GOOD if cell.good else _BAD
+        pen.rectangle((left, top, left + side - 1, top + side - 1), outline=colour, width=_FRAME)
+        _write_centred(pen, left, side, top + side + 4, cell.verdict, _LABEL, colour)
+
+
+def _write(pen: Pen, place: tuple[float, float], text: str, size: int, colour: Colour) -> float:
+    """Write a line with its upper left corner at (x, y) and return the x where it ends."""
+    font = ImageFont.load_default(size)
+    pen.text(place, text, colour, font)
+    return place[0] + pen.textlength(text, font)
+
+
+def _write_centred(pen: Pen, left: int, width: int, top: int, text: str, size: int, colour: Colour) -> None:
+    spare = width - pen.textlength(text, ImageFont.load_default(size))
+    _write(pen, (left + spare / 2, top), text, size, colour)
+
+
+def _line(size: int) -> int:
+    """Return the height of a line of text of this size."""
+    return round(1.4 * size)

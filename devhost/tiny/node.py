@@ -1,0 +1,109 @@
+"""Loaders of the tiny models, drop-in for the host's checkpoint and ControlNet loaders."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import comfy.controlnet
+import comfy.model_patcher
+import comfy.sd
+import torch
+from comfy_api.latest import ComfyExtension, io
+
+from . import random_models, topology
+from .forms import EMPTY_CLASS
+from .text import build_clip
+from .unet import load_sd15
+from .vae import load_vae
+
+# The host reaches this folder through a link; the assets lie beside the real one.
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
+CATEGORY = "Megapixel/development"
+CONTROLNET_EFFECT = 0.1
+"""Lets a trained picture show through at strength 1."""
+
+Checkpoint = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
+
+
+def load_trained_sd15() -> Checkpoint:
+    """Load the trained model of the toy world with its text encoder and autoencoder."""
+    model, class_tokens = load_sd15(ASSETS / "sd15.safetensors")
+    return model, build_clip(class_tokens), load_vae(ASSETS / "vae.safetensors")
+
+
+def load_random_sdxl() -> Checkpoint:
+    """Build a random SDXL and a random table of prompts; the autoencoder is the trained one."""
+    generator = torch.Generator().manual_seed(0)
+    rows = EMPTY_CLASS + 1
+    sequences = torch.randn(rows, 77, topology.SDXL["context_dim"], generator=generator)
+    pooled = torch.randn(rows, random_models.POOLED_WIDTH, generator=generator)
+    return random_models.sdxl(), build_clip(sequences, pooled), load_vae(ASSETS / "vae.safetensors")
+
+
+CHECKPOINTS: dict[str, Callable[[], Checkpoint]] = {
+    "tiny_sd15.safetensors": load_trained_sd15,
+    "tiny_sdxl.safetensors": load_random_sdxl,
+}
+CONTROLNETS: dict[str, topology.UnetConfig] = {
+    "tiny_sd15.safetensors": topology.TRAINED_SD15,
+    "tiny_sdxl.safetensors": topology.SDXL,
+}
+
+
+class TinyCheckpoint(io.ComfyNode):
+    """Drop-in for the host's CheckpointLoaderSimple."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevCheckpoint",
+            display_name="Tiny checkpoint",
+            category=CATEGORY,
+            description=(
+                "Loads a tiny model for development. The trained SD 1.5 draws one person or ring a picture "
+                'at 128 x 128 pixels; prompts such as "a red person" or "a blue ring, close-up" choose which.'
+            ),
+            inputs=[
+                io.Combo.Input(
+                    "ckpt_name",
+                    options=list(CHECKPOINTS),
+                    tooltip="The SD 1.5 is trained; the SDXL has random weights and gives noise.",
+                )
+            ],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, ckpt_name: str) -> io.NodeOutput:
+        return io.NodeOutput(*CHECKPOINTS[ckpt_name]())
+
+
+class TinyControlNet(io.ComfyNode):
+    """Drop-in for the host's ControlNetLoader."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevControlNet",
+            display_name="Tiny ControlNet",
+            category=CATEGORY,
+            description="Builds a ControlNet with random weights: it changes the picture, following no hint.",
+            inputs=[
+                io.Combo.Input(
+                    "control_net_name", options=list(CONTROLNETS), tooltip="The tiny checkpoint that it fits."
+                )
+            ],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls, control_net_name: str) -> io.NodeOutput:
+        return io.NodeOutput(
+            random_models.controlnet(CONTROLNETS[control_net_name], effect=CONTROLNET_EFFECT)
+        )
+
+
+class TinyModelsExtension(ComfyExtension):
+    """The loaders of the tiny models."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [TinyCheckpoint, TinyControlNet]

@@ -1,0 +1,98 @@
+"""A text encoder that knows the classes of the toy world: a table of token sequences, one row a class.
+
+"a red person" or "a blue ring, close-up" choose a row, in any wording that names a colour and a form; any
+other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text nodes work with it.
+
+Dimensions: K rows, T tokens, D their width, P the pooled width.
+"""
+
+import re
+from typing import Any
+
+import comfy.model_management
+import comfy.ops
+import comfy.sd
+import comfy.supported_models_base
+import torch
+
+from .forms import CLOSE_UP_OFFSET, COLOURS, EMPTY_CLASS, FORMS
+
+WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
+
+
+def class_of_prompt(text: str) -> int:
+    """Return the class id that a prompt names, or the empty prompt's where it lacks a colour or a form."""
+    words = re.findall(r"[a-z]+", text.lower())
+    colour = next((COLOURS.index(word) for word in words if word in COLOURS), None)
+    form = next((FORMS.index(word) for word in words if word in FORMS), None)
+    if colour is None or form is None:
+        return EMPTY_CLASS
+    close_up = "close" in words or "closeup" in words
+    return form * len(COLOURS) + colour + CLOSE_UP_OFFSET * close_up
+
+
+class ClassTokenizer:
+    """A tokenizer whose only token is the class id of the prompt."""
+
+    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+        del embedding_directory, tokenizer_data  # the host passes them to every tokenizer
+
+    def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> WeightedTokens:
+        """Return the class id in the host's nesting: encoder name, sections, weighted tokens."""
+        token = (class_of_prompt(text), 1.0, 0) if return_word_ids else (class_of_prompt(text), 1.0)
+        return {"classes": [[token]]}
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return nothing: there is no vocabulary to save."""
+        return {}
+
+
+class ClassTable(torch.nn.Module):
+    """A text encoder that looks up token sequences (1, T, D) and pooled vectors (1, P) by class id."""
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        pooled_width: int,
+        dtype: torch.dtype,
+        device: Any,
+        model_options: Any,
+    ) -> None:
+        super().__init__()
+        del model_options  # the host passes them to every text encoder
+        rows, tokens, width = shape
+        self.dtypes = {dtype}
+        self.sequence_shape = (tokens, width)
+        self.execution_device = device
+        layers = comfy.ops.manual_cast
+        self.sequences = layers.Embedding(rows, tokens * width, dtype=dtype, device=device)
+        self.pooled = layers.Embedding(rows, pooled_width, dtype=dtype, device=device)
+
+    def set_clip_options(self, options: dict[str, Any]) -> None:
+        """Take the device to work on; there are no layers to choose from."""
+        self.execution_device = options.get("execution_device", self.execution_device)
+
+    def reset_clip_options(self) -> None:
+        """Keep everything: no option outlives a call."""
+
+    def encode_token_weights(self, tokens: WeightedTokens) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sequence (1, T, D) and the pooled vector (1, P) of the prompt's class."""
+        class_id = torch.tensor([tokens["classes"][0][0][0]], device=self.execution_device)
+        sequence = self.sequences(class_id, out_dtype=torch.float32).unflatten(1, self.sequence_shape)
+        pooled = self.pooled(class_id, out_dtype=torch.float32)
+        device = comfy.model_management.intermediate_device()
+        return sequence.to(device), pooled.to(device)
+
+    def load_sd(self, state: dict[str, torch.Tensor]) -> Any:
+        """Load the table; the host sets ``can_assign_sd`` where it wants to keep the given tensors."""
+        return self.load_state_dict(state, strict=False, assign=getattr(self, "can_assign_sd", False))
+
+
+def build_clip(sequences: torch.Tensor, pooled: torch.Tensor | None = None) -> comfy.sd.CLIP:
+    """Build the host's CLIP around sequences (K, T, D) and pooled vectors (K, P), else token means."""
+    if pooled is None:
+        pooled = sequences.mean(1)
+    target = comfy.supported_models_base.ClipTarget(ClassTokenizer, ClassTable)
+    target.params = {"shape": tuple(sequences.shape), "pooled_width": pooled.shape[1]}
+    state = {"sequences.weight": sequences.flatten(1), "pooled.weight": pooled}
+    return comfy.sd.CLIP(target, state_dict=[state], model_options={"dtype": torch.float32})

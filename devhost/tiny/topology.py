@@ -1,0 +1,58 @@
+"""Topologies of the tiny UNets: the blocks of the real checkpoints at a tenth of their width.
+
+Block counts, attention levels and transformer depths are those that the host detects in SD 1.5 and SDXL
+checkpoints. Group norm has 32 groups, so 32 is the least width.
+"""
+
+from typing import Any
+
+UnetConfig = dict[str, Any]
+
+_COMMON: UnetConfig = {
+    "image_size": 32,
+    "in_channels": 4,
+    "out_channels": 4,
+    "model_channels": 32,
+    "use_spatial_transformer": True,
+    "use_temporal_attention": False,
+    "legacy": False,
+}
+
+SD15: UnetConfig = _COMMON | {
+    "num_res_blocks": [2, 2, 2, 2],
+    "channel_mult": (1, 2, 4, 4),
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    "transformer_depth_middle": 1,
+    "use_linear_in_transformer": False,
+    "context_dim": 768,
+    "num_heads": 2,
+    "num_head_channels": -1,
+    "adm_in_channels": None,
+}
+
+SDXL: UnetConfig = _COMMON | {
+    "num_res_blocks": [2, 2, 2],
+    "channel_mult": (1, 2, 4),
+    "transformer_depth": [0, 0, 2, 2, 10, 10],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+    "transformer_depth_middle": 10,
+    "use_linear_in_transformer": True,
+    "context_dim": 2048,
+    "num_heads": -1,
+    "num_head_channels": 16,
+    "num_classes": "sequential",
+    "adm_in_channels": 2816,
+}
+"""Pooled text of 1280 and six size embeddings of 256 make the 2816 ``adm_in_channels``."""
+
+TRAINED_CONTEXT_DIM = 64
+TRAINED_SD15: UnetConfig = SD15 | {"context_dim": TRAINED_CONTEXT_DIM}
+"""The trained model of the toy world: SD 1.5 with a narrow context."""
+
+
+def controlnet_config(unet: UnetConfig, hint_channels: int = 3) -> UnetConfig:
+    """Return the configuration of a UNet's ControlNet: encoder and middle, with the hint's channels."""
+    decoder_only = {"out_channels", "transformer_depth_output", "use_temporal_attention"}
+    encoder = {key: value for key, value in unet.items() if key not in decoder_only}
+    return encoder | {"hint_channels": hint_channels}

@@ -1,0 +1,78 @@
+"""What Deep Shrink costs and saves: one UNet call, outside and inside its window, beside the host's node.
+
+Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it the share
+of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a fifth of the width;
+the bound is counted for that width.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from devhost.host import import_host
+
+import_host()
+
+import torch
+from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
+from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
+from torch.utils.flop_counter import FlopCounterMode
+
+from devhost.sampling import sample
+from devhost.timing import interleave, ratios
+from devhost.tiny import random_models
+
+CASES = {  # family, latent size, width
+    "SD1.5 512 px": (random_models.sd15, (64, 64), 64),
+    "SD1.5 1024x768 px": (random_models.sd15, (128, 96), 64),
+    "SDXL 1024 px": (random_models.sdxl, (128, 128), 64),
+}
+INSIDE, OUTSIDE = 10.0, 0.5  # sigmas
+
+
+def host_shrink(model: Any) -> Any:
+    return PatchModelAddDownscale.execute(model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic")[0]
+
+
+def one_call(model: Any, size: tuple[int, int], sigma: float) -> Callable[[], torch.Tensor]:
+    """Return a run of exactly one UNet call at `sigma`."""
+    return partial(sample, model, size, cfg=1.0, sigmas=torch.tensor([sigma, 0.0]))
+
+
+def flops(call: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    rounds = parser.parse_args().rounds
+    print("| UNet call | variant | outside the window | inside | bound inside (FLOPs) |")
+    print("| --- | --- | --- | --- | --- |")
+    for title, (build, size, width) in CASES.items():
+        plain = build(model_channels=width)
+        variants = {
+            "plain": plain,
+            "host": host_shrink(plain),
+            "ours": apply_deep_shrink(plain, DeepShrink()),
+        }
+        cells: dict[str, list[str]] = {name: [] for name in variants}
+        for sigma in (OUTSIDE, INSIDE):
+            calls = {name: one_call(model, size, sigma) for name, model in variants.items()}
+            for name, (median, low, high) in ratios(interleave(calls, rounds), "plain").items():
+                cells[name].append(f"{median:.4f} ({low:.3f} to {high:.3f})")
+        work = {name: flops(one_call(model, size, INSIDE)) for name, model in variants.items()}
+        for name in ("host", "ours"):
+            print(
+                f"| {title} | {name} | {' | '.join(cells[name])} | {work[name] / work['plain']:.3f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The shipped workflow through the real server: what a person sees, over HTTP."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from devhost.demo import EXAMPLE, deep_shrink_prompt
+from devhost.server import PromptFailure
+from devhost.workflow import read_png_text, to_graph
+
+TINY = {
+    "checkpoint": "tiny_sd15.safetensors", "checkpoint_class": "MegapixelDevCheckpoint", "text": "a red person",
+    "negative_text": "", "size": 256, "steps": 4, "cfg": 2.5, "scheduler": "normal", "trained_size": 128,
+}  # fmt: skip
+
+
+def tiny_prompt(**settings):
+    """The shipped workflow on the tiny model; keywords replace inputs of the Deep Shrink node."""
+    prompt = deep_shrink_prompt(**TINY)
+    shrink = next(node for node in prompt.values() if node["class_type"] == "MegapixelDeepShrink")
+    shrink["inputs"] |= settings
+    return prompt
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+def test_the_workflow_runs_and_its_pictures_carry_it(server):
+    prompt = tiny_prompt()
+    graph = to_graph(prompt, server.object_info())
+    deep, plain = sorted(server.images(server.run(prompt, graph)))
+    assert "deep_shrink" in deep.name
+    assert "plain" in plain.name
+    assert pixels(deep).shape == pixels(plain).shape == (256, 256, 3)
+    assert not np.array_equal(pixels(deep), pixels(plain))
+    assert pixels(deep).std() > 10
+    for picture in (deep, plain):
+        text = read_png_text(picture)
+        assert json.loads(text["workflow"]) == graph
+        assert {node["class_type"] for node in json.loads(text["prompt"]).values()} >= {"MegapixelDeepShrink"}
+        assert picture.read_bytes().count(b"tEXt") >= 2
+
+
+def test_the_log_says_what_auto_chose(server):
+    server.run(tiny_prompt())
+    assert re.search(
+        r"Deep Shrink: block_number 3, downscale_factor 2, .* latent 32x32", server.log.read_text()
+    )
+
+
+def test_the_same_seed_gives_the_same_picture(server):
+    first, second = (sorted(server.images(server.run(tiny_prompt(end_percent=end)))) for end in (0.4, 0.41))
+    for a, b in zip(first, second, strict=True):  # in auto end_percent does not count, but the cache is cold
+        assert np.array_equal(pixels(a), pixels(b))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"mode": "manual", "block_number": 20}, "block_number: expected 1 to 11 for this UNet, got 20. "),
+        (
+            {"mode": "manual", "start_percent": 0.5, "end_percent": 0.2},
+            "start_percent: expected at most end_percent (0.2), got 0.5. ",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_at_the_node_and_the_queue_goes_on(server, settings, sentence):
+    with pytest.raises(PromptFailure) as refused:
+        server.run(tiny_prompt(**settings))
+    [failure] = refused.value.failures
+    assert failure.node_type == "MegapixelDeepShrink"
+    assert failure.message.startswith(sentence)
+    assert "\n" not in failure.message
+    assert server.images(server.run(tiny_prompt()))
+
+
+def test_the_help_page_and_its_picture_are_served(server):
+    for name, kind in (("MegapixelDeepShrink.md", "text/markdown"), ("deep_shrink.jpg", "image/jpeg")):
+        with urllib.request.urlopen(f"{server.address}/extensions/megapixel/docs/{name}") as page:
+            assert page.status == 200
+            assert page.headers.get_content_type() in (kind, "application/octet-stream")
+            assert page.read()
+
+
+def test_the_example_workflow_is_the_one_that_ran(server):
+    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    known = server.object_info()
+    assert {node["type"] for node in example["nodes"]} <= set(known)
+    fresh = to_graph(deep_shrink_prompt(), known)
+    # The order of entries and the offer of a download aside, the file is what the function makes.
+    assert [(n["type"], n["widgets_values"]) for n in example["nodes"]] == [
+        (n["type"], n["widgets_values"]) for n in fresh["nodes"]
+    ]
+    assert EXAMPLE.with_suffix(".jpg").is_file()
+
+
+def test_the_pack_adds_no_warning_to_the_start(server):
+    log = server.log.read_text()
+    assert not re.search(r"(Traceback|Cannot import|IMPORT FAILED|invalid).*megapixel", log, re.IGNORECASE)
+    assert all(node["python_module"] for node in server.object_info().values())

@@ -1,13 +1,14 @@
-"""What Deep Shrink costs and saves: one UNet call, outside and inside its window, beside the host's node.
+"""What Deep Shrink costs and saves: a run of one UNet call, outside and inside its window, beside the host's node.
+
+Ratios of CPU seconds to the plain model's, one process, interleaved: median (quartiles).
 
 Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it the share
-of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a fifth of the width;
-the bound is counted for that width.
+of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a tenth or a
+fifth of the width; the bound is counted for that width.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -25,10 +26,11 @@ from devhost.sampling import sample
 from devhost.timing import interleave, ratios
 from devhost.tiny import random_models
 
-CASES = {  # family, latent size, width
-    "SD1.5 512 px": (random_models.sd15, (64, 64), 64),
-    "SD1.5 1024x768 px": (random_models.sd15, (128, 96), 64),
-    "SDXL 1024 px": (random_models.sdxl, (128, 128), 64),
+CASES = {  # family, latent size, width, rounds
+    "SD1.5 128 px, width 32 (the cheapest call there is)": (random_models.sd15, (16, 16), 32, 200),
+    "SD1.5 512 px, width 64": (random_models.sd15, (64, 64), 64, 15),
+    "SD1.5 1024x768 px, width 64": (random_models.sd15, (128, 96), 64, 9),
+    "SDXL 1024 px, width 32": (random_models.sdxl, (128, 128), 32, 9),
 }
 INSIDE, OUTSIDE = 10.0, 0.5  # sigmas
 
@@ -49,12 +51,9 @@ def flops(call: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15)
-    rounds = parser.parse_args().rounds
     print("| UNet call | variant | outside the window | inside | bound inside (FLOPs) |")
     print("| --- | --- | --- | --- | --- |")
-    for title, (build, size, width) in CASES.items():
+    for title, (build, size, width, rounds) in CASES.items():
         plain = build(model_channels=width)
         variants = {
             "plain": plain,

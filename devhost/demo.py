@@ -37,7 +37,7 @@ TINY_PACK = {"megapixel-tiny": ROOT / "devhost" / "tiny"}
 BRANCHES = {"plain": "Plain", "deep_shrink": "Deep Shrink"}
 TINY_PICTURES, CHECKPOINT_PICTURES = 132, 4
 TINY_TRAINED_SIZE = 128
-SHEET_COLUMNS, SHEET_LINES = 6, 2
+SHEET_COLUMNS, SHEET_LINES = 6, 4
 SEED = 2026
 
 EXAMPLE_CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
@@ -300,7 +300,7 @@ def _clear_output() -> None:
 def _write_results(plan: Plan, outcomes: Sequence[Outcome]) -> None:
     sheet = draw_sheet(
         title=f"{plan.model}, trained at {plan.trained_size} px, asked for {plan.size} px",
-        subtitle="Pictures at the same place start from the same noise; only Deep Shrink differs.",
+        subtitle="The first pictures of each batch. The same place is the same noise; only Deep Shrink differs.",
         labels=[outcome.label for outcome in outcomes[:SHEET_COLUMNS]],
         blocks=[_block(branch, outcomes) for branch in BRANCHES],
     )
@@ -332,8 +332,8 @@ def _finding(counts: Sequence[PictureCount]) -> str:
     summary = summarise(counts)
     low, high = (f"{100 * bound:.0f}" for bound in summary.share_whole_interval)
     return (
-        f"{100 * summary.share_whole:.0f} % one object in shape"
-        f" (n = {summary.n}, 95 % interval {low} to {high} %; the frame may cut it)"
+        f"{100 * summary.share_whole:.0f} % show one well-shaped object, cut by the frame or not"
+        f" (n = {summary.n}, 95 % interval {low} to {high} %)"
     )
 
 

@@ -15,6 +15,7 @@ Colour = tuple[int, int, int]
 Pen = ImageDraw.ImageDraw
 
 _WIDTH = 1696  # six columns of 256
+_LARGEST = 512
 _MARGIN = 40
 _GAP = 16
 _PAPER: Colour = (255, 255, 255)
@@ -49,7 +50,7 @@ def draw_sheet(title: str, subtitle: str, labels: Sequence[str], blocks: Sequenc
 
     Every line has one cell a label. Pictures are only resized, to a common square; a verdict colours the frame.
     """
-    side = (_WIDTH - 2 * _MARGIN + _GAP) // len(labels) - _GAP
+    side = min(_LARGEST, (_WIDTH - 2 * _MARGIN + _GAP) // len(labels) - _GAP)
     lefts = [_MARGIN + column * (side + _GAP) for column in range(len(labels))]
     top = _MARGIN + _line(_TITLE) + _line(_LABEL) + 2 * _GAP
     heights = [_block_height(block, side) for block in blocks]

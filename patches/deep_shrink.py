@@ -160,7 +160,7 @@ def _describe(shrink: DeepShrink, call: ModelCall) -> str:
     shrunk = shrunk_size(features, factor)
     schedule = shrink.schedule
     return (
-        f"block_number {block}, downscale_factor {factor:.4g}, start_percent {schedule.start:g}, "
+        f"block_number {block}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
         f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
         f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
         f"{shrink.downscale_method} down, {shrink.upscale_method} up: "

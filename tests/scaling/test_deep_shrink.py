@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from megapixel.scaling.deep_shrink import automatic_factor, faded_factor, shrunk_size
 
@@ -38,8 +40,27 @@ def test_fade_goes_from_the_factor_to_one(factor):
 
 @pytest.mark.parametrize(
     ("latent", "factor"),
-    [((128, 128), 2.0), ((64, 64), 1.0), ((32, 48), 1.0), ((72, 72), 1.0), ((96, 96), 1.5), ((64, 256), 2.0)],
+    [
+        ((128, 128), 2.0),
+        ((64, 64), 1.0),
+        ((32, 48), 1.0),
+        ((72, 72), 1.0),
+        ((96, 96), 1.5),
+        ((64, 128), 2**0.5),
+        ((64, 256), 2.0),
+        ((32, 256), 2**0.5),
+        ((32, 128), 1.0),
+        ((128, 192), 2.0),
+        ((128, 256), 2.0),
+        ((128, 512), 8**0.5),
+        ((192, 192), 3.0),
+    ],
 )
-def test_automatic_factor_is_the_ratio_of_sides_at_equal_area(latent, factor):
-    assert automatic_factor(latent, 64) == factor
-    assert automatic_factor(latent[::-1], 64) == factor
+def test_automatic_factor_by_the_shorter_side_or_the_root_of_the_longer(latent, factor):
+    assert automatic_factor(latent, 64) == round(factor, 3)
+    assert automatic_factor(latent[::-1], 64) == automatic_factor(latent, 64)
+
+
+def test_automatic_factor_has_no_jumps():
+    factors = [automatic_factor((60 + i / 8, 400 - i / 8), 64) for i in range(1200)]
+    assert max(abs(a - b) for a, b in pairwise(factors)) < 0.02

@@ -22,6 +22,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from PIL.PngImagePlugin import PngInfo
+
 from .environment import ROOT, Environment
 from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
 from .sheet import Block, Cell, draw_sheet
@@ -39,6 +41,10 @@ TINY_PICTURES, CHECKPOINT_PICTURES = 132, 4
 TINY_TRAINED_SIZE = 128
 SHEET_COLUMNS, SHEET_LINES = 6, 4
 SEED = 2026
+SUBTITLE = (
+    "The first pictures of each batch; the same place is the same noise, and only Deep Shrink differs. "
+    "Whole: one object in its true shape, though the frame may cut it."
+)
 
 EXAMPLE_CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 # The front end offers to download a missing model that its loader node names like this.
@@ -300,14 +306,22 @@ def _clear_output() -> None:
 def _write_results(plan: Plan, outcomes: Sequence[Outcome]) -> None:
     sheet = draw_sheet(
         title=f"{plan.model}, trained at {plan.trained_size} px, asked for {plan.size} px",
-        subtitle="The first pictures of each batch. The same place is the same noise; only Deep Shrink differs.",
+        subtitle=SUBTITLE,
         labels=[outcome.label for outcome in outcomes[:SHEET_COLUMNS]],
         blocks=[_block(branch, outcomes) for branch in BRANCHES],
     )
-    sheet.save(OUTPUT / "sheet.png")
+    sheet.save(OUTPUT / "sheet.png", pnginfo=_example_chunks())
     if any(outcome.counts for outcome in outcomes):
         _write_json(OUTPUT / "counts.json", _counts(plan, outcomes))
     print(f"{OUTPUT / 'sheet.png'} and {len(list(OUTPUT.glob('*_*.png')))} pictures beside it", flush=True)
+
+
+def _example_chunks() -> PngInfo:
+    """Return the shipped workflow as text chunks, so that the sheet opens in ComfyUI as well."""
+    chunks = PngInfo()
+    chunks.add_text("workflow", json.dumps(json.loads(EXAMPLE.read_text(encoding="utf-8"))))
+    chunks.add_text("prompt", json.dumps(deep_shrink_prompt()))
+    return chunks
 
 
 def _block(branch: str, outcomes: Sequence[Outcome]) -> Block:
@@ -332,7 +346,7 @@ def _finding(counts: Sequence[PictureCount]) -> str:
     summary = summarise(counts)
     low, high = (f"{100 * bound:.0f}" for bound in summary.share_whole_interval)
     return (
-        f"{100 * summary.share_whole:.0f} % show one well-shaped object, cut by the frame or not"
+        f"{100 * summary.share_whole:.0f} % one whole object"
         f" (n = {summary.n}, 95 % interval {low} to {high} %)"
     )
 

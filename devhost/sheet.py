@@ -1,4 +1,4 @@
-"""One picture that shows pictures: blocks to compare, one below the other, with what was counted in each.
+"""One picture that shows pictures: blocks to compare, side by side, with what was counted under each.
 
 Lengths are in pixels of the sheet.
 """
@@ -14,17 +14,17 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 Pen = ImageDraw.ImageDraw
 
-_WIDTH = 1696  # six columns of 256
-_LARGEST = 512
+_BLOCK_WIDTH = 936  # six columns of 146
+_LARGEST = 448
 _MARGIN = 40
-_GAP = 16
+_GAP = 12
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (28, 30, 34)
 _QUIET: Colour = (96, 100, 108)
 _GOOD: Colour = (20, 122, 62)
 _BAD: Colour = (184, 42, 42)
-_TITLE, _ROW, _LABEL = 44, 34, 24
-_FRAME = 5
+_TITLE, _ROW, _LABEL = 44, 32, 19
+_FRAME = 4
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,28 @@ class Block:
 
 
 def draw_sheet(title: str, subtitle: str, labels: Sequence[str], blocks: Sequence[Block]) -> Image.Image:
-    """Draw the blocks below each other; column i of each stands under `labels[i]`.
+    """Draw the blocks beside each other; column i of each stands under `labels[i]`.
 
     Every line has one cell a label. Pictures are only resized, to a common square; a verdict colours the frame.
     """
-    side = min(_LARGEST, (_WIDTH - 2 * _MARGIN + _GAP) // len(labels) - _GAP)
-    lefts = [_MARGIN + column * (side + _GAP) for column in range(len(labels))]
-    top = _MARGIN + _line(_TITLE) + _line(_LABEL) + 2 * _GAP
-    heights = [_block_height(block, side) for block in blocks]
-    sheet = Image.new("RGB", (_WIDTH, top + sum(heights) + _MARGIN - 2 * _GAP), _PAPER)
+    side = min(_LARGEST, (_BLOCK_WIDTH + _GAP) // len(labels) - _GAP)
+    block_width = len(labels) * (side + _GAP) - _GAP
+    width = len(blocks) * (block_width + _MARGIN) + _MARGIN
+    top = _MARGIN + _line(_TITLE) + _line(_LABEL) + _GAP
+    height = top + max(_block_height(block, side) for block in blocks) + _MARGIN
+    sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     _write(pen, (_MARGIN, _MARGIN), title, _TITLE, _INK)
     _write(pen, (_MARGIN, _MARGIN + _line(_TITLE)), subtitle, _LABEL, _QUIET)
-    for block, height in zip(blocks, heights, strict=True):
+    for number, block in enumerate(blocks):
+        left = _MARGIN + number * (block_width + _MARGIN)
+        lefts = [left + column * (side + _GAP) for column in range(len(labels))]
         _draw_block(sheet, block, labels, top, lefts, side)
-        top += height
     return sheet
 
 
 def _block_height(block: Block, side: int) -> int:
-    return _line(_ROW) + _line(_LABEL) + len(block.lines) * _cell_height(block, side) + 2 * _GAP
+    return 2 * _line(_ROW) + _line(_LABEL) + len(block.lines) * _cell_height(block, side)
 
 
 def _cell_height(block: Block, side: int) -> int:
@@ -76,10 +78,9 @@ def _cell_height(block: Block, side: int) -> int:
 def _draw_block(
     sheet: Image.Image, block: Block, labels: Sequence[str], top: int, lefts: Sequence[int], side: int
 ) -> None:
-    """Draw the block's title and finding at `top`, below them the labels and the lines."""
+    """Draw the block's title at `top`, below it the labels and the lines, and under them the finding."""
     pen = ImageDraw.Draw(sheet)
-    end = _write(pen, (_MARGIN, top), block.title, _ROW, _INK)
-    _write(pen, (end + _GAP, top + _ROW - _LABEL), block.finding, _LABEL, _QUIET)
+    _write(pen, (lefts[0], top), block.title, _ROW, _INK)
     top += _line(_ROW)
     for left, label in zip(lefts, labels, strict=True):
         _write_centred(pen, left, side, top, label, _LABEL, _INK)
@@ -88,6 +89,7 @@ def _draw_block(
         for left, cell in zip(lefts, line, strict=True):
             _draw_cell(sheet, cell, left, top, side)
         top += _cell_height(block, side)
+    _write(pen, (lefts[0], top), block.finding, _ROW, _INK)
 
 
 def _draw_cell(sheet: Image.Image, cell: Cell, left: int, top: int, side: int) -> None:
@@ -100,11 +102,9 @@ def _draw_cell(sheet: Image.Image, cell: Cell, left: int, top: int, side: int) -
         _write_centred(pen, left, side, top + side + 4, cell.verdict, _LABEL, colour)
 
 
-def _write(pen: Pen, place: tuple[float, float], text: str, size: int, colour: Colour) -> float:
-    """Write a line with its upper left corner at (x, y) and return the x where it ends."""
-    font = ImageFont.load_default(size)
-    pen.text(place, text, colour, font)
-    return place[0] + pen.textlength(text, font)
+def _write(pen: Pen, place: tuple[float, float], text: str, size: int, colour: Colour) -> None:
+    """Write a line with its upper left corner at (x, y)."""
+    pen.text(place, text, colour, ImageFont.load_default(size))
 
 
 def _write_centred(pen: Pen, left: int, width: int, top: int, text: str, size: int, colour: Colour) -> None:

@@ -291,6 +291,23 @@ class TestControlNet:
         assert result.isfinite().all()
         assert not torch.equal(result, without)
 
+    def test_an_adapters_residual_fits_too(self, sd15, caplog):
+        """T2I-Adapters add to the features of the input blocks, on the way down."""
+
+        class Adapter(OneResidual):
+            def get_control(self, x_noisy, *args):
+                residual = torch.ones(x_noisy.shape[0], *self.shape)
+                return {"input": [None, residual] + [None] * 5, "middle": [], "output": []}
+
+        control = Adapter(
+            "input", 5, (64, 19, 15)
+        )  # added behind input block 5, which sees half of that size
+        model = apply_deep_shrink(sd15, DeepShrink())
+        without = sample(model, self.SIZE, steps=1, cfg=1.0)
+        result = sample(model, self.SIZE, steps=1, cfg=1.0, positive=with_control(model, control))
+        assert "could not be applied" not in caplog.text
+        assert not torch.equal(result, without)
+
     def test_outside_the_window_the_bits_are_the_unpatched_ones(self, sd15):
         control = random_models.controlnet().set_cond_hint(torch.full((1, 3, 64, 48), 0.5), 1.0, (0.0, 1.0))
         positive = with_control(sd15, control)

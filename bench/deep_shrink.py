@@ -9,6 +9,7 @@ fifth of the width; the bound is counted for that width.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +21,10 @@ import_host()
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
+from megapixel.patches.host import WrappersMP
+from megapixel.patches.model_call import WRAPPER_KEY
+from megapixel.patches.topology import topology_of
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from devhost.sampling import sample
@@ -45,12 +50,47 @@ def one_call(model: Any, size: tuple[int, int], sigma: float) -> Callable[[], to
 
 
 def flops(call: Callable[[], object]) -> int:
-    with FlopCounterMode(display=False) as counter:
+    # The counter does not know the CPU's fused attention; as plain products it counts.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()
 
 
+class Nothing:
+    """The inside of a wrapper that does nothing, so that only the wrapper's own work is timed."""
+
+    def __init__(self, model: Any) -> None:
+        self.class_obj = model
+
+    def __call__(self, x: torch.Tensor, *_: Any) -> torch.Tensor:
+        return x
+
+
+def microseconds(work: Callable[[], object], repeats: int = 5000) -> float:
+    began = time.process_time()
+    for _ in range(repeats):
+        work()
+    return (time.process_time() - began) / repeats * 1e6
+
+
+def own_work(patched: Any) -> float:
+    """Return the microseconds of everything that a call outside the window does because of us."""
+    [wrapper] = patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY)
+    x, t = torch.zeros(2, 4, 16, 16), torch.full((2,), OUTSIDE)
+    options = {"sample_sigmas": torch.tensor([OUTSIDE, 0.0]), "block": ("input", 3)}
+    patches = patched.model_options["transformer_options"]["patches"]
+    [shrink], [grow_back] = patches["input_block_patch_after_skip"], patches["output_block_patch"]
+    topology = topology_of(patched.get_model_object("diffusion_model"))
+    return (
+        microseconds(lambda: wrapper(Nothing(patched.model), x, t, transformer_options=options))
+        + len(topology.inputs) * microseconds(lambda: shrink(x, options))
+        + len(topology.outputs) * microseconds(lambda: grow_back(x, x, options))
+    )
+
+
 def main() -> None:
+    alone = own_work(apply_deep_shrink(random_models.sd15(), DeepShrink()))
+    print(f"Our own work in a call outside the window, timed alone: {alone:.0f} us\n")
     print("| UNet call | variant | outside the window | inside | bound inside (FLOPs) |")
     print("| --- | --- | --- | --- | --- |")
     for title, (build, size, width, rounds) in CASES.items():

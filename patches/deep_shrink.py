@@ -10,6 +10,7 @@ B C H W are batch, channels, height, width of the features.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -145,9 +146,11 @@ def _full(shrink: DeepShrink, call: ModelCall) -> tuple[int, float]:
 
 
 def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
-    block, factor = plan[index]
-    rivals = [(other, -i) for i, (at, other) in enumerate(plan) if at == block]
-    return (factor, -index) == max(rivals)
+    def change(number: int) -> tuple[float, int]:
+        return abs(math.log(plan[number][1])), -number  # 0.5 changes as much as 2; of two alike, the earlier
+
+    block, _ = plan[index]
+    return index == max((number for number, (at, _) in enumerate(plan) if at == block), key=change)
 
 
 def _describe(shrink: DeepShrink, call: ModelCall) -> str:

@@ -147,6 +147,13 @@ class TestSeveralShrinks:
             sample(model, (48, 36), steps=1, cfg=1.0)
             assert recorder.sizes == [shrunk_size((24, 18), 3.0)]
 
+    def test_a_shrink_that_is_off_does_not_hide_an_enlargement(self, sd15, record_sizes):
+        model = apply_deep_shrink(sd15, DeepShrink(downscale_factor=2.0, start_percent=0.5, end_percent=0.6))
+        model = apply_deep_shrink(model, DeepShrink(downscale_factor=0.5))
+        recorder = record_sizes(model, 4)
+        sample(model, (16, 12), steps=1, cfg=1.0)
+        assert recorder.sizes == [(16, 12)]
+
     def test_two_blocks_multiply_as_with_the_hosts_nodes(self, sd15):
         host = host_shrink(host_shrink(sd15, 3, 2.0), 6, 1.5)
         ours = apply_deep_shrink(apply_deep_shrink(sd15, DeepShrink(3, 2.0)), DeepShrink(6, 1.5))

@@ -28,7 +28,7 @@ from .environment import ROOT, Environment
 from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
 from .sheet import Block, Cell, draw_sheet
 from .tiny.counting import PictureCount, count_objects, summarise
-from .tiny.forms import CLASS_NAMES
+from .tiny.forms import CLASS_TEXTS
 from .workflow import Graph, to_graph
 
 OUTPUT = ROOT / "output"
@@ -212,17 +212,12 @@ def _run(options: argparse.Namespace, environment: Environment) -> None:
 def _tiny_plan(options: argparse.Namespace) -> Plan:
     size = options.size or 2 * TINY_TRAINED_SIZE
     pictures = options.pictures or TINY_PICTURES
-    batch = math.ceil(pictures / len(CLASS_NAMES))
+    batch = math.ceil(pictures / len(CLASS_TEXTS))
     tasks = [
         Task(text, with_latents(_tiny_prompt(text, size, batch, SEED + index), SHEET_LINES), batch)
-        for index, text in enumerate(_tiny_texts())
+        for index, text in enumerate(CLASS_TEXTS)
     ]
     return Plan("Tiny SD 1.5", size, TINY_TRAINED_SIZE, TINY_PACK, cpu=True, tasks=tasks)
-
-
-def _tiny_texts() -> list[str]:
-    """Return the text of each class, in the order of the class ids."""
-    return ["a {1} {0}".format(*name.split()) for name in CLASS_NAMES]
 
 
 def _tiny_prompt(text: str, size: int, batch: int, seed: int) -> Prompt:
@@ -286,7 +281,7 @@ def _count(latents: Path, text: str) -> list[PictureCount]:
     from safetensors.numpy import load_file
 
     pictures = load_file(latents)["latent_tensor"]
-    return count_objects(pictures, [_tiny_texts().index(text)] * len(pictures))
+    return count_objects(pictures, [CLASS_TEXTS.index(text)] * len(pictures))
 
 
 def _take(file: Path, branch: str, label: str, number: int) -> Path:

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parent.parent
+from .environment import ROOT
+
 PACK = "megapixel"
 
 

@@ -29,8 +29,10 @@ WRAPPER_KEY = "megapixel"
 
 log = logging.getLogger("megapixel")
 
-# (device, effect) -> what the effect does in the call that runs there now. Read through `planned`.
-_PLANS: dict[tuple[str, int | None, str], Any] = {}
+PlanKey = tuple[str, int | None, str]
+
+# What each effect does in the call that runs on a device now. Read through `planned`.
+_PLANS: dict[PlanKey, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ class Effect(Protocol):
 
 def planned(effect: str, features: Tensor) -> Any:
     """Return the plan of `effect` for the call that runs on the features' device now, or None."""
-    device = features.device
-    return _PLANS.get((device.type, device.index, effect))
+    return _PLANS.get(_key(features.device, effect))
+
+
+def _key(device: torch.device, effect: str) -> PlanKey:
+    return device.type, device.index, effect
 
 
 def effects_of(model: ModelPatcher) -> Mapping[str, Effect]:
@@ -156,9 +161,7 @@ def _latent_size(latent: Tensor) -> tuple[int, int]:
 
 @contextmanager
 def _published(plans: Mapping[str, Any], device: torch.device) -> Iterator[None]:
-    now: dict[tuple[str, int | None, str], Any] = {
-        (device.type, device.index, name): plan for name, plan in plans.items()
-    }
+    now = {_key(device, name): plan for name, plan in plans.items()}
     before = {key: _PLANS.get(key) for key in now}
     _PLANS.update(now)
     try:

@@ -9,6 +9,7 @@ counting.
 from __future__ import annotations
 
 import math
+import operator
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
@@ -44,8 +45,7 @@ class SigmaWindow:
             return 1.0
         if not self.fade or sigma <= self.fade[-1]:
             return 0.0
-        rising = [-point for point in self.fade]
-        after = bisect_right(rising, -sigma)
+        after = bisect_right(self.fade, -sigma, key=operator.neg)
         left, right = self.fade[after - 1], self.fade[after]
         position = after - 1 + (left - sigma) / (left - right)
         return 1.0 - position / (len(self.fade) - 1)
@@ -136,9 +136,8 @@ def _resolve_steps(schedule: Schedule, sigmas: Sequence[float]) -> SigmaWindow:
     low = sigmas[stop] * (1 + _MARGIN)
     fade: tuple[float, ...] = ()
     if faded := int(schedule.fade * steps):
-        fade = _falling(
-            sigmas[stop - 1 : stop + faded + 1]
-        )  # full at the last full step, zero after the faded ones
+        # Full at the last full step, zero after the faded ones.
+        fade = _falling(sigmas[stop - 1 : stop + faded + 1])
     return SigmaWindow(high, low, fade)
 
 

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 FORMS = ("person", "ring")
 COLOURS = ("red", "green", "blue")
 CLASS_NAMES = tuple(f"{form} {colour}" for form in FORMS for colour in COLOURS)
+CLASS_TEXTS = tuple(f"a {colour} {form}" for form in FORMS for colour in COLOURS)
+"""A prompt for each class, in the order of the class ids."""
 CLOSE_UP_OFFSET = len(CLASS_NAMES)
 """Class ids from here on are the same classes as close-ups: larger than the frame and cut by it."""
 EMPTY_CLASS = 2 * len(CLASS_NAMES)

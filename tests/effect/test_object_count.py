@@ -11,10 +11,11 @@ from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 
 from devhost.sampling import sample
 from devhost.tiny.counting import count_objects, summarise
+from devhost.tiny.forms import CLASS_TEXTS
 from devhost.tiny.node import load_trained_sd15
 
 PICTURES = 24
-CLASSES = [number % 6 for number in range(PICTURES)]
+CLASSES = [number % len(CLASS_TEXTS) for number in range(PICTURES)]
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +24,10 @@ def checkpoint():
 
 
 def count(model, clip, size):
-    texts = ["a red person", "a green person", "a blue person", "a red ring", "a green ring", "a blue ring"]
-
     def encode(text):
         return clip.encode_from_tokens_scheduled(clip.tokenize(text))[0][0]
 
-    positive = [[torch.cat([encode(texts[number]) for number in CLASSES]), {}]]
+    positive = [[torch.cat([encode(CLASS_TEXTS[number]) for number in CLASSES]), {}]]
     latents = sample(
         model, size, batch=PICTURES, steps=20, cfg=2.5, sampler="dpmpp_2m",
         positive=positive, negative=[[encode(""), {}]],

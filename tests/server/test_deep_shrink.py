@@ -104,4 +104,4 @@ def test_the_example_workflow_is_the_one_that_ran(server):
 def test_the_pack_adds_no_warning_to_the_start(server):
     log = server.log.read_text()
     assert not re.search(r"(Traceback|Cannot import|IMPORT FAILED|invalid).*megapixel", log, re.IGNORECASE)
-    assert all(node["python_module"] for node in server.object_info().values())
+    assert server.object_info()["MegapixelDeepShrink"]["python_module"] == "custom_nodes.megapixel"

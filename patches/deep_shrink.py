@@ -11,6 +11,7 @@ B C H W are batch, channels, height, width of the features.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from ..scaling.deep_shrink import automatic_factor, faded_factor, shrunk_size
 from .host import ModelPatcher, resize, trained_side
-from .model_call import ModelCall, effects_of, planned, set_effect
+from .model_call import Effect, ModelCall, effects_of, planned, set_effect
+from .plan import Place, Plan, Size
 from .schedule import Schedule
 from .topology import topology_of
 
@@ -88,12 +90,12 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
 
     def shrink(features: Tensor, options: dict[str, Any]) -> Tensor:
         plan = planned(EFFECT, features)
-        if plan is None:
+        if not isinstance(plan, ShrinkPlan):
             return features
-        block, factor = plan[index]
-        if factor == 1.0 or block != options["block"][1]:
+        step = plan.steps[index]
+        if step.factor == 1.0 or step.block != options["block"][1]:
             return features
-        return resize(features, shrunk_size(features.shape[-2:], factor), config.downscale_method)
+        return resize(features, shrunk_size(features.shape[-2:], step.factor), config.downscale_method)
 
     if config.downscale_after_skip:
         patched.set_model_input_block_patch_after_skip(shrink)
@@ -112,13 +114,43 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
 
 
 @dataclass(frozen=True)
-class _Effect:
+class Shrink:
+    """One shrink in one call: `factor` 1.0 is off."""
+
+    block: int
+    factor: float
+    after_skip: bool
+
+
+@dataclass(frozen=True)
+class ShrinkPlan(Plan):
+    """What each shrink does in one call, in the order of their nodes."""
+
+    steps: tuple[Shrink, ...]
+
+    def before_skip(self, block: int, size: Size) -> Size:
+        return self._shrunk(block, size, after_skip=False)
+
+    def after_skip(self, block: int, size: Size) -> Size:
+        return self._shrunk(block, size, after_skip=True)
+
+    def _shrunk(self, block: int, size: Size, after_skip: bool) -> Size:
+        for step in self.steps:
+            if (step.block, step.after_skip) == (block, after_skip):
+                size = shrunk_size(size, step.factor)
+        return size
+
+    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
+        return {("input", step.block): f"/ {step.factor:.3g}" for step in self.steps if step.factor != 1.0}
+
+
+@dataclass(frozen=True)
+class _Effect(Effect):
     """All Deep Shrinks of one model, in the order of their nodes."""
 
     shrinks: tuple[DeepShrink, ...]
 
-    def plan(self, call: ModelCall) -> tuple[tuple[int, float], ...] | None:
-        """Return (input block, factor) for each shrink, factor 1.0 where it is off; None if all are."""
+    def plan(self, call: ModelCall) -> ShrinkPlan | None:
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
         plan: list[tuple[int, float]] = []
         for index, (shrink, strength) in enumerate(zip(self.shrinks, strengths, strict=True)):
@@ -127,14 +159,15 @@ class _Effect:
             if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
                 strength = 0.0  # both include the moment at which they meet; the earlier one holds it
             plan.append((block, faded_factor(factor, strength)))
-        plan = [
-            (block, factor if _is_strongest(plan, index) else 1.0)
+        steps = tuple(
+            Shrink(
+                block, factor if _is_strongest(plan, index) else 1.0, self.shrinks[index].downscale_after_skip
+            )
             for index, (block, factor) in enumerate(plan)
-        ]
-        return tuple(plan) if any(factor != 1.0 for _, factor in plan) else None
+        )
+        return ShrinkPlan(steps) if any(step.factor != 1.0 for step in steps) else None
 
     def describe(self, call: ModelCall) -> str:
-        """Return one line with every setting, complete enough to type them into the node."""
         return "Deep Shrink: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
 
+import comfy.ops
 import comfy.utils
+import torch
 from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample, forward_timestep_embed
 from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "BaseModel",
@@ -20,8 +24,10 @@ __all__ = [
     "SpatialTransformer",
     "Upsample",
     "WrappersMP",
+    "reaches_upsample",
     "resize",
     "trained_side",
+    "with_cast_weights",
 ]
 
 _LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
@@ -31,6 +37,37 @@ def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """Resize (B, C, H, W) to (B, C, *size) with one of the host's modes, bislerp included."""
     height, width = size
     return comfy.utils.common_upscale(features, width, height, mode, "disabled")
+
+
+def with_cast_weights(
+    layer: Any, features: Tensor, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """Return `convolve(features, weight, bias)` with the layer's weights as it would use them itself.
+
+    They may lie on another device, in another type, or wait for a LoRA: the host's own casting fetches them. A layer that
+    brings a casting of its own (a quantised one) is asked first.
+    """
+    if hasattr(layer, "cast_bias_weight"):
+        return convolve(features, *layer.cast_bias_weight(features))
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, features, offloadable=True)
+    features = convolve(features, weight, bias)
+    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    return features
+
+
+@cache
+def reaches_upsample() -> bool:
+    """Tell whether this ComfyUI offers an Upsample to a patch; before 0.19 it offered only a Downsample."""
+    asked: list[nn.Module] = []
+
+    def note(layer: nn.Module, features: Tensor, *_: Any) -> Tensor:
+        asked.append(layer)
+        return features
+
+    patches = {"forward_timestep_embed_patch": [(Upsample, note)]}
+    layers: Any = [Upsample(1, use_conv=False)]
+    forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
+    return bool(asked)
 
 
 def trained_side(model: BaseModel, pixels: int = 0) -> int:

@@ -15,24 +15,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .control_residuals import fit_control
 from .host import BaseModel, ModelPatcher, WrappersMP
-from .schedule import Schedule
+from .plan import Plan
+from .schedule import Schedule, step_of
 from .topology import Topology, topology_of
 
 WRAPPER_KEY = "megapixel"
+SEED = "megapixel_seed"  # in transformer_options: the host does not tell the model call its run's seed
 
 log = logging.getLogger("megapixel")
 
 PlanKey = tuple[str, int | None, str]
 
 # What each effect does in the call that runs on a device now. Read through `planned`.
-_PLANS: dict[PlanKey, Any] = {}
+_PLANS: dict[PlanKey, Plan | None] = {}
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,14 @@ class ModelCall:
     sampling: Any
     model: BaseModel
     topology: Topology
+    seed: int = 0
+    has_control: bool = False
+    device: torch.device | None = None
+
+    @property
+    def step(self) -> int:
+        """The step of the run that this call belongs to, from 0; 0 where the sampler does not publish its sigmas."""
+        return step_of(max(self.sigmas), self.sample_sigmas)
 
     def strength(self, schedule: Schedule) -> float:
         """Return how strongly `schedule` is on, 0 to 1.
@@ -56,19 +66,22 @@ class ModelCall:
         return min(window.strength(sigma) for sigma in self.sigmas)
 
 
-class Effect(Protocol):
+class Effect:
     """What a patch file gives to the wrapper. Immutable, because clones of a model share it."""
 
-    def plan(self, call: ModelCall) -> Any:
+    def plan(self, call: ModelCall) -> Plan | None:
         """Return what to do in this call, or None for nothing."""
-        ...
+        raise NotImplementedError
 
     def describe(self, call: ModelCall) -> str:
-        """Return the one log line of a run: the chosen settings, or that nothing will happen and why."""
-        ...
+        """Return this effect's part of a run's log line: the chosen settings, or why nothing will happen."""
+        raise NotImplementedError
+
+    def arrange(self, patches: dict[str, list[Any]]) -> None:
+        """Put the effect's patches where they belong among those of other packs, in one run's own copy of the lists."""
 
 
-def planned(effect: str, features: Tensor) -> Any:
+def planned(effect: str, features: Tensor) -> Plan | None:
     """Return the plan of `effect` for the call that runs on the features' device now, or None."""
     return _PLANS.get(_key(features.device, effect))
 
@@ -93,6 +106,19 @@ def set_effect(model: ModelPatcher, name: str, effect: Effect) -> None:
         model.add_wrapper_with_key(kind, WRAPPER_KEY, function)
 
 
+def first_call(model: ModelPatcher, latent_size: tuple[int, int], sigmas: Tensor, seed: int = 0) -> ModelCall:
+    """Return what is known of the first model call of a run over `sigmas` (steps + 1,)."""
+    return ModelCall(
+        sigmas=tuple(sigmas[:1].tolist()),
+        latent_size=latent_size,
+        sample_sigmas=sigmas,
+        sampling=model.get_model_object("model_sampling"),
+        model=model.model,
+        topology=topology_of(model.get_model_object("diffusion_model")),
+        seed=seed,
+    )
+
+
 @dataclass(frozen=True)
 class _Wrapper:
     effects: Mapping[str, Effect]
@@ -104,22 +130,20 @@ class _Wrapper:
         latent: Tensor,
         sampler: Any,
         sigmas: Tensor,
-        *args: Any,
+        denoise_mask: Tensor | None = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Say once per sampling run what each effect will do (the host's OUTER_SAMPLE)."""
-        patcher: ModelPatcher = executor.class_obj.model_patcher
-        start = ModelCall(
-            sigmas=tuple(sigmas[:1].tolist()),
-            latent_size=_latent_size(noise),
-            sample_sigmas=sigmas,
-            sampling=patcher.get_model_object("model_sampling"),
-            model=patcher.model,
-            topology=topology_of(patcher.get_model_object("diffusion_model")),
-        )
+        """Say once per sampling run what the effects will do, and hand them its seed (the host's OUTER_SAMPLE)."""
+        start = first_call(executor.class_obj.model_patcher, _latent_size(noise), sigmas, seed or 0)
+        log.info(" | ".join(effect.describe(start) for effect in self.effects.values()))
+        options = executor.class_obj.model_options["transformer_options"]  # this run's own copy
+        options[SEED] = seed or 0
         for effect in self.effects.values():
-            log.info(effect.describe(start))
-        return executor(noise, latent, sampler, sigmas, *args, **kwargs)
+            effect.arrange(options.get("patches", {}))
+        return executor(noise, latent, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
     def __call__(
         self,
@@ -142,6 +166,9 @@ class _Wrapper:
             sampling=model.model_sampling,
             model=model,
             topology=topology_of(model.diffusion_model),
+            seed=options.get(SEED, 0),
+            has_control=control is not None,
+            device=x.device,
         )
         plans = {name: effect.plan(call) for name, effect in self.effects.items()}
         if any(plan is not None for plan in plans.values()):
@@ -160,7 +187,7 @@ def _latent_size(latent: Tensor) -> tuple[int, int]:
 
 
 @contextmanager
-def _published(plans: Mapping[str, Any], device: torch.device) -> Iterator[None]:
+def _published(plans: Mapping[str, Plan | None], device: torch.device) -> Iterator[None]:
     now = {_key(device, name): plan for name, plan in plans.items()}
     before = {key: _PLANS.get(key) for key in now}
     _PLANS.update(now)

@@ -97,6 +97,18 @@ class Schedule:
         return windows[self]
 
 
+def step_of(sigma: float, sample_sigmas: torch.Tensor | None) -> int:
+    """Return which step of a run a noise level belongs to, from 0: the last one that begins at it or above it.
+
+    The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as that step.
+    """
+    if sample_sigmas is None:
+        return 0
+    sigmas = _as_tuple(sample_sigmas)
+    begun = bisect_right(sigmas, -sigma * (1 - _MARGIN), key=operator.neg)
+    return min(max(begun - 1, 0), max(len(sigmas) - 2, 0))
+
+
 # The host replaces a model_sampling object to change it, it never changes one: what is resolved stays true.
 _WINDOWS: weakref.WeakKeyDictionary[Any, dict[Schedule, SigmaWindow]] = weakref.WeakKeyDictionary()
 _SIGMAS = WeakIdKeyDictionary()

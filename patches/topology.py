@@ -49,6 +49,19 @@ class Topology:
         """The output blocks that hold an Upsample, deep to shallow."""
         return tuple(i for i, block in enumerate(self.outputs) if block.resample == "up")
 
+    @property
+    def attention_level(self) -> int:
+        """The shallowest level with attention: 0 for SD 1.x and 2.x, 1 for SDXL."""
+        return min(block.level for block in self.inputs if block.transformers)
+
+    def attention_inputs(self, level: int) -> tuple[int, ...]:
+        """The input blocks with attention at `level`, in the order in which they run."""
+        return tuple(i for i, b in enumerate(self.inputs) if b.transformers and b.level == level)
+
+    def attention_outputs(self, level: int) -> tuple[int, ...]:
+        """The output blocks with attention at `level`, in the order in which they run."""
+        return tuple(i for i, b in enumerate(self.outputs) if b.transformers and b.level == level)
+
     def skip_partner(self, input_block: int) -> int:
         """Return the output block that takes the skip of `input_block`. Its own inverse."""
         return len(self.inputs) - 1 - input_block

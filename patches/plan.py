@@ -1,0 +1,62 @@
+"""What an effect does in one model call, told so that the features' sizes can be followed and drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+from .topology import Topology
+
+Size = tuple[int, int]
+Place = tuple[Literal["input", "middle", "output"], int]
+
+
+class Plan:
+    """What one effect does in one model call. Every method's default is a plan that does nothing there."""
+
+    def downsampled(self, block: int, size: Size) -> Size | None:
+        """Return the size that the Downsample of input block `block` makes of `size`; None leaves it as it is."""
+        return None
+
+    def before_skip(self, block: int, size: Size) -> Size:
+        """Return what becomes of features of `size` behind input block `block`, ahead of its skip."""
+        return size
+
+    def after_skip(self, block: int, size: Size) -> Size:
+        """Return what becomes of features of `size` behind the skip of input block `block`."""
+        return size
+
+    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
+        """Return in a word or two what the effect does at which block; `sizes` are those of all blocks."""
+        return {}
+
+
+def feature_sizes(topology: Topology, latent_size: Size, plans: Iterable[Plan] = ()) -> dict[Place, Size]:
+    """Return the (height, width) of the features that each block works on, with all `plans` on.
+
+    A block with a Downsample counts with the size that it makes.
+    """
+    plans = tuple(plans)
+    size = latent_size
+    sizes: dict[Place, Size] = {}
+    skips: list[Size] = []
+    for number, block in enumerate(topology.inputs):
+        if block.resample == "down":
+            size = _downsampled(plans, number, size)
+        sizes["input", number] = size
+        for plan in plans:
+            size = plan.before_skip(number, size)
+        skips.append(size)
+        for plan in plans:
+            size = plan.after_skip(number, size)
+    sizes["middle", 0] = size
+    for number in range(len(topology.outputs)):
+        sizes["output", number] = skips.pop()  # whatever came before has been fitted to the skip
+    return sizes
+
+
+def _downsampled(plans: Iterable[Plan], block: int, size: Size) -> Size:
+    for plan in plans:
+        if (changed := plan.downsampled(block, size)) is not None:
+            return changed
+    return -(-size[0] // 2), -(-size[1] // 2)  # stride 2 with padding 1 rounds up

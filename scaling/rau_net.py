@@ -1,0 +1,94 @@
+"""RAU-Net: how far its two rescalings go, and when the published method has them on.
+
+The one runs a Downsample convolution with twice its stride, on the same weights; the other averages the features of an
+attention block over squares. Both bring the deep features of a large picture to the size that the UNet knows.
+
+Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
+
+All sizes are (height, width). B C H W are batch, channels, height, width of the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .deep_shrink import Size
+
+STRIDE = 4
+Span = tuple[float, float]
+
+
+def dilated_convolution(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply a 3x3 Downsample kernel with stride 4: (B, C, H, W) -> (B, C', ceil(H / 4), ceil(W / 4)).
+
+    Dilation 2 lets the nine taps reach as far across a picture of twice the side as they did at stride 2.
+    """
+    return F.conv2d(features, weight, bias, stride=STRIDE, padding=2, dilation=2)
+
+
+def dilated_size(size: Sequence[int]) -> Size:
+    """Return the size of `dilated_convolution`'s result."""
+    height, width = size
+    return -(-height // STRIDE), -(-width // STRIDE)
+
+
+def pooled_size(size: Sequence[int], factors: Sequence[float], increment: int = 1) -> Size:
+    """Return `size` divided by `factors`, rounded down to multiples of `increment`.
+
+    A side is never below `increment`, and a factor of at least 1 never makes it larger, one below 1 never smaller.
+    """
+    height, width = (_pooled_side(*side, increment) for side in zip(size, factors, strict=True))
+    return height, width
+
+
+def _pooled_side(side: int, factor: float, increment: int) -> int:
+    target = max(increment, int(side / increment // factor) * increment)
+    return min(side, target) if factor >= 1 else max(side, target)
+
+
+def averaged_size(size: Sequence[int], kernel: Sequence[int], ceil: bool = True) -> Size:
+    """Return the size of `F.avg_pool2d` with `kernel`: rounded up with `ceil`, else down."""
+    height, width = (
+        -(-side // step) if ceil else side // step for side, step in zip(size, kernel, strict=True)
+    )
+    return height, width
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Shares of the executed steps in which each rescaling is on; (0, 0) is never."""
+
+    dilated: Span
+    pooled: Span
+
+
+NEVER: Span = (0.0, 0.0)
+
+# The side of a latent, shorter side counting, from which a picture is of the larger class: four times the trained one.
+LARGE_SIDE = {"sd": 256, "sdxl": 512}
+AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
+
+
+def published_phases(
+    kind: str, latent_size: Sequence[int], *, turbo: bool = False, control: bool = False
+) -> Phases:
+    """Return when the reference code has its rescalings on.
+
+    Args:
+        kind: "sd" for SD 1.x and 2.x, "sdxl".
+        latent_size: of the picture; at four times the trained side the larger class's shares hold.
+        turbo: SDXL-Turbo, which has the pool alone.
+        control: whether a ControlNet takes part; it lengthens SDXL's smaller class.
+    """
+    large = min(latent_size) >= LARGE_SIDE[kind]
+    if kind == "sd":
+        return Phases(dilated=(0.0, 0.7), pooled=(0.0, 0.3)) if large else Phases((0.0, 0.4), NEVER)
+    if turbo:
+        return Phases(NEVER, (0.0, 0.5))
+    if large:
+        return Phases(dilated=(0.0, 0.3), pooled=(0.0, 0.7))
+    return Phases(dilated=(0.0, AGGRESSIVE_SHARE), pooled=(AGGRESSIVE_SHARE, 0.5 if control else 0.4))

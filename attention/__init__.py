@@ -1,0 +1,1 @@
+"""Attention over image tokens: pure tensor code that knows nothing of ComfyUI."""

@@ -1,0 +1,108 @@
+"""Windows of image tokens for self-attention, for grids of any size.
+
+Attention inside windows costs as many times less as there are windows. Where a side does not divide into them, the
+windows overlap: each then holds distinct real tokens, so nothing is padded, masked or resized. A token that lies in
+several windows attends in all of them as a key, and takes its result from the one whose centre is nearest.
+
+The grid is cyclic and moved by quarters of a window before it is cut, so that no border stays where it was.
+
+Source: HiDiffusion's MSW-MSA (arXiv 2311.17528), two by two windows. The overlap and other counts are ours; for sides that
+divide, the result is that of the published partition.
+
+B batch, H W height and width of the grid, N = H * W tokens, D their width, K windows of T tokens each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+QUARTERS = 4
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """`count` = (rows, columns) of equal windows over a grid of `size` = (height, width) tokens.
+
+    Raises:
+        ValueError: there are more windows along a side than tokens, or none.
+    """
+
+    size: Size
+    count: Size = (2, 2)
+
+    def __post_init__(self) -> None:
+        if not all(1 <= count <= side for side, count in zip(self.size, self.count, strict=True)):
+            raise ValueError(f"count: expected 1 to {self.size} windows along the sides, got {self.count}.")
+
+    @property
+    def window(self) -> Size:
+        """The (height, width) of one window: a side over its count, rounded up."""
+        height, width = (-(-side // count) for side, count in zip(self.size, self.count, strict=True))
+        return height, width
+
+
+def native_count(size: Size, trained: Size) -> Size:
+    """Return the count of windows that hold about as many tokens as a grid of the `trained` size: 1 or more a side."""
+    rows, columns = (max(1, int(side / own + 0.5)) for side, own in zip(size, trained, strict=True))
+    return min(rows, size[0]), min(columns, size[1])
+
+
+def window_indices(
+    grid: WindowGrid, quarter: int | Tensor, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return where the tokens of each window come from, and where each token of the grid finds its result.
+
+    Args:
+        grid: the windows.
+        quarter: how far the grid is moved up and left, in quarters of a window; 0 to 3, as a number or a 0-d tensor.
+
+    Returns:
+        (K * T,) token numbers in the grid, window after window, and (N,) positions in the windows laid end to end.
+        Taking the first and then the second is the identity.
+    """
+    (height, width), (rows, columns) = grid.size, grid.count
+    window_height, window_width = grid.window
+    from_rows, row_window, row_offset = _axis(height, rows, quarter, device)
+    from_columns, column_window, column_offset = _axis(width, columns, quarter, device)
+    # (rows, window height) and (columns, window width) -> (rows, columns, window height, window width)
+    source = from_rows[:, None, :, None] * width + from_columns[None, :, None, :]
+    window = row_window[:, None] * columns + column_window
+    offset = row_offset[:, None] * window_width + column_offset
+    return source.flatten(), (window * (window_height * window_width) + offset).flatten()
+
+
+def _axis(
+    length: int, count: int, quarter: int | Tensor, device: torch.device | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for one side: the places in each window (count, window), and each place's window and place in it (length,)."""
+    window = -(-length // count)
+    starts = [number * (length - window) // max(count - 1, 1) for number in range(count)]
+    nearest = [
+        min(range(count), key=lambda number: abs(2 * (place - starts[number]) - (window - 1)))
+        for place in range(length)
+    ]
+    shift = quarter * (window // QUARTERS)
+    begin = torch.tensor(starts, device=device)
+    places = torch.arange(length, device=device)
+    source = (begin[:, None] + places[:window] + shift) % length
+    moved = (places - shift) % length
+    owner = torch.tensor(nearest, device=device)[moved]
+    return source, owner, moved - begin[owner]
+
+
+def partition_windows(tokens: Tensor, source: Tensor, windows: int) -> Tensor:
+    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry behind each other."""
+    batch, _, width = tokens.shape
+    # (B, N, D) -> (B, K T, D) -> (B K, T, D)
+    return tokens.index_select(1, source).reshape(batch * windows, -1, width)
+
+
+def merge_windows(windows: Tensor, position: Tensor, count: int) -> Tensor:
+    """Put windows (B * K, T, D) together to tokens (B, N, D), the inverse of `partition_windows`; `count` is K."""
+    # (B K, T, D) -> (B, K T, D) -> (B, N, D)
+    return windows.reshape(-1, count * windows.shape[1], windows.shape[2]).index_select(1, position)

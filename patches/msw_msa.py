@@ -1,0 +1,310 @@
+"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move with every step.
+
+Two patches around a self-attention cut its tokens into windows, folded into the batch, and put the result together again;
+the attention between them is whatever the host has chosen. The pair shares the layer's `extra_options` and keeps nothing.
+
+Source: HiDiffusion (arXiv 2311.17528v2) and the settings under which ComfyUI knows it (`ApplyMSWMSAAttention`). We depart
+where those fail: every size works without resizing the features, the windows' places follow from the sampling seed and the
+step alone (the same for both halves of the guidance, however the host splits them), and windows may have the
+token count that the model was trained at instead of always being two by two.
+
+B batch, N = H * W tokens, D their width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..attention.windows import (
+    QUARTERS,
+    WindowGrid,
+    merge_windows,
+    native_count,
+    partition_windows,
+    window_indices,
+)
+from ..scaling.deep_shrink import automatic_factor
+from .host import ModelPatcher, trained_side
+from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
+from .plan import Place, Plan, Size
+from .schedule import Schedule, Unit
+from .topology import Topology, topology_of
+
+EFFECT = "msw_msa"
+POSITION = "megapixel_windows"  # in a layer's extra_options: (positions for merging, windows, multiplier)
+
+Blocks = tuple[int, ...]
+Layer = tuple[str, int, int]  # kind of block, its number, depth in its transformer
+Windows = Literal["2x2", "native"]
+ShiftMode = Literal["global", "block", "both", "ignore"]
+ShiftStrategy = Literal["increment", "decrement", "retry"]
+
+
+@dataclass(frozen=True)
+class MSWMSA:
+    """The settings of MSW-MSA; the names are those of the node's sockets.
+
+    `above_trained_size` confines it to latents clearly larger than those that the model was trained on.
+    """
+
+    input_blocks: Blocks = (1, 2)
+    middle_blocks: Blocks = ()
+    output_blocks: Blocks = (9, 10, 11)
+    time_mode: Unit = "percent"
+    start_time: float = 0.0
+    end_time: float = 1.0
+    windows: Windows = "2x2"
+    trained_size: int = 0
+    last_shift_mode: ShiftMode = "both"
+    last_shift_strategy: ShiftStrategy = "decrement"
+    pre_window_multiplier: float = 1.0
+    post_window_multiplier: float = 1.0
+    pre_window_reverse_multiplier: float = 1.0
+    post_window_reverse_multiplier: float = 1.0
+    above_trained_size: bool = False
+
+    @property
+    def schedule(self) -> Schedule:
+        """When the windows are on."""
+        return Schedule(self.start_time, self.end_time, self.time_mode)
+
+
+def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
+    """Return the preset of the known simple node: all blocks of the shallowest level with attention, from 0.2 on."""
+    level = topology.attention_level
+    return MSWMSA(
+        input_blocks=topology.attention_inputs(level),
+        output_blocks=topology.attention_outputs(level),
+        start_time=start,
+        **settings,
+    )
+
+
+def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
+    """Return a clone of `model` whose self-attention runs in windows at the blocks of `config`.
+
+    Applied again, the later settings replace the earlier ones.
+
+    Raises:
+        ValueError: `model` is no UNet, or a block has no attention; one sentence.
+    """
+    topology = topology_of(model.get_model_object("diffusion_model"))
+    _check(config, topology)
+    if config.windows == "native" or config.above_trained_size:
+        trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+    patched = model.clone()
+    if EFFECT not in effects_of(model):
+        patched.set_model_attn1_patch(_partition)
+        patched.set_model_attn1_output_patch(_merge)
+    set_effect(patched, EFFECT, _Windows(config))
+    return patched
+
+
+def _check(config: MSWMSA, topology: Topology) -> None:
+    having = {
+        "input_blocks": [i for i, block in enumerate(topology.inputs) if block.transformers],
+        "middle_blocks": [0] if topology.middle.transformers else [],
+        "output_blocks": [i for i, block in enumerate(topology.outputs) if block.transformers],
+    }
+    for socket, valid in having.items():
+        for block in getattr(config, socket):
+            if block not in valid:
+                raise ValueError(
+                    f"{socket}: expected blocks with attention ({', '.join(map(str, valid))} in this UNet), "
+                    f"got {block}. Choose among those; the shallow ones save most."
+                )
+
+
+@dataclass(frozen=True)
+class WindowPlan(Plan):
+    """The windows of one call.
+
+    `numbers` gives each layer its place in `quarters`, how far that layer's grid is moved; `shifts` holds the same numbers
+    as a tensor on the model's device, for compiled code, which would be traced anew for every other number.
+    `trained` gives the trained size of the features by level for native windows, or None for two by two.
+    """
+
+    numbers: Mapping[Layer, int]
+    quarters: tuple[int, ...]
+    shifts: Tensor
+    levels: tuple[int, ...]
+    trained: int | None
+    multiplier: float = 1.0
+    reverse_multiplier: float = 1.0
+
+    def count(self, number: int, size: Size) -> Size:
+        """Return the (rows, columns) of windows for a layer's grid of `size`."""
+        if self.trained is None:
+            return min(2, size[0]), min(2, size[1])
+        own = max(1, self.trained >> self.levels[number])
+        return native_count(size, (own, own))
+
+    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
+        marks: dict[Place, str] = {}
+        for (kind, block, _), number in self.numbers.items():
+            place: Any = (kind, block)
+            rows, columns = self.count(number, sizes[place])
+            if rows * columns > 1:
+                marks[place] = f"{rows}x{columns} windows"
+        return marks
+
+
+@dataclass(frozen=True)
+class _Windows(Effect):
+    config: MSWMSA
+
+    def plan(self, call: ModelCall) -> WindowPlan | None:
+        config = self.config
+        if not self._wanted(call) or not call.strength(config.schedule):
+            return None
+        layers, levels = _layers(call.topology, config)
+        quarters = _quarters(
+            call.seed, len(layers), call.step, config.last_shift_mode, config.last_shift_strategy
+        )[call.step]
+        return WindowPlan(
+            numbers={layer: number for number, layer in enumerate(layers)},
+            quarters=quarters,
+            shifts=torch.tensor(quarters).to(call.device, non_blocking=True),
+            levels=levels,
+            trained=trained_side(call.model, config.trained_size) if config.windows == "native" else None,
+            multiplier=config.pre_window_multiplier * config.post_window_multiplier,
+            reverse_multiplier=config.pre_window_reverse_multiplier * config.post_window_reverse_multiplier,
+        )
+
+    def _wanted(self, call: ModelCall) -> bool:
+        if not self.config.above_trained_size:
+            return True
+        return automatic_factor(call.latent_size, trained_side(call.model, self.config.trained_size)) > 1.0
+
+    def describe(self, call: ModelCall) -> str:
+        config = self.config
+        if not self._wanted(call):
+            return "MSW-MSA: nothing to do (not clearly above the trained size)"
+        lists = (
+            f"{socket} {','.join(map(str, getattr(config, socket)))}"
+            for socket in ("input_blocks", "middle_blocks", "output_blocks")
+            if getattr(config, socket)
+        )
+        unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
+        return (
+            f"MSW-MSA: {', '.join(lists)}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
+            f"windows {config.windows}"
+        )
+
+    def arrange(self, patches: dict[str, list[Any]]) -> None:
+        """Make ours the innermost pair: every other pack's patches see all tokens in their grid, in either order."""
+        patches["attn1_patch"].sort(key=lambda patch: patch is _partition)
+        patches["attn1_output_patch"].sort(key=lambda patch: patch is not _merge)
+
+
+@lru_cache(maxsize=16)
+def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
+    """Return the layers with windows in the order in which they run, and the level of each."""
+    chosen = [
+        *(("input", block, topology.inputs[block]) for block in sorted(config.input_blocks)),
+        *(("middle", block, topology.middle) for block in config.middle_blocks),
+        *(("output", block, topology.outputs[block]) for block in sorted(config.output_blocks)),
+    ]
+    found = [
+        ((kind, number, i), block.level) for kind, number, block in chosen for i in range(block.transformers)
+    ]
+    return tuple(layer for layer, _ in found), tuple(level for _, level in found)
+
+
+@lru_cache(maxsize=16)
+def _quarters(
+    seed: int, layers: int, last_step: int, mode: ShiftMode, strategy: ShiftStrategy
+) -> tuple[tuple[int, ...], ...]:
+    """Return how far each layer's grid is moved in each step up to `last_step`: the same draws for the same seed.
+
+    `mode` says which earlier draw is not repeated: the one just before ("global"), the same layer's in the step before
+    ("block"), both or none ("ignore"); `strategy` what becomes of one that would.
+    """
+    generator = random.Random(f"megapixel windows {seed}")
+    table: list[tuple[int, ...]] = []
+    just_before: int | None = None
+    for step in range(last_step + 1):
+        row: list[int] = []
+        for layer in range(layers):
+            taken = {just_before} if mode in ("global", "both") else set[int | None]()
+            if mode in ("block", "both") and step:
+                taken.add(table[-1][layer])
+            just_before = _draw(generator, taken, strategy)
+            row.append(just_before)
+        table.append(tuple(row))
+    return tuple(table)
+
+
+def _draw(generator: random.Random, taken: set[int | None], strategy: ShiftStrategy) -> int:
+    quarter = generator.randrange(QUARTERS)
+    while quarter in taken:
+        if strategy == "retry":
+            quarter = generator.randrange(QUARTERS)
+        else:
+            quarter = (quarter + (1 if strategy == "increment" else -1)) % QUARTERS
+    return quarter
+
+
+def _partition(
+    tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    plan = planned(EFFECT, tokens)
+    if not isinstance(plan, WindowPlan):
+        return tokens, context, value
+    number = plan.numbers.get((*options["block"], options["block_index"]))
+    if number is None:
+        return tokens, context, value
+    size = tuple(options["activations_shape"][-2:])
+    if any(each.shape[1] != size[0] * size[1] for each in (tokens, context, value)):
+        _say_that_tokens_are_no_grid(options["block"])
+        return tokens, context, value
+    count = plan.count(number, size)
+    windows = count[0] * count[1]
+    if windows == 1:
+        return tokens, context, value
+    source, position = _indices(WindowGrid(size, count), plan, number, tokens.device)
+    options[POSITION] = (position, windows, plan.reverse_multiplier)
+    parts = partition_windows(_times(tokens, plan.multiplier), source, windows)
+
+    def cut(other: Tensor) -> Tensor:
+        if other is tokens:
+            return parts
+        return partition_windows(_times(other, plan.multiplier), source, windows)
+
+    return parts, cut(context), cut(value)
+
+
+def _merge(tokens: Tensor, options: dict[str, Any]) -> Tensor:
+    if POSITION not in options:
+        return tokens
+    position, windows, multiplier = options.pop(POSITION)
+    return merge_windows(_times(tokens, multiplier), position, windows)
+
+
+def _indices(grid: WindowGrid, plan: WindowPlan, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        return window_indices(grid, plan.shifts[number], device)
+    return _cached_indices(grid, plan.quarters[number], device)
+
+
+@lru_cache(maxsize=64)
+def _cached_indices(grid: WindowGrid, quarter: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):  # they outlive this run, and may serve one that keeps gradients
+        return window_indices(grid, quarter, device)
+
+
+@lru_cache(maxsize=64)
+def _say_that_tokens_are_no_grid(block: tuple[str, int]) -> None:
+    """Say once for a block why it has no windows; a cache, because no state outlives a call otherwise."""
+    log.info("MSW-MSA: no windows at %s block %s, another patch has changed its tokens already", *block)
+
+
+def _times(tokens: Tensor, multiplier: float) -> Tensor:
+    return tokens if multiplier == 1.0 else tokens * multiplier

@@ -12,6 +12,7 @@ B C H W are batch, channels, height, width of the features.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
@@ -20,7 +21,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..scaling.deep_shrink import faded_factor
-from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size, published_phases
+from ..scaling.rau_net import (
+    Phases,
+    averaged_size,
+    dilated_convolution,
+    dilated_size,
+    pooled_size,
+    published_phases,
+)
 from .host import Downsample, ModelPatcher, Upsample, reaches_upsample, resize, with_cast_weights
 from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
@@ -147,22 +155,28 @@ class Published:
 
     def settings(self, call: ModelCall) -> RAUNet | None:
         """Return what the reference does to a latent of this size; it knows no size at which to do nothing."""
-        topology = call.topology
         phases = published_phases(
-            kind_of(topology), call.latent_size, turbo=self.turbo, control=call.has_control
+            kind_of(call.topology), call.latent_size, turbo=self.turbo, control=call.has_control
         )
-        dilated, pooled = method_blocks(topology)
-        return RAUNet(
-            **pairs_of(topology, (dilated,), (pooled,)),
-            time_mode="steps",
-            start_time=phases.dilated[0],
-            end_time=phases.dilated[1],
-            ca_start_time=phases.pooled[0],
-            ca_end_time=phases.pooled[1],
-            upscale_mode=self.upscale_mode,
-            ca_upscale_mode=self.ca_upscale_mode,
-            ca_downscale_mode="avg_pool2d",
-        )
+        return in_phases(call.topology, phases, self.upscale_mode, self.ca_upscale_mode)
+
+
+def in_phases(
+    topology: Topology, phases: Phases, upscale_mode: str = "nearest", ca_upscale_mode: str = "bicubic"
+) -> RAUNet:
+    """Return the published rescalings, on in `phases`."""
+    dilated, pooled = method_blocks(topology)
+    return RAUNet(
+        **pairs_of(topology, (dilated,), (pooled,)),
+        time_mode="steps",
+        start_time=phases.dilated[0],
+        end_time=phases.dilated[1],
+        ca_start_time=phases.pooled[0],
+        ca_end_time=phases.pooled[1],
+        upscale_mode=upscale_mode,
+        ca_upscale_mode=ca_upscale_mode,
+        ca_downscale_mode="avg_pool2d",
+    )
 
 
 def kind_of(topology: Topology) -> Literal["sd", "sdxl"]:
@@ -353,12 +367,16 @@ class RescalePlan(Plan):
         return pooling.size(size)
 
     def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
-        marks: dict[Place, str] = {}
-        marks |= {("input", block): "stride 4" for block in self.dilated}
-        marks |= {("output", block): "x 4" for block in self.enlarged}
-        marks |= {("input", block): f"pool {_factors(pool.factors)}" for block, pool in self.pooled.items()}
-        marks |= {("output", block): "restored" for block in self.restored}
-        return marks
+        marks: dict[Place, list[str]] = defaultdict(list)
+        for block in self.dilated:
+            marks["input", block].append("stride 4")
+        for block, pooling in self.pooled.items():
+            marks["input", block].append(f"pool {_factors(pooling.factors)}")
+        for block in self.enlarged:
+            marks["output", block].append("x 4")
+        for block in self.restored:
+            marks["output", block].append("restored")
+        return {place: ", ".join(words) for place, words in marks.items()}
 
 
 @dataclass(frozen=True)

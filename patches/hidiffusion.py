@@ -1,0 +1,96 @@
+"""HiDiffusion in one piece: RAU-Net and MSW-MSA, chosen for the model at hand and for the size that is sampled.
+
+Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
+they harm; here the size is measured against the trained one, and at that nothing is done. The shares of the automatic
+schedule were counted on the tiny model (bench/results/objects.md); for SDXL they are the published ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..scaling.deep_shrink import automatic_factor
+from ..scaling.rau_net import LARGE_SIDE, NEVER, Phases, published_phases
+from .host import ModelPatcher, trained_side
+from .model_call import ModelCall
+from .msw_msa import Windows, apply_msw_msa, known_preset
+from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net, in_phases, kind_of
+from .topology import topology_of
+
+MODES = ("auto", "published")
+WINDOWS = ("auto", "native", "2x2", "off")
+LARGE = 4  # times the trained side: where the published method has its larger class
+SHARE = 0.6  # of the steps, below that
+
+
+@dataclass(frozen=True)
+class HiDiffusion:
+    """The settings of HiDiffusion; the names are those of the node's sockets.
+
+    windows "auto" is "native" in mode "auto", and "2x2" in mode "published".
+    """
+
+    mode: Literal["auto", "published"] = "auto"
+    windows: Windows | Literal["auto", "off"] = "auto"
+    trained_size: int = 0
+
+
+def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
+    """Return a clone of `model` that keeps the composition of large pictures whole, and samples them faster.
+
+    At sizes that are not clearly above the trained one it does nothing.
+
+    Raises:
+        ValueError: `model` is no UNet, or the size that it was trained at is not known; one sentence.
+    """
+    topology = topology_of(model.get_model_object("diffusion_model"))
+    trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+    chosen: Recipe = Published() if config.mode == "published" else Automatic(config.trained_size)
+    patched = apply_rau_net(model, AboveTrainedSize(chosen, config.trained_size))
+    if config.windows == "off":
+        return patched
+    settings = known_preset(
+        topology,
+        0.0,
+        windows=_usual(config.mode) if config.windows == "auto" else config.windows,
+        trained_size=config.trained_size,
+        above_trained_size=True,
+    )
+    return apply_msw_msa(patched, settings)
+
+
+def _usual(mode: str) -> Windows:
+    return "2x2" if mode == "published" else "native"
+
+
+@dataclass(frozen=True)
+class AboveTrainedSize:
+    """A recipe for latents clearly larger than the trained ones, and nothing for the others."""
+
+    recipe: Recipe
+    trained_size: int = 0
+
+    def settings(self, call: ModelCall) -> RAUNet | None:
+        """Return what the recipe says, or None."""
+        side = trained_side(call.model, self.trained_size)
+        return self.recipe.settings(call) if automatic_factor(call.latent_size, side) > 1.0 else None
+
+
+@dataclass(frozen=True)
+class Automatic:
+    """The published pairs of blocks, with phases by the size relative to the trained one."""
+
+    trained_size: int = 0
+
+    def settings(self, call: ModelCall) -> RAUNet | None:
+        """Return them for a latent of any size."""
+        return in_phases(call.topology, self._phases(call))
+
+    def _phases(self, call: ModelCall) -> Phases:
+        kind, side = kind_of(call.topology), trained_side(call.model, self.trained_size)
+        if kind == "sd" and min(call.latent_size) < LARGE * side:
+            return Phases(dilated=(0.0, SHARE), pooled=NEVER)
+        classed = LARGE_SIDE[kind] if min(call.latent_size) >= LARGE * side else 0
+        turbo = kind == "sdxl" and side <= TURBO_SIDE
+        return published_phases(kind, (classed, classed), turbo=turbo, control=call.has_control)

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from megapixel.patches.hidiffusion import Automatic, HiDiffusion, apply_hidiffusion
+from megapixel.patches.model_call import first_call
+from megapixel.patches.rau_net import Published, apply_rau_net
+from megapixel.patches.run_plan import plan_run
+
+from devhost.sampling import sample
+from devhost.tiny import random_models
+
+TRAINED = 128  # px: 16 latent pixels
+
+
+def states(model, size, steps=20):
+    """Return the marks of input blocks by step: what is on."""
+    plan = plan_run(model, size, torch.linspace(10.0, 0.0, steps + 1))
+    return [
+        {place: words for place, ((_, words), *_) in step.marks.items() if place[0] == "input"}
+        for step in plan.steps
+    ]
+
+
+@pytest.mark.parametrize("mode", ["auto", "published"])
+@pytest.mark.parametrize("size", [(16, 16), (18, 14), (12, 20), (19, 19)], ids=str)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_at_the_trained_size_the_bits_are_those_of_the_plain_model(request, family, size, mode):
+    plain = request.getfixturevalue(family)
+    ours = apply_hidiffusion(plain, HiDiffusion(mode=mode, trained_size=TRAINED))
+    assert torch.equal(sample(ours, size), sample(plain, size))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (24, 48), (20, 32)], ids=str)
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_above_it_the_picture_changes_and_repeats(request, family, size):
+    plain = request.getfixturevalue(family)
+    ours = apply_hidiffusion(plain, HiDiffusion(trained_size=TRAINED))
+    first = sample(ours, size, steps=4, seed=3)
+    assert first.isfinite().all()
+    assert not torch.equal(first, sample(plain, size, steps=4, seed=3))
+    assert torch.equal(first, sample(ours, size, steps=4, seed=3))
+
+
+def test_sd_shrinks_through_its_downsample_for_six_tenths_of_the_steps(sd15):
+    on = states(apply_hidiffusion(sd15, HiDiffusion(windows="off", trained_size=TRAINED)), (32, 48))
+    assert on == [{("input", 3): "stride 4"}] * 12 + [{}] * 8
+
+
+def test_at_four_times_the_trained_side_the_larger_class_counts(sd15):
+    on = states(apply_hidiffusion(sd15, HiDiffusion(windows="off", trained_size=TRAINED)), (64, 64))
+    both, one = {("input", 3): "stride 4", ("input", 4): "pool 2"}, {("input", 3): "stride 4"}
+    assert on == [both] * 6 + [one] * 8 + [{}] * 6
+
+
+def test_sdxl_has_the_published_order(sdxl):
+    on = states(apply_hidiffusion(sdxl, HiDiffusion(windows="off")), (160, 256))
+    assert on == [{("input", 6): "stride 4"}] * 3 + [{("input", 4): "pool 2"}] * 5 + [{}] * 12
+
+
+def test_a_turbo_model_has_the_pool_alone(sdxl):
+    on = states(apply_hidiffusion(sdxl, HiDiffusion(windows="off", trained_size=512)), (128, 128), steps=4)
+    assert on == [{("input", 4): "pool 2"}] * 2 + [{}] * 2
+
+
+def test_published_is_the_published_schedule(sd15):
+    ours = apply_hidiffusion(sd15, HiDiffusion(mode="published", windows="off", trained_size=TRAINED))
+    published = apply_rau_net(sd15, Published())
+    assert torch.equal(sample(ours, steps=5), sample(published, steps=5))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({}, "4x4 windows"), ({"windows": "2x2"}, "2x2 windows"), ({"mode": "published"}, "2x2 windows"),
+     ({"mode": "published", "windows": "native"}, "4x4 windows"), ({"windows": "off"}, None)],
+)  # fmt: skip
+def test_windows_follow_the_mode_unless_they_are_chosen(sd15, settings, words):
+    on = states(apply_hidiffusion(sd15, HiDiffusion(trained_size=TRAINED, **settings)), (64, 64))
+    assert all(step.get(("input", 1)) == words for step in on)
+
+
+def test_the_family_tells_the_trained_size(sd15, sdxl):
+    for model, side in ((sd15, 64), (sdxl, 128)):
+        assert not any(states(apply_hidiffusion(model, HiDiffusion()), (side, side)))
+        assert all(states(apply_hidiffusion(model, HiDiffusion()), (2 * side, side * 2)))
+
+
+def test_one_line_says_what_was_chosen_or_why_nothing(sd15, caplog):
+    model = apply_hidiffusion(sd15, HiDiffusion(trained_size=TRAINED))
+    with caplog.at_level(logging.INFO, "megapixel"):
+        sample(model, (32, 32))
+        sample(model, (16, 16))
+    large, small = (record.message for record in caplog.records if record.name == "megapixel")
+    assert "input_blocks 3, output_blocks 8, start_time 0, end_time 0.6 steps" in large
+    assert "windows native" in large
+    assert small.count("nothing to do (not clearly above the trained size)") == 2
+
+
+def test_a_model_without_a_known_size_and_one_without_blocks_are_told_apart(sd15, monkeypatch):
+    with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. "):
+        apply_hidiffusion(random_models.flux(), HiDiffusion())
+    monkeypatch.setattr(sd15.model, "latent_format", object())
+    with pytest.raises(ValueError, match=r"^trained_size: expected the pixels of a side"):
+        apply_hidiffusion(sd15, HiDiffusion())
+
+
+def test_a_controlnet_lengthens_the_phase_of_sdxl(sdxl):
+    call = first_call(sdxl, (256, 256), torch.linspace(10, 0, 21))
+    with_control = Automatic().settings(replace(call, has_control=True))
+    assert (with_control.ca_end_time, Automatic().settings(call).ca_end_time) == (0.5, 0.4)

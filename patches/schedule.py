@@ -145,7 +145,7 @@ def _resolve_steps(schedule: Schedule, sigmas: Sequence[float]) -> SigmaWindow:
         return NEVER
     # The boundary evaluation of a two-evaluation sampler belongs to the step that begins there.
     high = math.inf if first == 0 else sigmas[first] * (1 + _MARGIN)
-    low = sigmas[stop] * (1 + _MARGIN)
+    low = -math.inf if stop == steps else sigmas[stop] * (1 + _MARGIN)  # a run may stop above zero
     fade: tuple[float, ...] = ()
     if faded := int(schedule.fade * steps):
         # Full at the last full step, zero after the faded ones.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -18,6 +20,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 __all__ = [
+    "SCALE_MODES",
     "BaseModel",
     "Downsample",
     "ModelPatcher",
@@ -26,6 +29,7 @@ __all__ = [
     "WrappersMP",
     "reaches_upsample",
     "resize",
+    "scale_modes",
     "trained_side",
     "with_cast_weights",
 ]
@@ -33,10 +37,49 @@ __all__ = [
 _LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
 
 
+SCALE_MODES = ("bicubic", "bislerp", "bilinear", "nearest-exact", "nearest", "area")
+_BLEH = re.compile(r"(?:^|[/\\.])[^/\\.]*bleh[^/\\.]*\.py\.latent_utils$", re.IGNORECASE)
+
+
+def scale_modes() -> tuple[str, ...]:
+    """Return the host's modes for `resize`, then those that the ComfyUI-bleh pack adds where it is loaded."""
+    bleh = _bleh()
+    return tuple(dict.fromkeys((*SCALE_MODES, *(bleh.UPSCALE_METHODS if bleh else ()))))
+
+
 def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
-    """Resize (B, C, H, W) to (B, C, *size) with one of the host's modes, bislerp included."""
+    """Resize (B, C, H, W) to (B, C, *size) with one of `scale_modes`.
+
+    Raises:
+        ValueError: a mode that nobody knows, or one that cannot make this size; one sentence.
+    """
     height, width = size
-    return comfy.utils.common_upscale(features, width, height, mode, "disabled")
+    if mode in SCALE_MODES:
+        return comfy.utils.common_upscale(features, width, height, mode, "disabled")
+    bleh = _bleh()
+    if bleh is None or mode not in bleh.UPSCALE_METHODS:
+        raise ValueError(
+            f"scale mode: expected one of {', '.join(scale_modes())}, got {mode}. "
+            "Choose one of them; the ComfyUI-bleh pack adds more."
+        )
+    resized = bleh.scale_samples(features, width, height, mode=mode)
+    if tuple(resized.shape[-2:]) != (height, width):
+        raise ValueError(
+            f"scale mode: expected one that makes {height}x{width} features, got {mode}. "
+            "Choose another; this one fits only some sizes."
+        )
+    return resized
+
+
+def _bleh() -> Any | None:
+    """Return the module with the scale modes of the ComfyUI-bleh pack, or None.
+
+    The host names a pack's modules by its folder's path, so it cannot be imported by a fixed name.
+    """
+    for name, module in list(sys.modules.items()):
+        if _BLEH.search(name) and hasattr(module, "UPSCALE_METHODS") and hasattr(module, "scale_samples"):
+            return module
+    return None
 
 
 def with_cast_weights(

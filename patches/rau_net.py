@@ -45,7 +45,7 @@ Blocks = tuple[int, ...]
 class RAUNet:
     """The settings of one RAU-Net; the names are those of the node's sockets.
 
-    Empty block lists switch a pair off; empty output blocks alone are filled in.
+    Empty input blocks switch a pair off, whatever its output blocks are; empty output blocks are filled in.
 
     Raises:
         ValueError: a setting that contradicts itself; one sentence that names the socket.
@@ -220,14 +220,10 @@ RESOLUTIONS = ("low", "high", "ultra")
 
 
 def known_preset(
-    topology: Topology,
-    model_type: Literal["auto", "SD15", "SDXL"],
-    resolution: str,
-    upscale_mode: str = "bicubic",
-    ca_upscale_mode: str = "bicubic",
+    topology: Topology, resolution: str, upscale_mode: str = "bicubic", ca_upscale_mode: str = "bicubic"
 ) -> RAUNet:
-    """Return the preset of the known simple node, its blocks read from the topology."""
-    is_sd = model_type == "SD15" or (model_type == "auto" and kind_of(topology) == "sd")
+    """Return the preset of the known simple node for one of `RESOLUTIONS`, its blocks read from the topology."""
+    is_sd = kind_of(topology) == "sd"
     windows: dict[str, tuple[float, float]] = {
         "low": (0.4, 0.0) if is_sd else (0.0, 0.0),
         "high": (0.5, 0.35) if is_sd else (0.0, 0.5),
@@ -270,7 +266,16 @@ def apply_rau_net(model: ModelPatcher, recipe: RAUNet | Recipe) -> ModelPatcher:
 
 
 def _completed(settings: RAUNet, topology: Topology) -> RAUNet:
-    """Return `settings` with empty output blocks filled in, each pair checked."""
+    """Return `settings` with each pair checked and its output blocks filled in."""
+    _check_dilated(settings, topology)
+    _check_pooled(settings, topology)
+    after_skip = settings.ca_input_after_skip_mode
+    return replace(
+        settings, **pairs_of(topology, settings.input_blocks, settings.ca_input_blocks, after_skip)
+    )
+
+
+def _check_dilated(settings: RAUNet, topology: Topology) -> None:
     pairs = ", ".join(f"{block}-{topology.skip_partner(block)}" for block in topology.downsamplers)
     for block in settings.input_blocks:
         if block not in topology.downsamplers:
@@ -279,31 +284,29 @@ def _completed(settings: RAUNet, topology: Topology) -> RAUNet:
                 f"The pairs (input-output) of this UNet are {pairs}."
             )
     partners = {topology.skip_partner(block) for block in settings.input_blocks}
-    if settings.output_blocks and set(settings.output_blocks) != partners:
+    if partners and settings.output_blocks and set(settings.output_blocks) != partners:
         raise ValueError(
             f"output_blocks: expected {_listed(partners)} for input_blocks {_listed(settings.input_blocks)}, "
             f"got {_listed(settings.output_blocks)}. The pairs (input-output) of this UNet are {pairs}."
         )
+
+
+def _check_pooled(settings: RAUNet, topology: Topology) -> None:
     after_skip = settings.ca_input_after_skip_mode
     for block in settings.ca_input_blocks:
         topology.check_input_block(block, "ca_input_blocks")
     found = [_ca_partners(topology, block, after_skip) for block in settings.ca_input_blocks]
-    if settings.ca_output_blocks:
-        allowed = {block for partners in found for block in partners}
-        if not set(settings.ca_output_blocks) <= allowed or any(
-            not set(partners) & set(settings.ca_output_blocks) for partners in found
-        ):
-            pairs = ", ".join(
-                f"{block}-{_ca_partners(topology, block, after_skip)[0]}"
-                for block in range(1, len(topology.inputs))
-            )
-            raise ValueError(
-                f"ca_output_blocks: expected {_listed(partners[0] for partners in found)} for ca_input_blocks "
-                f"{_listed(settings.ca_input_blocks)}, got {_listed(settings.ca_output_blocks)}. "
-                f"The pairs (input-output) of this UNet are {pairs}."
-            )
-    lists = pairs_of(topology, settings.input_blocks, settings.ca_input_blocks, after_skip)
-    return replace(settings, **lists)
+    chosen, allowed = set(settings.ca_output_blocks), {block for partners in found for block in partners}
+    if not chosen or not found or (chosen <= allowed and all(chosen & set(partners) for partners in found)):
+        return
+    pairs = ", ".join(
+        f"{block}-{_ca_partners(topology, block, after_skip)[0]}" for block in range(1, len(topology.inputs))
+    )
+    raise ValueError(
+        f"ca_output_blocks: expected {_listed(partners[0] for partners in found)} for ca_input_blocks "
+        f"{_listed(settings.ca_input_blocks)}, got {_listed(chosen)}. "
+        f"The pairs (input-output) of this UNet are {pairs}."
+    )
 
 
 def _ca_partners(topology: Topology, block: int, after_skip: bool) -> Blocks:

@@ -10,7 +10,6 @@ from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 
 from devhost.sampling import sample
-from devhost.tiny import random_models, topology
 
 CELLS = 200
 CHUNKS = 10
@@ -30,36 +29,7 @@ def cell(number):
     return size, settings
 
 
-def uniform_attention(attention, q, k, v, heads, mask=None, **kwargs):
-    """Attend to all tokens alike: the shapes of attention at a cost that does not grow with their square."""
-    assert q.shape[0] == k.shape[0] == v.shape[0]
-    assert k.shape == v.shape
-    return v.mean(1, keepdim=True).expand(-1, q.shape[1], -1)
-
-
-@pytest.fixture(scope="module")
-def light_model():
-    model = random_models.sd15().clone()
-    model.model_options["transformer_options"]["optimized_attention_override"] = uniform_attention
-    return model
-
-
-@pytest.fixture(scope="module")
-def light_controlnet():
-    """A ControlNet with attention at the third level alone: the host gives it no attention override."""
-    return random_models.controlnet(topology.SD15 | {"transformer_depth": [0, 0, 0, 0, 1, 1, 0, 0]})
-
-
-def with_control(model, controlnet, size):
-    height, width = size
-    hint = torch.linspace(0, 1, 3 * 64).reshape(1, 3, 8, 8).repeat(1, 1, height, width)
-    conditioning = random_models.conditioning(model, 1)
-    control = controlnet.copy().set_cond_hint(hint, 1.0, (0.0, 1.0))
-    conditioning[0][1].update(control=control, control_apply_to_uncond=True)
-    return conditioning
-
-
-def run_cell(model, controlnet, number, apply):
+def run_cell(model, controlnet, with_control, number, apply):
     size, settings = cell(number)
     patched = apply(model, settings)
     plain = sample(patched, size, steps=1, cfg=1.0)
@@ -71,9 +41,11 @@ def run_cell(model, controlnet, number, apply):
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_every_size_runs_and_every_residual_is_applied(light_model, light_controlnet, caplog, chunk):
+def test_every_size_runs_and_every_residual_is_applied(
+    light_model, light_controlnet, with_control, caplog, chunk
+):
     for number in range(chunk, CELLS, CHUNKS):
-        run_cell(light_model, light_controlnet, number, apply_deep_shrink)
+        run_cell(light_model, light_controlnet, with_control, number, apply_deep_shrink)
         assert "could not be applied" not in caplog.text, cell(number)
 
 
@@ -85,11 +57,11 @@ def test_the_cells_cover_what_they_should():
     assert min(map(min, sizes)) < 34 < 240 < max(map(max, sizes))
 
 
-def test_the_hosts_node_drops_nine_of_thirteen(light_model, light_controlnet, caplog):
+def test_the_hosts_node_drops_nine_of_thirteen(light_model, light_controlnet, with_control, caplog):
     """The check above sees what it is for."""
 
     def host(model, settings):
         return PatchModelAddDownscale.execute(model, 3, 2.0, 0.0, 0.35, True, "bicubic", "bicubic")[0]
 
-    run_cell(light_model, light_controlnet, 0, host)
+    run_cell(light_model, light_controlnet, with_control, 0, host)
     assert caplog.text.count("could not be applied") == 9

@@ -33,7 +33,7 @@ def main() -> int:
             return _python(environment, "-m", "pytest", *rest)
         if options.command == "lint":
             return _lint(environment)
-        return _bench(environment, options.names)
+        return _bench(environment, options.names, rest)
     except EnvironmentFailure as failure:
         print(f"dev: {failure}", file=sys.stderr)
         return 1
@@ -49,10 +49,13 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("demo", help="run the shipped workflow and draw what came out", add_help=False)
     commands.add_parser("test", help="run pytest; all further arguments are its own", add_help=False)
     commands.add_parser("lint", help="run ruff and pyright")
-    bench = commands.add_parser("bench", help="run the benchmarks")
+    bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")
     bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
     options, rest = parser.parse_known_args()
-    if rest and options.command not in ("demo", "test"):
+    takes_options = options.command in ("demo", "test") or (
+        options.command == "bench" and len(options.names) == 1
+    )
+    if rest and not takes_options:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options, rest
 
@@ -68,12 +71,12 @@ def _lint(environment: Environment) -> int:
     return max(statuses)
 
 
-def _bench(environment: Environment, names: list[str]) -> int:
+def _bench(environment: Environment, names: list[str], rest: list[str]) -> int:
     known = sorted(file.stem for file in (ROOT / "bench").glob("[!_]*.py"))
     if unknown := [name for name in names if name not in known]:
         print(f"dev: no benchmark {', '.join(unknown)}; there are: {', '.join(known)}", file=sys.stderr)
         return 1
-    return max((_python(environment, "-m", f"bench.{name}") for name in names or known), default=0)
+    return max((_python(environment, "-m", f"bench.{name}", *rest) for name in names or known), default=0)
 
 
 def _python(environment: Environment, *arguments: str, added: Mapping[str, str] = ONE_THREAD) -> int:

@@ -1,7 +1,7 @@
-"""The demo: the shipped workflow in a real ComfyUI, the same seeds without and with Deep Shrink.
+"""The demo: one workflow in a real ComfyUI, the same seeds without and with each effect for large pictures.
 
 By default it runs on the tiny model at twice the size that model was trained at, counts the objects in every
-picture and draws both rows with their counts. With `--checkpoint` it runs on a real model instead, and counts
+picture and draws all rows with their counts. With `--checkpoint` it runs on a real model instead, and counts
 nothing. Everything is written to `output/`; the pictures there open in ComfyUI as the workflow that made
 them.
 """
@@ -32,17 +32,20 @@ from .tiny.forms import CLASS_TEXTS
 from .workflow import Graph, to_graph
 
 OUTPUT = ROOT / "output"
-EXAMPLE = ROOT / "example_workflows" / "deep_shrink.json"
 PACK = {"megapixel": ROOT}
 TINY_PACK = {"megapixel-tiny": ROOT / "devhost" / "tiny"}
 
-BRANCHES = {"plain": "Plain", "deep_shrink": "Deep Shrink"}
+BRANCHES = {"plain": "Plain", "deep_shrink": "Deep Shrink", "hidiffusion": "HiDiffusion"}
+EXAMPLES = {  # shipped workflow -> its branches
+    ROOT / "example_workflows" / f"{effect}.json": ("plain", effect)
+    for effect in ("deep_shrink", "hidiffusion")
+}
 TINY_PICTURES, CHECKPOINT_PICTURES = 132, 4
 TINY_TRAINED_SIZE = 128
 SHEET_COLUMNS, SHEET_LINES = 6, 4
 SEED = 2026
 SUBTITLE = (
-    "The first pictures of each batch; the same place is the same noise, and only Deep Shrink differs. "
+    "The first pictures of each batch; the same place is the same noise, and only the effect differs. "
     "Whole: one object in its true shape, though the frame may cut it."
 )
 
@@ -57,9 +60,10 @@ EXAMPLE_MODEL = {
 TEXT = "full-body photo of a woman in a red coat on a forest path, autumn leaves, soft light, detailed"
 NEGATIVE_TEXT = "blurry, lowres, deformed, watermark, text"
 
-# Node ids in `deep_shrink_prompt`; a branch adds to its first id.
-_CHECKPOINT, _POSITIVE, _NEGATIVE, _LATENT, _DEEP_SHRINK = "1", "2", "3", "4", "5"
-_FIRST_IDS = {"plain": 10, "deep_shrink": 20}
+# Node ids in `workflow_prompt`; a branch adds to its first id.
+_CHECKPOINT, _POSITIVE, _NEGATIVE, _LATENT, _PLAN = "1", "2", "3", "4", "7"
+_EFFECTS = {"deep_shrink": "5", "hidiffusion": "6"}
+_FIRST_IDS = {"plain": 10, "deep_shrink": 20, "hidiffusion": 30}
 _SAMPLE, _DECODE, _SAVE, _SAVE_LATENT, _PICK = range(5)
 
 
@@ -69,7 +73,7 @@ class DemoFailure(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt to queue: `pictures` pictures of one text on both branches, from the same noise."""
+    """One prompt to queue: `pictures` pictures of one text on every branch, from the same noise."""
 
     label: str
     prompt: Prompt
@@ -97,7 +101,8 @@ class Outcome:
     counts: Mapping[str, Sequence[PictureCount]]
 
 
-def deep_shrink_prompt(
+def workflow_prompt(
+    branches: Sequence[str] = tuple(BRANCHES),
     *,
     checkpoint: str = EXAMPLE_CHECKPOINT,
     checkpoint_class: str = "CheckpointLoaderSimple",
@@ -111,12 +116,11 @@ def deep_shrink_prompt(
     scheduler: str = "karras",
     seed: int = SEED,
     trained_size: int = 0,
-    mode: str = "auto",
 ) -> Prompt:
-    """Return the shipped workflow as an API prompt: one checkpoint, sampled plain and with Deep Shrink.
+    """Return a workflow as an API prompt: one checkpoint, sampled on each of `branches`.
 
-    Both branches share every setting and the seed. Sizes are sides of square pictures in pixels; a
-    `trained_size` of 0 is known from the model.
+    The branches share every setting and the seed; beside HiDiffusion stands the picture of its plan. Sizes are sides of
+    square pictures in pixels; a `trained_size` of 0 is known from the model.
     """
     settings = {
         "seed": seed, "steps": steps, "cfg": cfg,
@@ -127,15 +131,28 @@ def deep_shrink_prompt(
         _POSITIVE: _node("CLIPTextEncode", "Text", text=text, clip=[_CHECKPOINT, 1]),
         _NEGATIVE: _node("CLIPTextEncode", "Negative text", text=negative_text, clip=[_CHECKPOINT, 1]),
         _LATENT: _node("EmptyLatentImage", "Picture size", width=size, height=size, batch_size=batch),
-        _DEEP_SHRINK: _node(
+    }
+    effects = {
+        "deep_shrink": _node(
             "MegapixelDeepShrink", "Deep Shrink",
             model=[_CHECKPOINT, 0], block_number=3, downscale_factor=2.0, start_percent=0.0, end_percent=0.35,
             downscale_after_skip=True, downscale_method="bicubic", upscale_method="bicubic",
-            mode=mode, fade_percent=0.0, trained_size=trained_size,
+            mode="auto", fade_percent=0.0, trained_size=trained_size,
+        ),
+        "hidiffusion": _node(
+            "MegapixelHiDiffusion", "HiDiffusion",
+            model=[_CHECKPOINT, 0], mode="auto", windows="auto", trained_size=trained_size,
         ),
     }  # fmt: skip
-    prompt |= _branch("plain", _CHECKPOINT, settings)
-    prompt |= _branch("deep_shrink", _DEEP_SHRINK, settings)
+    for branch in branches:
+        if branch in effects:
+            prompt[_EFFECTS[branch]] = effects[branch]
+        if branch == "hidiffusion":
+            prompt[_PLAN] = _node(
+                "MegapixelPlan", "What will happen when",
+                model=[_EFFECTS[branch], 0], latent_image=[_LATENT, 0], steps=steps, scheduler=scheduler, denoise=1.0,
+            )  # fmt: skip
+        prompt |= _branch(branch, _EFFECTS.get(branch, _CHECKPOINT), settings)
     return prompt
 
 
@@ -163,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         environment = current_environment()
         if options.write_workflow:
-            _write_example(environment)
+            _write_examples(environment)
         else:
             _run(options, environment)
     except (DemoFailure, PromptFailure, ServerFailure) as failure:
@@ -176,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="dev.py demo", description="Run the shipped workflow in ComfyUI, without and with Deep Shrink."
+        prog="dev.py demo", description="Run one workflow in ComfyUI, without and with each effect."
     )
     parser.add_argument("--serve", action="store_true", help="leave the server up afterwards, until Ctrl-C")
     parser.add_argument(
@@ -189,7 +206,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--size", type=_size, metavar="PIXELS", help="side of the pictures (default: twice the trained size)"
     )
-    parser.add_argument("--write-workflow", action="store_true", help=f"only write {EXAMPLE.name}")
+    parser.add_argument("--write-workflow", action="store_true", help="only write the shipped workflows")
     return parser.parse_args(arguments)
 
 
@@ -203,7 +220,7 @@ def _run(options: argparse.Namespace, environment: Environment) -> None:
         shutil.rmtree(server.base / "output" / "megapixel", ignore_errors=True)
         object_info = server.object_info()
         outcomes = [_run_task(server, task, to_graph(task.prompt, object_info)) for task in plan.tasks]
-        _write_results(plan, outcomes)
+        _write_results(plan, outcomes, _example(tuple(BRANCHES), object_info))
         if options.serve:
             print(f"ComfyUI with the pack: {server.address} (Ctrl-C ends it)", flush=True)
             server.wait()
@@ -221,7 +238,7 @@ def _tiny_plan(options: argparse.Namespace) -> Plan:
 
 
 def _tiny_prompt(text: str, size: int, batch: int, seed: int) -> Prompt:
-    return deep_shrink_prompt(
+    return workflow_prompt(
         checkpoint="tiny_sd15.safetensors", checkpoint_class="MegapixelDevCheckpoint",
         text=text, negative_text="", size=size, batch=batch, trained_size=TINY_TRAINED_SIZE,
         steps=20, cfg=2.5, scheduler="normal", seed=seed,
@@ -235,7 +252,7 @@ def _checkpoint_plan(options: argparse.Namespace) -> Plan:
     trained_size = _trained_size(file)
     size = options.size or 2 * trained_size
     seeds = range(SEED, SEED + (options.pictures or CHECKPOINT_PICTURES))
-    prompt = deep_shrink_prompt(checkpoint=file.name, size=size)
+    prompt = workflow_prompt(checkpoint=file.name, size=size)
     tasks = [Task(f"seed {seed}", _with_seed(prompt, seed), 1) for seed in seeds]
     return Plan(file.stem, size, trained_size, packs={}, cpu=not _has_accelerator(), tasks=tasks)
 
@@ -298,24 +315,24 @@ def _clear_output() -> None:
             file.unlink()
 
 
-def _write_results(plan: Plan, outcomes: Sequence[Outcome]) -> None:
+def _write_results(plan: Plan, outcomes: Sequence[Outcome], example: Graph) -> None:
     sheet = draw_sheet(
         title=f"{plan.model}, trained at {plan.trained_size} px, asked for {plan.size} px",
         subtitle=SUBTITLE,
         labels=[outcome.label for outcome in outcomes[:SHEET_COLUMNS]],
         blocks=[_block(branch, outcomes) for branch in BRANCHES],
     )
-    sheet.save(OUTPUT / "sheet.png", pnginfo=_example_chunks())
+    sheet.save(OUTPUT / "sheet.png", pnginfo=_chunks(example))
     if any(outcome.counts for outcome in outcomes):
         _write_json(OUTPUT / "counts.json", _counts(plan, outcomes))
     print(f"{OUTPUT / 'sheet.png'} and {len(list(OUTPUT.glob('*_*.png')))} pictures beside it", flush=True)
 
 
-def _example_chunks() -> PngInfo:
-    """Return the shipped workflow as text chunks, so that the sheet opens in ComfyUI as well."""
+def _chunks(example: Graph) -> PngInfo:
+    """Return a shipped workflow as text chunks, so that the sheet opens in ComfyUI as well."""
     chunks = PngInfo()
-    chunks.add_text("workflow", json.dumps(json.loads(EXAMPLE.read_text(encoding="utf-8"))))
-    chunks.add_text("prompt", json.dumps(deep_shrink_prompt()))
+    chunks.add_text("workflow", json.dumps(example))
+    chunks.add_text("prompt", json.dumps(workflow_prompt()))
     return chunks
 
 
@@ -366,14 +383,21 @@ def _counts(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
     }
 
 
-def _write_example(environment: Environment) -> None:
+def _write_examples(environment: Environment) -> None:
     with running_server(environment, PACK) as server:
-        graph = to_graph(deep_shrink_prompt(), server.object_info())
+        object_info = server.object_info()
+    for file, branches in EXAMPLES.items():
+        file.parent.mkdir(exist_ok=True)
+        _write_json(file, _example(branches, object_info))
+        print(file)
+
+
+def _example(branches: Sequence[str], object_info: Mapping[str, Any]) -> Graph:
+    """Return the workflow of these branches on the checkpoint that people are likely to have, or are offered."""
+    graph = to_graph(workflow_prompt(branches), object_info)
     [loader] = [node for node in graph["nodes"] if node["type"] == "CheckpointLoaderSimple"]
     loader["properties"]["models"] = [EXAMPLE_MODEL]
-    EXAMPLE.parent.mkdir(exist_ok=True)
-    _write_json(EXAMPLE, graph)
-    print(EXAMPLE)
+    return graph
 
 
 def _branch(branch: str, model: str, settings: Mapping[str, Any]) -> Prompt:

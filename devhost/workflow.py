@@ -65,7 +65,7 @@ class _Node:
         texts = sum(entry.is_text for entry in widgets)
         slots = max(len(self.inputs) - len(widgets), len(self.outputs))
         lines = len(widgets) + sum(entry.is_seed for entry in widgets)
-        shows = self.type in {"SaveImage", "PreviewImage"}
+        shows = self.type in {"SaveImage", "PreviewImage", "MegapixelPlan"}
         height = _TITLE + _SLOT * slots + _WIDGET * lines + _TEXT * texts + _PICTURE * shows
         return (_TEXT_WIDTH if texts or shows else _WIDTH), height
 

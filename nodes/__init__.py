@@ -1,5 +1,17 @@
 """The nodes of the pack, in the order of the menu."""
 
 from .deep_shrink import MegapixelDeepShrink
+from .hidiffusion import MegapixelHiDiffusion
+from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
+from .plan import MegapixelPlan
+from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
 
-NODES = [MegapixelDeepShrink]
+NODES = [
+    MegapixelDeepShrink,
+    MegapixelHiDiffusion,
+    MegapixelRAUNetSimple,
+    MegapixelRAUNet,
+    MegapixelMSWMSASimple,
+    MegapixelMSWMSA,
+    MegapixelPlan,
+]

@@ -18,8 +18,14 @@ def contract(node):
         group: {name: [kind, {k: v for k, v in options.items() if k not in ("tooltip", "advanced")}]
                 for name, (kind, options) in inputs.items()}
         for group, inputs in info.input.items()
+        if group != "hidden"  # what the host fills in, for an output node
     }  # fmt: skip
-    return {"input": inputs, "input_order": info.input_order, "output": info.output, "name": info.output_name}
+    return {
+        "input": inputs,
+        "input_order": {group: info.input_order[group] for group in inputs},
+        "output": info.output,
+        "name": info.output_name,
+    }
 
 
 def test_schemas_are_as_released():

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import urllib.request
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from devhost.demo import EXAMPLE, deep_shrink_prompt
+from devhost.demo import workflow_prompt
 from devhost.server import PromptFailure
 from devhost.workflow import read_png_text, to_graph
 
@@ -22,7 +21,7 @@ TINY = {
 
 def tiny_prompt(**settings):
     """The shipped workflow on the tiny model; keywords replace inputs of the Deep Shrink node."""
-    prompt = deep_shrink_prompt(**TINY)
+    prompt = workflow_prompt(("plain", "deep_shrink"), **TINY)
     shrink = next(node for node in prompt.values() if node["class_type"] == "MegapixelDeepShrink")
     shrink["inputs"] |= settings
     return prompt
@@ -79,26 +78,6 @@ def test_bad_input_is_one_sentence_at_the_node_and_the_queue_goes_on(server, set
     assert failure.message.startswith(sentence)
     assert "\n" not in failure.message
     assert server.images(server.run(tiny_prompt()))
-
-
-def test_the_help_page_and_its_picture_are_served(server):
-    for name, kind in (("MegapixelDeepShrink.md", "text/markdown"), ("deep_shrink.jpg", "image/jpeg")):
-        with urllib.request.urlopen(f"{server.address}/extensions/megapixel/docs/{name}") as page:
-            assert page.status == 200
-            assert page.headers.get_content_type() in (kind, "application/octet-stream")
-            assert page.read()
-
-
-def test_the_example_workflow_is_the_one_that_ran(server):
-    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
-    known = server.object_info()
-    assert {node["type"] for node in example["nodes"]} <= set(known)
-    fresh = to_graph(deep_shrink_prompt(), known)
-    # The order of entries and the offer of a download aside, the file is what the function makes.
-    assert [(n["type"], n["widgets_values"]) for n in example["nodes"]] == [
-        (n["type"], n["widgets_values"]) for n in fresh["nodes"]
-    ]
-    assert EXAMPLE.with_suffix(".jpg").is_file()
 
 
 def test_the_pack_adds_no_warning_to_the_start(server):

@@ -1,0 +1,158 @@
+"""The nodes of MSW-MSA: all numbers, and the known presets."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
+from ..patches.topology import topology_of
+from .block_list import parse_blocks
+from .family import check_model_type
+from .parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
+from .sockets import (
+    blocks_socket,
+    model_socket,
+    model_type_socket,
+    multiplier_socket,
+    parameters_socket,
+    time_mode_socket,
+    time_socket,
+    trained_size_socket,
+    windows_socket,
+)
+
+MULTIPLIERS = {
+    "pre_window_multiplier": "the tokens ahead of the cut into windows",
+    "post_window_multiplier": "the tokens behind the cut into windows",
+    "pre_window_reverse_multiplier": "the attention's result ahead of the windows' joining",
+    "post_window_reverse_multiplier": "the attention's result behind the windows' joining",
+}
+# The windows fit every size here, so nothing is rescaled and there is nothing to warn about.
+UNUSED: dict[str, Rule] = {
+    "scale_mode": TEXT,
+    "reverse_scale_mode": TEXT,
+    "rescale_search_tolerance": WHOLE,
+    "silent": SWITCH,
+    "verbose": LEVEL,
+    "force_apply_attn2": ("false (windows are for self-attention alone)", lambda value: value is False),
+}
+
+
+class MegapixelMSWMSA(io.ComfyNode):
+    """Windowed self-attention with every number in sight."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelMSWMSA",
+            display_name="MSW-MSA Attention (Megapixel)",
+            category="model/patch/unet",
+            description=(
+                "Makes large pictures faster: self-attention of the chosen blocks runs inside windows that move with "
+                "every step, at a fraction of the cost. Any size works, and the same seed gives the same picture. All "
+                "blocks and times are set here; MSW-MSA Attention Simple chooses them for you."
+            ),
+            search_aliases=[
+                "ApplyMSWMSAAttention",
+                "MSW-MSA",
+                "HiDiffusion",
+                "jankhidiffusion",
+                "windowed attention",
+            ],
+            inputs=[
+                blocks_socket(
+                    "input_blocks",
+                    "1,2",
+                    "Input blocks with windows. 1,2 suits SD 1.x, 4,5 SDXL; the shallow ones save most.",
+                ),
+                blocks_socket(
+                    "middle_blocks", "", "0 gives the middle block windows. Hardly worth it; empty is usual."
+                ),
+                blocks_socket(
+                    "output_blocks",
+                    "9,10,11",
+                    "Output blocks with windows. 9,10,11 suits SD 1.x, 3,4,5 SDXL.",
+                ),
+                time_mode_socket(),
+                time_socket(
+                    "start_time",
+                    0.0,
+                    "When the windows begin, this moment included. 0 is the first step; above 2048 px about 0.2.",
+                ),
+                time_socket(
+                    "end_time",
+                    1.0,
+                    "When the windows end, this moment included. 1 is the last step. An end before the start switches "
+                    "them off.",
+                ),
+                model_socket(),
+                parameters_socket("last_shift_mode: block"),
+                windows_socket(),
+                trained_size_socket("For native windows"),
+                io.Combo.Input(
+                    "last_shift_mode",
+                    options=["global", "block", "both", "ignore"],
+                    default="both",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which earlier place the windows must not take again: the one just before (global), the "
+                    "same layer's in the step before (block), both or none (ignore).",
+                ),
+                io.Combo.Input(
+                    "last_shift_strategy",
+                    options=["increment", "decrement", "retry"],
+                    default="decrement",
+                    optional=True,
+                    advanced=True,
+                    tooltip="What becomes of a place that must not be taken: the next quarter of a window, the one "
+                    "before, or another draw.",
+                ),
+                *(multiplier_socket(name, of) for name, of in MULTIPLIERS.items()),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model, yaml_parameters="", **settings) -> io.NodeOutput:
+        settings |= read_parameters(yaml_parameters, cls.define_schema().inputs, UNUSED)
+        settings |= {
+            name: parse_blocks(text, name) for name, text in settings.items() if name.endswith("_blocks")
+        }
+        return io.NodeOutput(apply_msw_msa(model, MSWMSA(**settings)))
+
+
+class MegapixelMSWMSASimple(io.ComfyNode):
+    """Windowed self-attention by the known presets."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelMSWMSASimple",
+            display_name="MSW-MSA Attention Simple (Megapixel)",
+            category="model/patch/unet",
+            description=(
+                "Makes large pictures faster: from 20 % of sampling on, self-attention of the most expensive blocks "
+                "runs inside windows that move with every step. The blocks come from the model, and are written to the "
+                "log in the words of the MSW-MSA Attention node."
+            ),
+            search_aliases=[
+                "ApplyMSWMSAAttentionSimple",
+                "MSW-MSA",
+                "HiDiffusion",
+                "jankhidiffusion",
+                "windowed attention",
+            ],
+            inputs=[
+                model_type_socket(),
+                model_socket(),
+                windows_socket(),
+                trained_size_socket("For native windows"),
+            ],
+            outputs=[io.Model.Output()],
+        )
+
+    @classmethod
+    def execute(cls, model_type, model, **settings) -> io.NodeOutput:
+        topology = topology_of(model.get_model_object("diffusion_model"))
+        check_model_type(model_type, topology)
+        return io.NodeOutput(apply_msw_msa(model, known_preset(topology, **settings)))

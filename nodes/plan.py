@@ -1,0 +1,74 @@
+"""The node that draws what the effects on a model will do."""
+
+from __future__ import annotations
+
+import comfy.samplers
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..patches.run_plan import plan_run
+from .plan_picture import draw_plan
+
+
+class MegapixelPlan(io.ComfyNode):
+    """A picture of the plan, before anything is sampled."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelPlan",
+            display_name="Plan Preview (Megapixel)",
+            category="model/patch/unet",
+            description=(
+                "Draws what the Megapixel effects on a model will do in a run: blocks of the UNet down, steps across, "
+                "the size of the features in each cell, a colour for each effect. It samples nothing, so it costs "
+                "nothing; use it to look at a schedule before you wait for a picture."
+            ),
+            search_aliases=["Deep Shrink plan", "HiDiffusion plan", "schedule preview", "RAU-Net", "MSW-MSA"],
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model behind the last Megapixel node, as the sampler gets it."
+                ),
+                io.Latent.Input(
+                    "latent_image", tooltip="The latent that the sampler gets; only its size counts."
+                ),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As in the sampler."),
+                io.Combo.Input(
+                    "scheduler",
+                    options=comfy.samplers.SCHEDULER_NAMES,
+                    tooltip="As in the sampler: it places the steps.",
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.01,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="As in the sampler. 1 is the whole run.",
+                ),
+                io.Sigmas.Input(
+                    "sigmas",
+                    optional=True,
+                    tooltip="The noise levels of a custom sampler. They replace steps, scheduler and denoise.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The picture, to save or to show beside the result.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, model, latent_image, steps, scheduler, denoise, sigmas=None) -> io.NodeOutput:
+        if sigmas is None:
+            sigmas = comfy.samplers.KSampler(
+                model, steps, torch.device("cpu"), "euler", scheduler, denoise
+            ).sigmas
+        if len(sigmas) < 2:
+            raise ValueError(
+                f"sigmas: expected at least 2 noise levels, got {len(sigmas)}. One step has two ends."
+            )
+        height, width = latent_image["samples"].shape[-2:]
+        picture = draw_plan(plan_run(model, (height, width), sigmas))
+        # (H, W, 3) bytes -> (1, H, W, 3) floats from 0 to 1
+        image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -187,15 +187,18 @@ class _Windows(Effect):
         config = self.config
         if not self._wanted(call):
             return "MSW-MSA: nothing to do (not clearly above the trained size)"
-        lists = (
+        lists = [
             f"{socket} {','.join(map(str, getattr(config, socket)))}"
             for socket in ("input_blocks", "middle_blocks", "output_blocks")
             if getattr(config, socket)
-        )
+        ]
+        if not lists or not config.schedule.is_ordered:
+            return "MSW-MSA: nothing to do (no block, or a start_time behind its end_time)"
         unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
+        size = f", trained_size {config.trained_size}" if config.trained_size else ""
         return (
             f"MSW-MSA: {', '.join(lists)}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
-            f"windows {config.windows}"
+            f"windows {config.windows}{size}"
         )
 
     def arrange(self, patches: dict[str, list[Any]]) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol, TypedDict
 
 import torch.nn.functional as F
@@ -445,9 +445,30 @@ def _describe(settings: RAUNet | None, call: ModelCall) -> str:
             f"ca_downscale_mode {settings.ca_downscale_mode}, "
             f"ca_downscale_factor {_factors(settings.factors)}, ca_upscale_mode {settings.ca_upscale_mode}"
         )
-    if any(not reaches_upsample() and _changes_upsample(s) for s in [settings]):
+    if not parts:
+        return "nothing to do (no block, or a start_time behind its end_time)"
+    parts += [f"{name} {_told(getattr(settings, name))}" for name in _FURTHER if _differs(settings, name)]
+    if not reaches_upsample() and _changes_upsample(settings):
         parts.append("upscale_mode needs a newer ComfyUI, this one enlarges with nearest")
-    return ", ".join(parts) or "nothing to do (no block, or a start_time behind its end_time)"
+    return ", ".join(parts)
+
+
+_FURTHER = (
+    "two_stage_upscale_mode",
+    "ca_input_after_skip_mode",
+    "ca_fadeout_cap",
+    "ca_latent_pixel_increment",
+    "ca_avg_pool2d_ceil_mode",
+    *(each.name for each in fields(RAUNet) if each.name.endswith("_multiplier")),
+)
+
+
+def _differs(settings: RAUNet, name: str) -> bool:
+    return getattr(settings, name) != getattr(RAUNet, name)
+
+
+def _told(value: float | str) -> str:
+    return str(value).lower() if isinstance(value, (bool, str)) else f"{value:g}"
 
 
 def _may_run(blocks: Blocks, schedule: Schedule) -> bool:

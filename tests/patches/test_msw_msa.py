@@ -480,3 +480,19 @@ class TestBadInput:
             ValueError, match=r"^trained_size: expected the pixels of a side for BaseModel, got 0\. Type"
         ):
             apply_msw_msa(sd15, MSWMSA(**settings))
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (MSWMSA((), (), ()), "MSW-MSA: nothing to do (no block, or a start_time behind its end_time)"),
+        (MSWMSA(start_time=1.0, end_time=0.0), "MSW-MSA: nothing to do (no block, or a start_time"),
+        (MSWMSA(windows="native", trained_size=128), "windows native, trained_size 128"),
+        (MSWMSA(time_mode="steps", end_time=0.5), "start_time 0, end_time 0.5 steps, windows 2x2"),
+    ],
+    ids=["no block", "never", "native", "steps"],
+)
+def test_the_log_line_says_what_will_happen(sd15, caplog, settings, told):
+    with caplog.at_level(logging.INFO, "megapixel"):
+        sample(apply_msw_msa(sd15, settings), steps=1, cfg=1.0)
+    assert told in caplog.text

@@ -795,3 +795,19 @@ def test_a_pair_without_input_blocks_is_off_whatever_its_output_blocks_are(sd15,
     alone = apply_rau_net(sd15, RAUNet(**everything_off | other, end_time=1.0, ca_end_time=1.0))
     assert torch.equal(sample(patched), sample(alone))
     assert not torch.equal(sample(patched), sample(sd15))
+
+
+def test_the_log_line_has_every_setting_that_is_not_the_usual_one(sd15, caplog):
+    settings = RAUNet(
+        two_stage_upscale_mode="area", ca_fadeout_start_time=0.1, ca_fadeout_cap=0.25, ca_latent_pixel_increment=1,
+        ca_avg_pool2d_ceil_mode=False, post_upscale_multiplier=1.05,
+    )  # fmt: skip
+    with caplog.at_level(logging.INFO, "megapixel"):
+        sample(apply_rau_net(sd15, settings), steps=1, cfg=1.0)
+    for told in (
+        "two_stage_upscale_mode area", "ca_fadeout_start_time 0.1", "ca_fadeout_cap 0.25",
+        "ca_latent_pixel_increment 1", "ca_avg_pool2d_ceil_mode false", "post_upscale_multiplier 1.05",
+    ):  # fmt: skip
+        assert told in caplog.text
+    assert "pre_upscale_multiplier" not in caplog.text
+    assert "ca_input_after_skip_mode" not in caplog.text

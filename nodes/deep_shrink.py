@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..patches.deep_shrink import SCALE_METHODS, DeepShrink, apply_deep_shrink
+from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
@@ -24,7 +25,7 @@ class MegapixelDeepShrink(io.ComfyNode):
             ),
             search_aliases=["PatchModelAddDownscale", "Kohya Deep Shrink", "hires fix", "high resolution"],
             inputs=[
-                io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model, patched or not."),
+                model_socket(),
                 io.Int.Input(
                     "block_number",
                     default=3,
@@ -99,17 +100,7 @@ class MegapixelDeepShrink(io.ComfyNode):
                     tooltip="After end_percent the factor falls to 1 over this share of sampling instead of at once. "
                     "0 is a hard stop. Ignored in auto.",
                 ),
-                io.Int.Input(
-                    "trained_size",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=8,
-                    optional=True,
-                    advanced=True,
-                    tooltip="For auto: side of the square pictures that the model was trained on, in pixels. 0 takes "
-                    "it from the model: 512 for SD 1.x, 1024 for SDXL.",
-                ),
+                trained_size_socket("For auto"),
             ],
             outputs=[io.Model.Output()],
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..patches.hidiffusion import MODES, WINDOWS, HiDiffusion, apply_hidiffusion
-from .sockets import model_socket
+from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
@@ -47,17 +47,7 @@ class MegapixelHiDiffusion(io.ComfyNode):
                     tooltip="Windows of the self-attention. native: as many tokens each as the model was trained with, "
                     "the fastest at large sizes. 2x2: four, as published. off: none. auto: native, or 2x2 in published.",
                 ),
-                io.Int.Input(
-                    "trained_size",
-                    default=0,
-                    min=0,
-                    max=8192,
-                    step=8,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Side of the square pictures that the model was trained on, in pixels. 0 takes it from the "
-                    "model: 512 for SD 1.x, 1024 for SDXL. Type 512 for SDXL-Turbo.",
-                ),
+                trained_size_socket("To measure by", "Type 512 for SDXL-Turbo."),
             ],
             outputs=[io.Model.Output()],
         )

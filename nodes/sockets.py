@@ -70,7 +70,7 @@ def windows_socket() -> io.Combo.Input:
     )
 
 
-def trained_size_socket(what: str) -> io.Int.Input:
+def trained_size_socket(purpose: str, advice: str = "") -> io.Int.Input:
     """Return the side that the model was trained at."""
     return io.Int.Input(
         "trained_size",
@@ -80,8 +80,8 @@ def trained_size_socket(what: str) -> io.Int.Input:
         step=8,
         optional=True,
         advanced=True,
-        tooltip=f"{what}: side of the square pictures that the model was trained on, in pixels. 0 takes it from the "
-        "model: 512 for SD 1.x, 1024 for SDXL.",
+        tooltip=f"{purpose}: side of the square pictures that the model was trained on, in pixels. 0 takes it from the "
+        f"model: 512 for SD 1.x, 1024 for SDXL. {advice}".rstrip(),
     )
 
 

@@ -53,7 +53,7 @@ CASES = {
     "SD1.5 2048 px": Case(
         random_models.sd15, 256, {"num_heads": 2}, ("2x2", "native"), "2.84, native 4.34", 3
     ),
-    "SDXL 2048 px": Case(random_models.sdxl, 256, {"num_head_channels": 64}, ("2x2",), "1.56", 5),
+    "SDXL 2048 px": Case(random_models.sdxl, 256, {"num_head_channels": 64}, ("2x2",), "1.56", 2),
 }
 
 

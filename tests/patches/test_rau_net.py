@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from comfy.samplers import calculate_sigmas
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
+from megapixel.patches.host import reaches_upsample
 from megapixel.patches.model_call import planned
 from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net, known_preset
 from megapixel.patches.run_plan import plan_run
@@ -22,6 +23,10 @@ from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
+
+needs_upsample = pytest.mark.skipif(
+    not reaches_upsample(), reason="this ComfyUI offers no Upsample to patches; upscale_mode has no effect"
+)
 
 SIZE = (37, 29)
 BOTH = RAUNet(end_time=0.5, ca_end_time=0.5, ca_latent_pixel_increment=1)
@@ -360,6 +365,7 @@ def averaged_in_squares(features, kernel, ceil):
 class TestNumbers:
     """What happens to the features, against the operations written out."""
 
+    @needs_upsample
     @pytest.mark.parametrize("name", [None, *MULTIPLIERS])
     def test_each_multiplier_acts_once_at_its_place(self, biased, name):
         values = dict.fromkeys(MULTIPLIERS, 1.0)
@@ -393,6 +399,7 @@ class TestNumbers:
         others |= {("output", block) for block in range(12) if block != 8}
         assert all(torch.equal(seen.before[place], seen.after[place]) for place in others)
 
+    @needs_upsample
     @pytest.mark.parametrize("first", ["disabled", *MODES])
     @pytest.mark.parametrize("mode", ["bicubic", "nearest"])
     def test_the_upscale_takes_one_stage_or_two(self, biased, mode, first):

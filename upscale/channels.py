@@ -1,0 +1,135 @@
+"""Pictures with other channels than the network takes: grey, RGB, and either with transparency.
+
+A picture becomes one or more that the network takes, and their enlargements become one again. Transparency goes through
+the network as a grey picture of its own, so that edges come out as sharp as the rest, or is resampled. Colours under
+full transparency are filled from what is visible near by, because a network mixes them into the edge.
+
+C channels of a picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. T channels that the network takes and gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .resample import Axis, resample_axis
+
+ALPHA = ("model", "resample", "drop")
+
+
+@dataclass(frozen=True)
+class Channels:
+    """How pictures of `has` channels go through a network that takes `takes`.
+
+    Attributes:
+        alpha: "model" takes it through the network, "resample" enlarges it by Lanczos, "drop" leaves it out.
+
+    Raises:
+        ValueError: other than 1 to 4 channels, or a network of other than 1, 3 or 4; one sentence.
+    """
+
+    has: int
+    takes: int
+    alpha: str = "model"
+
+    def __post_init__(self) -> None:
+        if self.has not in (1, 2, 3, 4):
+            raise ValueError(
+                f"image: expected 1 to 4 channels (grey, RGB, with or without alpha), got {self.has}. "
+                "Convert it to RGB or RGBA first."
+            )
+        if self.takes not in (1, 3, 4):
+            raise ValueError(
+                f"upscale_model: expected a model for pictures of 1, 3 or 4 channels, got one for {self.takes}. "
+                "Choose another model."
+            )
+
+    @property
+    def unchanged(self) -> bool:
+        """Tell whether pictures go in and come out as they are."""
+        return self.has == self.takes
+
+    @property
+    def result(self) -> int:
+        """Channels of the result."""
+        return self.colours if self.alpha == "drop" and self.has in (2, 4) else self.has
+
+    @property
+    def colours(self) -> int:
+        """Channels without alpha."""
+        return self.has - 1 if self.has in (2, 4) else self.has
+
+    def split(self, picture: Tensor) -> Tensor:
+        """Return (1, C, H, W) as the pictures that go through the network, (n, T, H, W)."""
+        if self.unchanged:
+            return picture
+        if self.colours == self.has:
+            return self._taken(picture)
+        visible = fill_transparent(picture)
+        parts = [self._taken(visible[:, : self.colours])]
+        if self._through_model(picture):
+            parts.append(self._taken(picture[:, self.colours :]))
+        return torch.cat(parts)
+
+    def join(self, enlarged: Tensor, picture: Tensor) -> Tensor:
+        """Return what became of the pictures from `split`, (n, T, h, w), as one again: (1, C, h, w)."""
+        if self.unchanged:
+            return enlarged
+        colours = self._given(enlarged)
+        if self.result == self.colours:
+            return colours
+        if self._through_model(picture):
+            alpha = enlarged[-1:].mean(dim=1, keepdim=True)
+        else:
+            alpha = picture[:, self.colours :].to(enlarged)
+            for dimension in (-2, -1):
+                size = enlarged.shape[dimension]
+                axis = Axis(alpha.shape[dimension], size)
+                alpha = resample_axis(alpha, dimension, axis, 0, 0, size).clamp_(0, 1)
+        return torch.cat([colours, alpha.to(colours)], dim=1)
+
+    def _through_model(self, picture: Tensor) -> bool:
+        # All opaque stays all opaque: no need to ask the network.
+        return self.alpha == "model" and bool((picture[:, self.colours :] < 1).any())
+
+    def _taken(self, colours: Tensor) -> Tensor:
+        _, channels, height, width = colours.shape
+        if self.takes == 1:  # every colour as a grey picture of its own
+            return colours.reshape(channels, 1, height, width)
+        colours = colours.expand(1, 3, height, width)
+        if self.takes == 4:
+            colours = torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
+        return colours
+
+    def _given(self, enlarged: Tensor) -> Tensor:
+        if self.takes == 1:
+            return enlarged[: self.colours].transpose(0, 1)
+        colours = enlarged[:1, :3]
+        return colours.mean(dim=1, keepdim=True) if self.colours == 1 else colours
+
+
+def fill_transparent(pictures: Tensor) -> Tensor:
+    """Return (B, C, H, W) with the colours under full transparency replaced by those near by; the rest keeps its bits.
+
+    Pull and push: the visible colours are averaged into ever smaller pictures, and the holes filled from them.
+    """
+    colours, alpha = pictures[:, :-1], pictures[:, -1:]
+    seen = (alpha > 0).to(colours)
+    if bool(seen.all()):
+        return pictures
+    return torch.cat([_filled(colours * seen, seen), alpha], dim=1)
+
+
+def _filled(colours: Tensor, seen: Tensor) -> Tensor:
+    height, width = colours.shape[-2:]
+    if max(height, width) == 1:
+        return colours
+    below, weight = (
+        F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in (colours, seen)
+    )
+    below = _filled(below / weight.clamp(min=1e-6), (weight > 0).to(weight))
+    guess = F.interpolate(below, scale_factor=2, mode="nearest")[..., :height, :width]
+    return torch.where(seen > 0, colours, guess)

@@ -1,0 +1,363 @@
+"""The loop: tiles through a network and into the result, and the only place that knows about running out of memory.
+
+A call that runs out of memory costs only its own tiles, which are cut into pieces: of a size that has passed before, or
+else of what fits the memory that is free by then, at most half the side. What is done stays, and what is still to do is
+cut as small. A tile in which the network gives no numbers is computed again in float32 and never written as it is.
+
+F pictures, C channels, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .memory import is_out_of_memory
+from .placement import Placement
+from .stage import Stage, Worker
+from .tile_size import fitting_pixels
+from .tiles import Span, TilePlan, split_tile
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of one picture; `alone` ones are not batched with others."""
+
+    picture: int
+    row: Span
+    column: Span
+    alone: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width that the network sees."""
+        return self.row.size, self.column.size
+
+    def of(self, pictures: Tensor) -> Tensor:
+        """Return what the network sees: (1, C, h, w)."""
+        rows = pictures[self.picture : self.picture + 1, :, self.row.start : self.row.start + self.row.size]
+        return rows[..., self.column.start : self.column.start + self.column.size]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Told after every tile: which it was, what was written, and how many are done and left."""
+
+    tile: Tile
+    written: Tensor
+    done: int
+    left: int
+
+
+class OutOfMemory(MemoryError):
+    """Even the smallest tile does not fit; the message is one sentence."""
+
+
+class NotANumber(ValueError):
+    """The network gives no numbers, in float32 either; the message is one sentence."""
+
+
+def enlarge(
+    pictures: Tensor,
+    stage: Stage,
+    plan: TilePlan,
+    placement: Placement,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    batch_pixels: int = 0,
+    report: Callable[[Report], None] | None = None,
+    recover: Callable[[], float] | None = None,
+) -> Tensor:
+    """Run (F, C, H, W) through `stage` tile by tile and return (F, C', placement's height, width).
+
+    Args:
+        device, dtype: of the result; the pictures' device where it is None.
+        batch_pixels: tiles of one shape go together up to so many input pixels; 0 is one at a time.
+        report: called after every tile, in this thread; what it raises ends the loop.
+        recover: called after running out of memory: gives back what the allocator keeps, and returns the free bytes.
+
+    Raises:
+        OutOfMemory, NotANumber: one sentence.
+    """
+    waiting = _Waiting(plan, len(pictures), stage, placement, batch_pixels, recover)
+    canvas = _Canvas(len(pictures), device or pictures.device, dtype)
+    done = 0
+    calls = _calls(pictures, stage.workers, waiting, canvas.device)
+    try:
+        for worker, tiles, fitted in calls:
+            if fitted is None:
+                continue
+            waiting.passed(tiles)
+            for tile, written in zip(tiles, fitted, strict=True):
+                if bool(written.sum(dtype=torch.float32).isnan()):
+                    written = _fit_carefully(pictures, worker, tile, waiting.placement, canvas.device)
+                canvas.write(tile, written, waiting.placement)
+                done += 1
+                if report:
+                    report(Report(tile, written, done, len(waiting)))
+    finally:
+        calls.close()
+    return canvas.finished()
+
+
+class _Canvas:
+    """The result, made when the first tile is there; a tile that is the whole result becomes it."""
+
+    def __init__(self, count: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._count, self.device, self._dtype = count, device, dtype
+        self._result: Tensor | None = None
+        self._begun: set[int] = set()  # pictures to which mixed tiles were added
+
+    def write(self, tile: Tile, written: Tensor, placement: Placement) -> None:
+        size = placement.rows.target, placement.columns.target
+        if self._result is None and self._count == 1 and written.shape[-2:] == size:
+            self._result = written.to(self.device, self._dtype)
+            return
+        if self._result is None:
+            shape = (self._count, written.shape[1], *size)
+            layout = layout_of(written)
+            self._result = torch.empty(shape, device=self.device, dtype=self._dtype, memory_format=layout)
+        picture = self._result[tile.picture]
+        if placement.mixes and tile.picture not in self._begun:
+            self._begun.add(tile.picture)
+            picture.zero_()
+        placement.write(picture, written[0], tile.row, tile.column)
+
+    def finished(self) -> Tensor:
+        assert self._result is not None, "a plan has at least one tile"
+        return self._result
+
+
+def layout_of(pictures: Tensor) -> torch.memory_format:
+    """Return the memory layout of (B, C, H, W), so that a copy can be made in the same."""
+    flat = pictures.is_contiguous(memory_format=torch.channels_last) and not pictures.is_contiguous()
+    return torch.channels_last if flat else torch.contiguous_format
+
+
+class _Waiting:
+    """The tiles still to do; handed out to one or several workers."""
+
+    def __init__(
+        self,
+        plan: TilePlan,
+        count: int,
+        stage: Stage,
+        placement: Placement,
+        batch_pixels: int,
+        recover: Callable[[], float] | None,
+    ) -> None:
+        self._plan, self._stage, self._batch_pixels, self._recover = plan, stage, batch_pixels, recover
+        self.placement = placement
+        self._tiles = deque(Tile(picture, *tile) for picture in range(count) for tile in plan.tiles)
+        self._taken = 0
+        self._passed = 0  # pixels of the largest call that passed
+        self._ceiling = 0  # pixels above which nothing is tried any more; 0 is none
+        self._change = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._tiles) + self._taken
+
+    def take(self, wait: bool) -> list[Tile]:
+        """Return the next tiles for one call; none when all are done. `wait` for those of others, which may fail."""
+        with self._change:
+            while wait and not self._tiles and self._taken:
+                self._change.wait()
+            if not self._tiles:
+                return []
+            first = self._tiles.popleft()
+            if self._ceiling and math.prod(first.shape) > self._ceiling:
+                self._tiles.extendleft(reversed(self._pieces(first, self._ceiling, alone=False)))
+                first = self._tiles.popleft()
+            tiles = [first]
+            pixels = math.prod(first.shape)
+            while self._fits(tiles, (len(tiles) + 1) * pixels):
+                tiles.append(self._tiles.popleft())
+            self._taken += len(tiles)
+            return tiles
+
+    def passed(self, tiles: Sequence[Tile]) -> None:
+        """Note that these are done."""
+        with self._change:
+            self._taken -= len(tiles)
+            self._passed = max(self._passed, _pixels(tiles))
+            self._change.notify_all()
+
+    def failed(self, tiles: Sequence[Tile]) -> None:
+        """Note that these ran out of memory: they wait again in pieces.
+
+        Raises:
+            OutOfMemory: they were as small as they can be.
+        """
+        pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
+        if len(tiles) == 1 and max(tiles[0].shape) <= smallest:
+            height, width = tiles[0].shape
+            raise OutOfMemory(
+                f"upscale_model: expected memory for a tile of {width}x{height} pixels, got none. "
+                "Close other programs, or use a smaller model."
+            )
+        free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
+        with self._change:
+            # A plan of one tile was made without asking for the reach: until now nothing had to be mixed.
+            self.placement = self.placement.with_blend(self._stage.reach().blend)
+            safe = self._passed if 0 < self._passed < pixels else min(pixels // 4, free)
+            safe = max(safe, smallest**2)
+            self._taken -= len(tiles)
+            self._ceiling = self._batch_pixels = safe
+            for tile in reversed(tiles):
+                self._tiles.extendleft(reversed(self._pieces(tile, safe, alone=True)))
+            self._change.notify_all()
+
+    def give_up(self) -> None:
+        """Hand out no more."""
+        with self._change:
+            self._tiles.clear()
+            self._taken = 0
+            self._change.notify_all()
+
+    def _fits(self, tiles: list[Tile], pixels: int) -> bool:
+        return (
+            bool(self._tiles)
+            and pixels <= self._batch_pixels
+            and self._tiles[0].shape == tiles[0].shape
+            and not (self._tiles[0].alone or tiles[0].alone)
+        )
+
+    def _pieces(self, tile: Tile, pixels: int, alone: bool) -> list[Tile]:
+        if math.prod(tile.shape) <= pixels:
+            return [Tile(tile.picture, tile.row, tile.column, alone)]
+        plan = split_tile(self._plan, tile.row, tile.column, self._stage.reach(), math.isqrt(pixels))
+        return [Tile(tile.picture, row, column, alone) for row, column in plan.tiles]
+
+
+def _pixels(tiles: Sequence[Tile]) -> int:
+    return len(tiles) * math.prod(tiles[0].shape)
+
+
+_Call: TypeAlias = tuple[Worker, Sequence[Tile], "list[Tensor] | None"]  # None: it ran out of memory
+
+
+def _calls(
+    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device
+) -> Generator[_Call, None, None]:
+    """Yield every call with what its tiles write, on `device`, as they are done."""
+    if len(workers) > 1:
+        yield from _calls_in_threads(pictures, workers, waiting, device)
+        return
+    [worker] = workers
+    flying: tuple[list[Tile], list[_Delivery]] | None = None
+    while True:
+        tiles = waiting.take(wait=flying is None)
+        started = _start(pictures, worker, tiles, device, waiting) if tiles else None
+        if flying:
+            yield worker, flying[0], [delivery.wait() for delivery in flying[1]]
+        flying = None
+        if started is not None and started[1] is not None and worker.device.type == "cuda":
+            flying = started[0], started[1]  # the next call is queued before this one is waited for
+        elif started is not None:
+            yield worker, started[0], None if started[1] is None else [done.wait() for done in started[1]]
+        elif not len(waiting):
+            return
+
+
+def _calls_in_threads(
+    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device
+) -> Generator[_Call, None, None]:
+    """The same with a thread for each of several devices; each takes the next call as soon as it is free."""
+    done: queue.SimpleQueue[_Call | BaseException | None] = queue.SimpleQueue()
+
+    def work(worker: Worker) -> None:
+        try:
+            with torch.inference_mode():  # a thread does not inherit it
+                while tiles := waiting.take(wait=True):
+                    _, deliveries = _start(pictures, worker, tiles, device, waiting)
+                    fitted = None if deliveries is None else [delivery.wait() for delivery in deliveries]
+                    done.put((worker, tiles, fitted))
+            done.put(None)
+        except BaseException as error:
+            done.put(error)
+
+    threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        running = len(threads)
+        while running:
+            call = done.get()
+            if isinstance(call, BaseException):
+                raise call
+            if call is None:
+                running -= 1
+            else:
+                yield call
+    finally:
+        waiting.give_up()
+        for thread in threads:
+            thread.join()
+
+
+def _start(
+    pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
+) -> tuple[list[Tile], list[_Delivery] | None]:
+    """Compute a call and send it on its way; None where memory ran out, and its tiles wait again."""
+    placement = waiting.placement
+    try:
+        enlarged = worker(_gather(pictures, tiles))
+        parts = zip(tiles, enlarged.split(1), strict=True)
+        return tiles, [_Delivery(placement.fit(part, tile.row, tile.column), device) for tile, part in parts]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    # Outside the handler: the error's traceback would keep the tensors of the failed call alive.
+    waiting.failed(tiles)
+    return tiles, None
+
+
+def _fit_carefully(
+    pictures: Tensor, worker: Worker, tile: Tile, placement: Placement, device: torch.device
+) -> Tensor:
+    """Compute one tile again in float32.
+
+    Raises:
+        NotANumber: it has no numbers there either.
+    """
+    fitted = placement.fit(worker.run_carefully(tile.of(pictures)), tile.row, tile.column).to(device)
+    if bool(fitted.sum(dtype=torch.float32).isnan()):
+        raise NotANumber(
+            f"upscale_model: expected numbers for the tile at ({tile.column.low}, {tile.row.low}), got NaN, in "
+            "float32 too. The model's file is damaged, or it is not for such pictures."
+        )
+    return fitted
+
+
+class _Delivery:
+    """A tile on its way to where the result lies; from a GPU by way of pinned memory, while the GPU goes on."""
+
+    def __init__(self, tile: Tensor, device: torch.device) -> None:
+        self._event: torch.cuda.Event | None = None
+        if tile.device.type == "cuda" and device.type == "cpu":
+            self._tile = torch.empty(tile.shape, dtype=tile.dtype, pin_memory=True)
+            self._tile.copy_(tile, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(tile.device))
+        else:
+            self._tile = tile.to(device)
+
+    def wait(self) -> Tensor:
+        """Return the tile, arrived."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._tile
+
+
+def _gather(pictures: Tensor, tiles: Sequence[Tile]) -> Tensor:
+    seen = [tile.of(pictures) for tile in tiles]
+    return seen[0] if len(seen) == 1 else torch.cat(seen)

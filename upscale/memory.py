@@ -1,0 +1,97 @@
+"""How much memory a call takes, and what it looks like when there is not enough.
+
+On a GPU its allocator counts. Elsewhere the living tensors of a small call are counted, operation by operation, which
+sees neither the kernels' own scratch memory nor what the allocator keeps.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode  # the documented way to see every operation
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a network needs for an input pixel.
+
+    Attributes:
+        peak: of all tensors alive at once, input and output included.
+        largest: of the largest single tensor.
+    """
+
+    peak: float
+    largest: float
+
+
+def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
+    """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
+    (peak, _), (more_peak, more_largest) = _measure(run, small), _measure(run, large)
+    pixels, more_pixels = (
+        picture.shape[0] * picture.shape[-2] * picture.shape[-1] for picture in (small, large)
+    )
+    slope = (more_peak - peak) / (more_pixels - pixels)
+    return Need(max(slope, more_peak / more_pixels), more_largest / more_pixels)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` says that a device or the host has no memory left, whichever class it has."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    words = str(error).lower()
+    signs = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
+    return isinstance(error, RuntimeError) and any(sign in words for sign in signs)
+
+
+def _measure(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int, int]:
+    with _LivingTensors(picture.device) as living:
+        if picture.device.type != "cuda":
+            run(picture)
+            return living.peak, living.largest
+        torch.cuda.reset_peak_memory_stats(picture.device)
+        before = torch.cuda.memory_allocated(picture.device)
+        run(picture)
+        return torch.cuda.max_memory_allocated(picture.device) - before, living.largest
+
+
+class _LivingTensors(TorchDispatchMode):
+    """Counts the bytes of tensors on one device from their making to their end."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.device = device
+        self.now = self.peak = self.largest = 0
+        self._known: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made = func(*args, **(kwargs or {}))
+        given = {id(self._storage(leaf)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        for leaf in tree_leaves(made):
+            if isinstance(leaf, Tensor) and leaf.device == self.device:
+                storage = self._storage(leaf)
+                if id(storage) not in given and storage not in self._known:
+                    self._count(storage)
+        return made
+
+    @staticmethod
+    def _storage(tensor: Tensor) -> torch.UntypedStorage:
+        return tensor.untyped_storage()
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        size = storage.nbytes()
+        self._known.add(storage)
+        self.now += size
+        self.largest = max(self.largest, size)
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, size)
+
+    def _forget(self, size: int) -> None:
+        self.now -= size

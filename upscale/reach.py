@@ -1,0 +1,159 @@
+"""How far a network looks, measured: the margin with which a tile equals the whole picture.
+
+Two questions are put to the network, on narrow strips, along each axis:
+
+* *Where could* a pixel matter? One column of NaN spreads to every output that it is used for, whatever the weights.
+  Where it stops is a bound that holds for every picture. Where it never stops, the network looks at the whole picture
+  (a pooling over all of it, for one), and no margin makes a tile equal: neighbours are mixed instead.
+* *How far does* it matter? A strip and the same strip cut off at its start give the same far from the cut. Where the
+  difference falls below float32's own noise is the margin in practice. Deep networks need far less than their bound:
+  RRDB with 23 blocks is bounded by 349 pixels. The same two strips tell at which positions a tile may start, because
+  windows and pixel shuffles must fall alike.
+
+A small bound is used as it is; above `CERTAIN` the measured margin is, with a reserve.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .tiles import Reach
+
+Run: TypeAlias = Callable[[Tensor], Tensor]
+
+CERTAIN = 64  # pixels; a bound this small costs little
+BREADTH = 32  # of a strip; a multiple of most windows
+LENGTHS = (128, 384, 1024)  # of a strip, until its ends are out of reach
+PERIODS = (1, 2, 4, 8, 16, 32, 64, 3, 6, 12, 24, 48, 7, 14, 28, 5, 10, 20)
+EQUAL = 2e-7  # of the largest value: float32's noise between two ways of computing the same
+SAFETY = 1.5  # on a measured margin
+GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the reach
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was found: the bound (None: the whole picture), the margin in practice, the period of positions."""
+
+    bound: int | None
+    margin: int
+    period: int
+
+    def reach(self, minimum: int = 1) -> Reach:
+        """Return how to tile with it, for a network that takes sides from `minimum`."""
+        if self.bound is None:
+            return Reach(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)
+        return Reach(self.margin, self.period, 0, minimum)
+
+
+def measure_reach(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
+    """Measure a network that takes (B, channels, h, w) float32 pictures on `device`.
+
+    `multiple` is what the network says its sizes must be multiples of.
+    """
+    axes = [
+        _measure_axis(_along(run, transposed), channels, device, multiple) for transposed in (False, True)
+    ]
+    bounds = [axis.bound for axis in axes]
+    return Measured(
+        None if None in bounds else max(bound for bound in bounds if bound is not None),
+        max(axis.margin for axis in axes),
+        max(axis.period for axis in axes),
+    )
+
+
+def _along(run: Run, transposed: bool) -> Run:
+    """Return `run` for strips that lie along the width, also where the height is asked about."""
+    if not transposed:
+        return run
+    return lambda strip: run(strip.mT.contiguous()).mT
+
+
+def _measure_axis(run: Run, channels: int, device: torch.device, multiple: int) -> Measured:
+    bound = find_bound(run, channels, device)
+    if bound is None:
+        return Measured(None, GLOBAL_MARGIN, _period_of_global(run, channels, device, multiple))
+    length = next((length for length in LENGTHS if length > 2 * bound + 2 * max(PERIODS)), LENGTHS[-1])
+    strip = textured_strip(channels, length, device)
+    whole = run(strip)
+    for period, margin in _margins(run, strip, whole):
+        if margin is not None and period % multiple == 0:
+            certain = bound + period - 1 if period > 1 else bound
+            measured = int(margin * SAFETY) + 8
+            return Measured(bound, certain if certain <= CERTAIN else min(certain, measured), period)
+    return Measured(None, GLOBAL_MARGIN, max(16, multiple))
+
+
+def _period_of_global(run: Run, channels: int, device: torch.device, multiple: int) -> int:
+    """Return the smallest period at which a strip that starts there differs about as little as at any other."""
+    strip = textured_strip(channels, LENGTHS[0], device)
+    whole = run(strip)
+    periods = [period for period in (1, 2, 4, 8, 16, 32) if period % multiple == 0] or [multiple]
+    far = {
+        period: float(_difference(run, strip, whole, period)[whole.shape[-1] // 2 :].mean())
+        for period in periods
+    }
+    return next(period for period in periods if far[period] <= 1.5 * min(far.values()) + EQUAL)
+
+
+def _margins(run: Run, strip: Tensor, whole: Tensor) -> Iterator[tuple[int, int | None]]:
+    """Yield each period with the margin at which a strip that starts there equals the whole; None: it never does."""
+    for period in PERIODS:
+        difference = _difference(run, strip, whole, period)
+        worst_from = difference.flip(0).cummax(0).values.flip(0)  # worst at this distance or farther
+        equal = (worst_from <= EQUAL * float(whole.abs().max())).nonzero()
+        scale = whole.shape[-1] / strip.shape[-1]
+        margin = None if len(equal) == 0 else int(float(equal[0]) / scale + 1)
+        yield period, margin if margin is not None and margin <= strip.shape[-1] * 0.9 - period else None
+
+
+def _difference(run: Run, strip: Tensor, whole: Tensor, start: int) -> Tensor:
+    """Return, by the distance from the cut, by how much a strip that starts at `start` differs from the whole."""
+    part = run(strip[..., start:].contiguous())
+    return (part - whole[..., whole.shape[-1] - part.shape[-1] :]).abs().amax(dim=(0, 1, 2))
+
+
+def find_bound(run: Run, channels: int, device: torch.device) -> int | None:
+    """Return the farthest that a column of NaN spreads along the width, in input pixels; None if to the ends."""
+    for length in LENGTHS:
+        reached = [
+            _spread(run, channels, length, column, device) for column in (length // 2, length // 2 - 1)
+        ]
+        if None not in reached:
+            return max(pixels for pixels in reached if pixels is not None)
+    return None
+
+
+def _spread(run: Run, channels: int, length: int, column: int, device: torch.device) -> int | None:
+    strip = textured_strip(channels, length, device)
+    strip[..., column] = torch.nan
+    spoiled = run(strip).isnan().any(dim=0).any(dim=0).any(dim=0)
+    scale = len(spoiled) / length
+    reached = spoiled.nonzero().flatten()
+    if len(reached) == 0:
+        return 0
+    first, last = math.floor(int(reached[0]) / scale), math.ceil((int(reached[-1]) + 1) / scale) - 1
+    if first <= 0 or last >= length - 1:
+        return None
+    return max(column - first, last - column)
+
+
+def textured_strip(channels: int, length: int, device: torch.device) -> Tensor:
+    """Return a strip of `textured_picture`."""
+    return textured_picture(channels, BREADTH, length, device)
+
+
+def textured_picture(channels: int, height: int, width: int, device: torch.device) -> Tensor:
+    """Return a (1, channels, height, width) picture in [0, 1]: coarse and fine structure, edges, and noise."""
+    generator = torch.Generator().manual_seed(0)
+    picture = torch.zeros(1, channels, height, width)
+    for step in (1, 2, 4, 8, 16):
+        noise = torch.rand(1, channels, -(-height // step), -(-width // step), generator=generator)
+        picture += F.interpolate(noise, (height, width), mode="nearest" if step > 4 else "bilinear") / 5
+    return picture.to(device)

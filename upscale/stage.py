@@ -1,0 +1,51 @@
+"""One network, or one part of it, as the loop over tiles sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from .memory import Need
+from .tiles import Reach
+
+Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h, scale * w)
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A network on one device, in the type and layout in which it is fastest there.
+
+    `careful`, where given, is the same network in float32, for tiles in which `run` gives no numbers.
+    """
+
+    run: Run
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    layout: torch.memory_format = torch.contiguous_format
+    careful: Run | None = None
+
+    def __call__(self, tiles: Tensor) -> Tensor:
+        """Run on (B, C, h, w) from anywhere."""
+        return self.run(tiles.to(self.device, self.dtype).contiguous(memory_format=self.layout))
+
+    def run_carefully(self, tiles: Tensor) -> Tensor:
+        """Run in float32."""
+        run = self.careful or self.run
+        return run(tiles.to(self.device, torch.float32 if self.careful else self.dtype).contiguous())
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the loop needs to know: who computes, how much larger the result is, how to cut.
+
+    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment.
+    """
+
+    workers: Sequence[Worker]
+    scale: int
+    need: Need
+    reach: Callable[[], Reach]

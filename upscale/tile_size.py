@@ -1,0 +1,50 @@
+"""Which tile is best: few enough to waste little, small enough for the memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .memory import Need
+from .tiles import Reach, TilePlan, plan_tiles
+
+SIDES = (128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
+RESERVE = 0.8  # of the free memory; the rest is for what is not counted
+
+# On the CPU, tensors above 32 MiB come from fresh pages every time (glibc's largest mmap threshold), and filling in
+# those pages costs about as much again as a third of the network's own work.
+CPU_TENSOR, CPU_PENALTY = 32 * 2**20, 1.3
+
+
+def fitting_pixels(need: Need, free: float) -> int:
+    """Return how many input pixels a call may have with `free` bytes."""
+    return int(RESERVE * free / max(need.peak, 1.0))
+
+
+def choose_plan(
+    height: int, width: int, reach: Callable[[], Reach], need: Need, free: float, on_cpu: bool
+) -> TilePlan:
+    """Return the tiles with the least work that fit `free` bytes; the smallest possible where none fits.
+
+    A network that looks at the whole picture is given it in one piece wherever that fits. `reach` is asked only where
+    one tile may not be best.
+    """
+    pixels = fitting_pixels(need, free)
+    whole = plan_tiles(height, width, Reach(), max(height, width))
+
+    def is_large(plan: TilePlan) -> bool:
+        area = math.prod(plan.tile_size)
+        return need.largest * area > CPU_TENSOR if on_cpu else area > SIDES[-1] ** 2
+
+    fits = height * width <= pixels
+    if fits and (not is_large(whole) or reach().blend):
+        return whole
+    plans = [plan_tiles(height, width, reach(), side) for side in SIDES]
+    fitting = [plan for plan in plans if math.prod(plan.tile_size) <= pixels]
+    if fits and (on_cpu or not fitting):
+        fitting.append(whole)
+
+    def work(plan: TilePlan) -> tuple[float, int]:
+        return plan.redundancy * (CPU_PENALTY if on_cpu and is_large(plan) else 1.0), len(plan.tiles)
+
+    return min(fitting or plans[:1], key=work)

@@ -1,0 +1,132 @@
+"""Tiles that cover a picture, each read with a margin that is cut away again.
+
+A network of limited reach gives a pixel the same value in a tile as in the whole picture, where the tile goes on for
+that reach around it. So a tile *answers* for a core and is *read* with a margin around the core; at the picture's own
+border there is no margin, because the whole picture ends there as well. All tiles of a picture are read in one size,
+never a sliver: the outermost cores are larger by the margin that they do not need.
+
+Sizes and positions are in pixels of the input; one axis at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise, product
+
+SMALLEST_CORE = 16
+
+
+@dataclass(frozen=True)
+class Span:
+    """One axis of a tile: it is read from `start`, `size` long, and answers for `low` to `high` (exclusive)."""
+
+    start: int
+    size: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How far a network looks, as far as tiling needs to know.
+
+    Attributes:
+        margin: pixels around a core that must be read with it.
+        period: tiles must start at multiples of it (windows, pixel shuffles).
+        blend: half the width of the zone in which neighbours are mixed; 0 where the crop is exact.
+        minimum: smallest side that the network takes.
+    """
+
+    margin: int = 0
+    period: int = 1
+    blend: int = 0
+    minimum: int = 1
+
+    @property
+    def smallest_tile(self) -> int:
+        """The side below which a tile would be all margin."""
+        core = max(SMALLEST_CORE, 4 * self.blend, self.margin)  # 4: then no two mixed zones meet
+        return max(self.minimum, 2 * (self.margin + self.period) + core)
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """The tiles of a picture of `height` by `width`, or of a part of it."""
+
+    height: int
+    width: int
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+
+    @property
+    def tiles(self) -> list[tuple[Span, Span]]:
+        """All tiles, row by row."""
+        return list(product(self.rows, self.columns))
+
+    @property
+    def tile_size(self) -> tuple[int, int]:
+        """Height and width at which the tiles are read."""
+        return self.rows[0].size, self.columns[0].size
+
+    @property
+    def redundancy(self) -> float:
+        """Pixels read by pixels answered for; 1 is no waste."""
+        read = sum(row.size for row in self.rows) * sum(column.size for column in self.columns)
+        height = self.rows[-1].high - self.rows[0].low
+        width = self.columns[-1].high - self.columns[0].low
+        return read / (height * width)
+
+
+def plan_tiles(height: int, width: int, reach: Reach, tile: int) -> TilePlan:
+    """Return tiles of at most `tile` pixels a side, margins included; one if the picture is no larger.
+
+    A `tile` too small for the network's reach is enlarged to `reach.smallest_tile`.
+    """
+    return TilePlan(height, width, cut_axis(height, reach, tile), cut_axis(width, reach, tile))
+
+
+def split_tile(plan: TilePlan, row: Span, column: Span, reach: Reach, tile: int) -> TilePlan:
+    """Return smaller tiles that together answer for what one tile of `plan` does."""
+    return TilePlan(
+        plan.height,
+        plan.width,
+        cut_axis(plan.height, reach, tile, row.low, row.high),
+        cut_axis(plan.width, reach, tile, column.low, column.high),
+    )
+
+
+def cut_axis(length: int, reach: Reach, tile: int, low: int = 0, high: int | None = None) -> tuple[Span, ...]:
+    """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most `tile` or `smallest_tile`.
+
+    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `reach.period`; every core lies
+    `margin` inside its read part, or at the axis' end; all sizes are equal.
+    """
+    high = length if high is None else high
+    largest = max(tile, reach.smallest_tile)
+    count = 1
+    while True:
+        spans = _cut_evenly(length, reach, low, high, count)
+        if spans[0].size <= largest:
+            return spans
+        count += 1
+
+
+def _cut_evenly(length: int, reach: Reach, low: int, high: int, count: int) -> tuple[Span, ...]:
+    margin, period = reach.margin, reach.period
+    # At the picture's ends no margin is read, so the cores there may be longer by it.
+    first = low + (margin if low == 0 else 0)
+    last = high - (margin if high == length else 0)
+    if count == 1 or last - first < count:
+        bounds = [low + (high - low) * index // count for index in range(count + 1)]
+    else:
+        bounds = [low, *(first + (last - first) * index // count for index in range(1, count)), high]
+    reads = [
+        (max(0, before - margin) // period * period, min(length, after + margin))
+        for before, after in pairwise(bounds)
+    ]
+    size = max(max(end - start for start, end in reads), min(reach.minimum, length))
+    size = min(length, size + (length - size) % period)  # then the last start is a multiple of the period too
+    return tuple(
+        Span(min(start, length - size), size, before, after)
+        for (start, _), before, after in zip(reads, bounds[:-1], bounds[1:], strict=True)
+    )

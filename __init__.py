@@ -2,12 +2,15 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES
+from .nodes import NODES, offer_models
 
 WEB_DIRECTORY = "./web"
 
 
 class MegapixelExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        offer_models()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
 

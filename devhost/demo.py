@@ -1,9 +1,9 @@
 """The demo: one workflow in a real ComfyUI, the same seeds without and with each effect for large pictures.
 
 By default it runs on the tiny model at twice the size that model was trained at, counts the objects in every
-picture and draws all rows with their counts. With `--checkpoint` it runs on a real model instead, and counts
-nothing. Everything is written to `output/`; the pictures there open in ComfyUI as the workflow that made
-them.
+picture and draws all rows with their counts; then it enlarges photographs with the upscale model of the pack. With
+`--checkpoint` it runs on a real model instead, counts nothing and enlarges nothing. Everything is written to
+`output/`; the pictures there open in ComfyUI as the workflow that made them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from .server import Prompt, PromptFailure, Server, ServerFailure, current_enviro
 from .sheet import Block, Cell, draw_sheet
 from .tiny.counting import PictureCount, count_objects, summarise
 from .tiny.forms import CLASS_TEXTS
-from .workflow import Graph, to_graph
+from .upscale_demo import EXAMPLE as UPSCALE_EXAMPLE
+from .upscale_demo import upscale_photographs, upscale_prompt
+from .workflow import Graph, prompt_node, to_graph
 
 OUTPUT = ROOT / "output"
 PACK = {"megapixel": ROOT}
@@ -127,19 +129,19 @@ def workflow_prompt(
         "sampler_name": sampler, "scheduler": scheduler, "denoise": 1.0,
     }  # fmt: skip
     prompt = {
-        _CHECKPOINT: _node(checkpoint_class, "Checkpoint", ckpt_name=checkpoint),
-        _POSITIVE: _node("CLIPTextEncode", "Text", text=text, clip=[_CHECKPOINT, 1]),
-        _NEGATIVE: _node("CLIPTextEncode", "Negative text", text=negative_text, clip=[_CHECKPOINT, 1]),
-        _LATENT: _node("EmptyLatentImage", "Picture size", width=size, height=size, batch_size=batch),
+        _CHECKPOINT: prompt_node(checkpoint_class, "Checkpoint", ckpt_name=checkpoint),
+        _POSITIVE: prompt_node("CLIPTextEncode", "Text", text=text, clip=[_CHECKPOINT, 1]),
+        _NEGATIVE: prompt_node("CLIPTextEncode", "Negative text", text=negative_text, clip=[_CHECKPOINT, 1]),
+        _LATENT: prompt_node("EmptyLatentImage", "Picture size", width=size, height=size, batch_size=batch),
     }
     effects = {
-        "deep_shrink": _node(
+        "deep_shrink": prompt_node(
             "MegapixelDeepShrink", "Deep Shrink",
             model=[_CHECKPOINT, 0], block_number=3, downscale_factor=2.0, start_percent=0.0, end_percent=0.35,
             downscale_after_skip=True, downscale_method="bicubic", upscale_method="bicubic",
             mode="auto", fade_percent=0.0, trained_size=trained_size,
         ),
-        "hidiffusion": _node(
+        "hidiffusion": prompt_node(
             "MegapixelHiDiffusion", "HiDiffusion",
             model=[_CHECKPOINT, 0], mode="auto", windows="auto", trained_size=trained_size,
         ),
@@ -148,7 +150,7 @@ def workflow_prompt(
         if branch in effects:
             prompt[_EFFECTS[branch]] = effects[branch]
         if branch == "hidiffusion":
-            prompt[_PLAN] = _node(
+            prompt[_PLAN] = prompt_node(
                 "MegapixelPlan", "What will happen when",
                 model=[_EFFECTS[branch], 0], latent_image=[_LATENT, 0], steps=steps, scheduler=scheduler, denoise=1.0,
             )  # fmt: skip
@@ -161,10 +163,10 @@ def with_latents(prompt: Prompt, pictures: int) -> Prompt:
     prompt = dict(prompt)
     for branch, title in BRANCHES.items():
         latent = [_id(branch, _SAMPLE), 0]
-        prompt[_id(branch, _PICK)] = _node(
+        prompt[_id(branch, _PICK)] = prompt_node(
             "LatentFromBatch", f"First of the batch: {title}", samples=latent, batch_index=0, length=pictures
         )
-        prompt[_id(branch, _SAVE_LATENT)] = _node(
+        prompt[_id(branch, _SAVE_LATENT)] = prompt_node(
             "SaveLatent", f"To count in: {title}", samples=latent, filename_prefix=f"megapixel/{branch}"
         )
         decoder = prompt[_id(branch, _DECODE)]
@@ -220,6 +222,9 @@ def _run(options: argparse.Namespace, environment: Environment) -> None:
         shutil.rmtree(server.base / "output" / "megapixel", ignore_errors=True)
         object_info = server.object_info()
         outcomes = [_run_task(server, task, to_graph(task.prompt, object_info)) for task in plan.tasks]
+        if not options.checkpoint:
+            for enlarged in upscale_photographs(server, object_info, OUTPUT):
+                print(enlarged, flush=True)
         _write_results(plan, outcomes, _example(tuple(BRANCHES), object_info))
         if options.serve:
             print(f"ComfyUI with the pack: {server.address} (Ctrl-C ends it)", flush=True)
@@ -310,7 +315,8 @@ def _take(file: Path, branch: str, label: str, number: int) -> Path:
 def _clear_output() -> None:
     """Make `output/` and remove what an earlier demo left in it."""
     OUTPUT.mkdir(exist_ok=True)
-    for pattern in (*(f"{branch}_*.png" for branch in BRANCHES), "sheet.png", "counts.json"):
+    sheets = ("sheet.png", "counts.json", "upscaled.png")
+    for pattern in (*(f"{branch}_*.png" for branch in (*BRANCHES, "upscaled")), *sheets):
         for file in OUTPUT.glob(pattern):
             file.unlink()
 
@@ -386,9 +392,11 @@ def _counts(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
 def _write_examples(environment: Environment) -> None:
     with running_server(environment, PACK) as server:
         object_info = server.object_info()
-    for file, branches in EXAMPLES.items():
+    graphs = {file: _example(branches, object_info) for file, branches in EXAMPLES.items()}
+    graphs[UPSCALE_EXAMPLE] = to_graph(upscale_prompt(), object_info)
+    for file, graph in graphs.items():
         file.parent.mkdir(exist_ok=True)
-        _write_json(file, _example(branches, object_info))
+        _write_json(file, graph)
         print(file)
 
 
@@ -403,23 +411,19 @@ def _example(branches: Sequence[str], object_info: Mapping[str, Any]) -> Graph:
 def _branch(branch: str, model: str, settings: Mapping[str, Any]) -> Prompt:
     title = BRANCHES[branch]
     return {
-        _id(branch, _SAMPLE): _node(
+        _id(branch, _SAMPLE): prompt_node(
             "KSampler", f"Sample: {title}",
             model=[model, 0], positive=[_POSITIVE, 0], negative=[_NEGATIVE, 0], latent_image=[_LATENT, 0],
             **settings,
         ),
-        _id(branch, _DECODE): _node(
+        _id(branch, _DECODE): prompt_node(
             "VAEDecode", f"Decode: {title}", samples=[_id(branch, _SAMPLE), 0], vae=[_CHECKPOINT, 2]
         ),
-        _id(branch, _SAVE): _node(
+        _id(branch, _SAVE): prompt_node(
             "SaveImage", f"Save: {title}",
             images=[_id(branch, _DECODE), 0], filename_prefix=f"megapixel/{branch}",
         ),
     }  # fmt: skip
-
-
-def _node(class_type: str, title: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
 
 
 def _id(branch: str, role: int) -> str:

@@ -100,6 +100,11 @@ def to_graph(prompt: Prompt, object_info: Mapping[str, Any]) -> Graph:
     }  # fmt: skip
 
 
+def prompt_node(class_type: str, title: str, **inputs: Any) -> dict[str, Any]:
+    """Return a node of an API prompt, titled as the front end titles it."""
+    return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
+
+
 def read_png_text(path: Path) -> dict[str, str]:
     """Return the text chunks of a PNG by keyword, such as `prompt` and `workflow`."""
     from PIL import Image, PngImagePlugin

@@ -5,6 +5,10 @@ from .hidiffusion import MegapixelHiDiffusion
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
+from .upscale import MegapixelUpscale
+from .upscale_host import offer_models
+
+__all__ = ["NODES", "offer_models"]
 
 NODES = [
     MegapixelDeepShrink,
@@ -14,4 +18,5 @@ NODES = [
     MegapixelMSWMSASimple,
     MegapixelMSWMSA,
     MegapixelPlan,
+    MegapixelUpscale,
 ]

@@ -50,7 +50,7 @@ class Channels:
     @property
     def unchanged(self) -> bool:
         """Tell whether pictures go in and come out as they are."""
-        return self.has == self.takes
+        return self.has == self.takes and (self.has < 4 or self.alpha == "model")
 
     @property
     def result(self) -> int:
@@ -82,14 +82,17 @@ class Channels:
         if self.result == self.colours:
             return colours
         if self._through_model(picture):
-            alpha = enlarged[-1:].mean(dim=1, keepdim=True)
+            alpha = enlarged[-1:, :3].mean(dim=1, keepdim=True)
         else:
-            alpha = picture[:, self.colours :].to(enlarged)
-            for dimension in (-2, -1):
-                size = enlarged.shape[dimension]
-                axis = Axis(alpha.shape[dimension], size)
-                alpha = resample_axis(alpha, dimension, axis, 0, 0, size).clamp_(0, 1)
+            alpha = self._resampled(picture[:, self.colours :], (enlarged.shape[-2], enlarged.shape[-1]))
         return torch.cat([colours, alpha.to(colours)], dim=1)
+
+    def _resampled(self, alpha: Tensor, size: tuple[int, int]) -> Tensor:
+        if bool((alpha == 1).all()):
+            return alpha.new_ones((1, 1, *size))
+        for dimension, side in zip((-2, -1), size, strict=True):
+            alpha = resample_axis(alpha, dimension, Axis(alpha.shape[dimension], side), 0, 0, side)
+        return alpha.clamp(0, 1)
 
     def _through_model(self, picture: Tensor) -> bool:
         # All opaque stays all opaque: no need to ask the network.

@@ -14,7 +14,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import compress
 from typing import TypeAlias
 
 import torch
@@ -29,12 +30,12 @@ from .tiles import Span, TilePlan, split_tile
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of one picture; `alone` ones are not batched with others."""
+    """One tile of one picture; `careful` ones are computed in float32."""
 
     picture: int
     row: Span
     column: Span
-    alone: bool = False
+    careful: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,13 +94,12 @@ def enlarge(
     done = 0
     calls = _calls(pictures, stage.workers, waiting, canvas.device)
     try:
-        for worker, tiles, fitted in calls:
-            if fitted is None:
-                continue
-            waiting.passed(tiles)
-            for tile, written in zip(tiles, fitted, strict=True):
-                if bool(written.sum(dtype=torch.float32).isnan()):
-                    written = _fit_carefully(pictures, worker, tile, waiting.placement, canvas.device)
+        for tiles, fitted in calls:
+            good = [not bool(written.sum(dtype=torch.float32).isnan()) for written in fitted]
+            waiting.passed(
+                tiles, again=[tile for tile, is_good in zip(tiles, good, strict=True) if not is_good]
+            )
+            for tile, written in compress(zip(tiles, fitted, strict=True), good):
                 canvas.write(tile, written, waiting.placement)
                 done += 1
                 if report:
@@ -161,6 +161,7 @@ class _Waiting:
         self._taken = 0
         self._passed = 0  # pixels of the largest call that passed
         self._ceiling = 0  # pixels above which nothing is tried any more; 0 is none
+        self._ended = False
         self._change = threading.Condition()
 
     def __len__(self) -> int:
@@ -175,20 +176,30 @@ class _Waiting:
                 return []
             first = self._tiles.popleft()
             if self._ceiling and math.prod(first.shape) > self._ceiling:
-                self._tiles.extendleft(reversed(self._pieces(first, self._ceiling, alone=False)))
+                self._put_back(self._pieces(first, self._ceiling))
                 first = self._tiles.popleft()
             tiles = [first]
-            pixels = math.prod(first.shape)
-            while self._fits(tiles, (len(tiles) + 1) * pixels):
+            while self._fits(tiles):
                 tiles.append(self._tiles.popleft())
             self._taken += len(tiles)
             return tiles
 
-    def passed(self, tiles: Sequence[Tile]) -> None:
-        """Note that these are done."""
+    def passed(self, tiles: Sequence[Tile], again: Sequence[Tile] = ()) -> None:
+        """Note that these are done, but for those in `again`, which hold no numbers: they wait for float32.
+
+        Raises:
+            NotANumber: it was float32 already.
+        """
         with self._change:
             self._taken -= len(tiles)
             self._passed = max(self._passed, _pixels(tiles))
+            for tile in again:
+                if tile.careful:
+                    raise NotANumber(
+                        f"upscale_model: expected numbers for the tile at ({tile.column.low}, {tile.row.low}), got NaN, "
+                        "in float32 too. The model's file is damaged, or it is not for such pictures."
+                    )
+            self._put_back([replace(tile, careful=True) for tile in again])
             self._change.notify_all()
 
     def failed(self, tiles: Sequence[Tile]) -> None:
@@ -206,43 +217,47 @@ class _Waiting:
             )
         free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
         with self._change:
+            if self._ended:
+                return
             # A plan of one tile was made without asking for the reach: until now nothing had to be mixed.
             self.placement = self.placement.with_blend(self._stage.reach().blend)
             safe = self._passed if 0 < self._passed < pixels else min(pixels // 4, free)
-            safe = max(safe, smallest**2)
+            self._ceiling = max(safe, smallest**2)
+            self._batch_pixels = min(self._batch_pixels, self._ceiling)
             self._taken -= len(tiles)
-            self._ceiling = self._batch_pixels = safe
-            for tile in reversed(tiles):
-                self._tiles.extendleft(reversed(self._pieces(tile, safe, alone=True)))
+            self._put_back([piece for tile in tiles for piece in self._pieces(tile, self._ceiling)])
             self._change.notify_all()
 
     def give_up(self) -> None:
-        """Hand out no more."""
+        """Hand out no more, whatever still fails."""
         with self._change:
+            self._ended = True
             self._tiles.clear()
             self._taken = 0
             self._change.notify_all()
 
-    def _fits(self, tiles: list[Tile], pixels: int) -> bool:
-        return (
-            bool(self._tiles)
-            and pixels <= self._batch_pixels
-            and self._tiles[0].shape == tiles[0].shape
-            and not (self._tiles[0].alone or tiles[0].alone)
-        )
+    def _put_back(self, tiles: Sequence[Tile]) -> None:
+        self._tiles.extendleft(reversed(tiles))
 
-    def _pieces(self, tile: Tile, pixels: int, alone: bool) -> list[Tile]:
+    def _fits(self, tiles: list[Tile]) -> bool:
+        """Tell whether the next tile can go with these."""
+        if not self._tiles or _pixels(tiles) + math.prod(tiles[0].shape) > self._batch_pixels:
+            return False
+        one, other = tiles[0], self._tiles[0]
+        return one.shape == other.shape and one.careful == other.careful
+
+    def _pieces(self, tile: Tile, pixels: int) -> list[Tile]:
         if math.prod(tile.shape) <= pixels:
-            return [Tile(tile.picture, tile.row, tile.column, alone)]
+            return [tile]
         plan = split_tile(self._plan, tile.row, tile.column, self._stage.reach(), math.isqrt(pixels))
-        return [Tile(tile.picture, row, column, alone) for row, column in plan.tiles]
+        return [Tile(tile.picture, row, column, tile.careful) for row, column in plan.tiles]
 
 
 def _pixels(tiles: Sequence[Tile]) -> int:
     return len(tiles) * math.prod(tiles[0].shape)
 
 
-_Call: TypeAlias = tuple[Worker, Sequence[Tile], "list[Tensor] | None"]  # None: it ran out of memory
+_Call: TypeAlias = tuple[Sequence[Tile], list[Tensor]]
 
 
 def _calls(
@@ -254,18 +269,14 @@ def _calls(
         return
     [worker] = workers
     flying: tuple[list[Tile], list[_Delivery]] | None = None
-    while True:
+    while len(waiting):
         tiles = waiting.take(wait=flying is None)
         started = _start(pictures, worker, tiles, device, waiting) if tiles else None
-        if flying:
-            yield worker, flying[0], [delivery.wait() for delivery in flying[1]]
-        flying = None
-        if started is not None and started[1] is not None and worker.device.type == "cuda":
-            flying = started[0], started[1]  # the next call is queued before this one is waited for
-        elif started is not None:
-            yield worker, started[0], None if started[1] is None else [done.wait() for done in started[1]]
-        elif not len(waiting):
-            return
+        # On a GPU the next call is queued before the one before it is waited for.
+        if worker.device.type == "cuda":
+            started, flying = flying, started
+        if started:
+            yield started[0], [delivery.wait() for delivery in started[1]]
 
 
 def _calls_in_threads(
@@ -278,9 +289,8 @@ def _calls_in_threads(
         try:
             with torch.inference_mode():  # a thread does not inherit it
                 while tiles := waiting.take(wait=True):
-                    _, deliveries = _start(pictures, worker, tiles, device, waiting)
-                    fitted = None if deliveries is None else [delivery.wait() for delivery in deliveries]
-                    done.put((worker, tiles, fitted))
+                    if started := _start(pictures, worker, tiles, device, waiting):
+                        done.put((tiles, [delivery.wait() for delivery in started[1]]))
             done.put(None)
         except BaseException as error:
             done.put(error)
@@ -306,11 +316,12 @@ def _calls_in_threads(
 
 def _start(
     pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
-) -> tuple[list[Tile], list[_Delivery] | None]:
+) -> tuple[list[Tile], list[_Delivery]] | None:
     """Compute a call and send it on its way; None where memory ran out, and its tiles wait again."""
     placement = waiting.placement
     try:
-        enlarged = worker(_gather(pictures, tiles))
+        run = worker.run_carefully if tiles[0].careful else worker
+        enlarged = run(_gather(pictures, tiles))
         parts = zip(tiles, enlarged.split(1), strict=True)
         return tiles, [_Delivery(placement.fit(part, tile.row, tile.column), device) for tile, part in parts]
     except Exception as error:
@@ -318,24 +329,7 @@ def _start(
             raise
     # Outside the handler: the error's traceback would keep the tensors of the failed call alive.
     waiting.failed(tiles)
-    return tiles, None
-
-
-def _fit_carefully(
-    pictures: Tensor, worker: Worker, tile: Tile, placement: Placement, device: torch.device
-) -> Tensor:
-    """Compute one tile again in float32.
-
-    Raises:
-        NotANumber: it has no numbers there either.
-    """
-    fitted = placement.fit(worker.run_carefully(tile.of(pictures)), tile.row, tile.column).to(device)
-    if bool(fitted.sum(dtype=torch.float32).isnan()):
-        raise NotANumber(
-            f"upscale_model: expected numbers for the tile at ({tile.column.low}, {tile.row.low}), got NaN, in "
-            "float32 too. The model's file is damaged, or it is not for such pictures."
-        )
-    return fitted
+    return None
 
 
 class _Delivery:

@@ -53,11 +53,12 @@ def _measure(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int, int
     with _LivingTensors(picture.device) as living:
         if picture.device.type != "cuda":
             run(picture)
-            return living.peak, living.largest
+            return living.peak + picture.nbytes, living.largest
         torch.cuda.reset_peak_memory_stats(picture.device)
         before = torch.cuda.memory_allocated(picture.device)
         run(picture)
-        return torch.cuda.max_memory_allocated(picture.device) - before, living.largest
+        peak = torch.cuda.max_memory_allocated(picture.device) - before
+        return peak + picture.nbytes, living.largest
 
 
 class _LivingTensors(TorchDispatchMode):

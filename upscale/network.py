@@ -44,7 +44,6 @@ class Descriptor(Protocol):
     supports_bfloat16: bool
     size_requirements: Any
     tiling: Any
-    architecture: Any
 
     @property
     def model(self) -> nn.Module: ...
@@ -68,9 +67,10 @@ class Form:
 def copy_descriptor(descriptor: Descriptor, form: Form) -> Descriptor:
     """Return a copy with weights of its own in `form`; the host's handle on the original's weights is left out."""
     # What is in the memo is not copied: it becomes what stands there.
-    memo: dict[int, Any] = {id(descriptor.architecture): descriptor.architecture}
-    if (patcher := getattr(descriptor, "patcher", None)) is not None:
-        memo[id(patcher)] = None
+    shared = {"architecture": getattr(descriptor, "architecture", None), "patcher": None}
+    memo = {
+        id(old): new for name, new in shared.items() if (old := getattr(descriptor, name, None)) is not None
+    }
     copied = copy.deepcopy(descriptor, memo)
     copied.model.to(dtype=form.dtype).eval().requires_grad_(False)
     if form.channels_last:

@@ -8,12 +8,16 @@ from collections.abc import Callable
 from .memory import Need
 from .tiles import Reach, TilePlan, plan_tiles
 
-SIDES = (128, 160, 192, 224, 256, 320, 384, 448, 512, 640, 768, 896, 1024)
+SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 640, 768, 896, 1024, 1280)
+LARGE = 1024**2  # pixels of a tile; beyond, a GPU gains nothing and a preview waits
 RESERVE = 0.8  # of the free memory; the rest is for what is not counted
 
-# On the CPU, tensors above 32 MiB come from fresh pages every time (glibc's largest mmap threshold), and filling in
-# those pages costs about as much again as a third of the network's own work.
-CPU_TENSOR, CPU_PENALTY = 32 * 2**20, 1.3
+WASTE = 1.1  # pixels computed by pixels needed that is accepted for the sake of small tensors
+
+# On the CPU a call that holds more than about 56 MiB gets fresh pages for its tensors every time: glibc gives memory back
+# to the system above 64 MiB at the heap's end, and never keeps a block above 32 MiB. Filling in pages takes as long as
+# a third to a half of the network's own work.
+CPU_HELD, CPU_PENALTY = 56 * 2**20, 1.4
 
 
 def fitting_pixels(need: Need, free: float) -> int:
@@ -34,7 +38,7 @@ def choose_plan(
 
     def is_large(plan: TilePlan) -> bool:
         area = math.prod(plan.tile_size)
-        return need.largest * area > CPU_TENSOR if on_cpu else area > SIDES[-1] ** 2
+        return need.peak * area > CPU_HELD if on_cpu else area > LARGE
 
     fits = height * width <= pixels
     if fits and (not is_large(whole) or reach().blend):
@@ -43,8 +47,9 @@ def choose_plan(
     fitting = [plan for plan in plans if math.prod(plan.tile_size) <= pixels]
     if fits and (on_cpu or not fitting):
         fitting.append(whole)
+    sparing = [plan for plan in fitting if plan.redundancy <= WASTE]
 
     def work(plan: TilePlan) -> tuple[float, int]:
         return plan.redundancy * (CPU_PENALTY if on_cpu and is_large(plan) else 1.0), len(plan.tiles)
 
-    return min(fitting or plans[:1], key=work)
+    return min(sparing or fitting or plans[:1], key=work)

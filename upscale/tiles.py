@@ -46,7 +46,7 @@ class Reach:
     def smallest_tile(self) -> int:
         """The side below which a tile would be all margin."""
         core = max(SMALLEST_CORE, 4 * self.blend, self.margin)  # 4: then no two mixed zones meet
-        return max(self.minimum, 2 * (self.margin + self.period) + core)
+        return max(self.minimum + self.period - 1, 2 * (self.margin + self.period) + core)
 
 
 @dataclass(frozen=True)

@@ -25,19 +25,21 @@ BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every tile.
+    """Told before the first tile and after every one.
 
     Attributes:
         picture: its number.
         share: of all the work that is done.
+        ahead: share that the next tile will add.
         part: (C, h, w) of the result, or None where there is nothing to see yet.
         place: top, bottom, left and right of the part, as shares of the picture.
     """
 
     picture: int
     share: float
-    part: Tensor | None
-    place: tuple[float, float, float, float]
+    ahead: float
+    part: Tensor | None = None
+    place: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Upscale:
             device=device,
             dtype=dtype,
             batch_pixels=0 if on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
-            report=part.reporter(self.report, plan),
+            report=part.reporter(self.report, plan, len(plan.tiles) * len(source)),
             recover=self.recover,
         )
 
@@ -153,22 +155,26 @@ class _Part:
     visible: bool = False
 
     def reporter(
-        self, tell: Callable[[Progress], None] | None, plan: TilePlan
+        self, tell: Callable[[Progress], None] | None, plan: TilePlan, tiles: int
     ) -> Callable[[Report], None] | None:
-        """Return what turns the stage's reports into `Progress`."""
+        """Return what turns the reports of a stage with so many tiles into `Progress`."""
         if tell is None:
             return None
+        scale = self.pictures / self.count  # of this part's work in all
+
+        def share(done: float) -> float:
+            return self.first / self.count + scale * (self.before + self.share * done)
 
         def report(told: Report) -> None:
-            done = self.before + self.share * told.done / (told.done + told.left)
+            calls = told.done + told.left
             # A picture may go through the network in several: colours first, then its transparency.
-            number = min(told.tile.picture, self.pictures - 1)
             seen = self.visible and told.tile.picture < self.pictures
             row, column = told.tile.row, told.tile.column
             tell(
                 Progress(
-                    self.first + number,
-                    (self.first + done * self.pictures) / self.count,
+                    self.first + min(told.tile.picture, self.pictures - 1),
+                    share(told.done / calls),
+                    scale * self.share / calls,
                     told.written[0] if seen else None,
                     (
                         row.low / plan.height,
@@ -179,6 +185,7 @@ class _Part:
                 )
             )
 
+        tell(Progress(self.first, share(0.0), scale * self.share / tiles))
         return report
 
 

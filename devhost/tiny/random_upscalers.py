@@ -14,7 +14,8 @@ import torch
 from spandrel import ImageModelDescriptor, ModelLoader
 from torch import Tensor, nn
 
-SPREAD = 0.06  # standard deviation of what the last convolution adds
+SPREAD = 0.05  # standard deviation of what the last convolution adds
+LARGEST = 0.15  # of that, at corners for one; a quarter of the range is free on either side
 
 
 def _of(name: str, **settings: Any) -> Callable[[], nn.Module]:
@@ -65,7 +66,7 @@ def random_upscaler(name: str, seed: int = 0) -> ImageModelDescriptor[nn.Module]
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         network = _BUILDERS[name]().eval()
-    descriptor = ModelLoader().load_from_state_dict(network.state_dict())
+        descriptor = ModelLoader().load_from_state_dict(network.state_dict())  # draws weights first, too
     assert isinstance(descriptor, ImageModelDescriptor)
     descriptor.eval()
     with torch.inference_mode():
@@ -101,7 +102,9 @@ def _centre(descriptor: ImageModelDescriptor[nn.Module]) -> None:
         last.bias.zero_()
     without = result()
     last.weight.copy_(weight)
-    last.weight.mul_(SPREAD / (result() - without).std())
+    added = result() - without
+    added = added - added.mean()
+    last.weight.mul_(min(float(SPREAD / added.std()), float(LARGEST / added.abs().max())))
     if last.bias is not None:
         mean = result().mean()
         last.bias.fill_(1.0)

@@ -1,0 +1,45 @@
+"""The live preview of a picture that fills tile by tile: dark where it is still to come."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+LONGEST = 512  # side of the preview in pixels
+TO_COME = 0.35  # brightness of what is not enlarged yet
+
+
+class FillingPicture:
+    """A small copy of (C, H, W) in which enlarged parts are put as they come."""
+
+    def __init__(self, picture: Tensor) -> None:
+        height, width = picture.shape[-2:]
+        factor = min(1.0, LONGEST / max(height, width))
+        size = max(1, round(height * factor)), max(1, round(width * factor))
+        small = F.interpolate(_colours(picture)[None], size, mode="nearest-exact")[0]
+        self._pixels = small * TO_COME
+
+    def put(self, part: Tensor, place: tuple[float, float, float, float]) -> None:
+        """Show `part` (C, h, w) at `place`: top, bottom, left and right as shares of the picture."""
+        height, width = self._pixels.shape[-2:]
+        top, bottom, left, right = place
+        rows = slice(math.floor(top * height), math.ceil(bottom * height))
+        columns = slice(math.floor(left * width), math.ceil(right * width))
+        size = self._pixels[0, rows, columns].shape
+        self._pixels[:, rows, columns] = F.interpolate(_colours(part)[None], size, mode="nearest-exact")[0]
+
+    def image(self) -> Image.Image:
+        """Return what is there so far."""
+        pixels = (self._pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        return Image.fromarray(np.ascontiguousarray(pixels.movedim(0, -1).numpy()))
+
+
+def _colours(picture: Tensor) -> Tensor:
+    """Return (3, H, W) on the CPU, without transparency."""
+    colours = picture[:3] if picture.shape[0] >= 3 else picture[:1].expand(3, -1, -1)
+    return colours.float().cpu()

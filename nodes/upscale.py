@@ -78,7 +78,7 @@ class MegapixelUpscale(io.ComfyNode):
                     options=PRECISIONS,
                     optional=True,
                     tooltip="Numbers that the model computes with. auto: half precision where the model allows it, it "
-                    "is faster, and a probe stays within one step of an 8-bit picture. float32: exact.",
+                    "is faster, and a probe stays within 1.5 steps of an 8-bit picture. float32: exact.",
                 ),
                 io.Combo.Input(
                     "alpha",

@@ -19,25 +19,18 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True)
 class Need:
-    """Bytes that a network needs for an input pixel.
-
-    Attributes:
-        peak: of all tensors alive at once, input and output included.
-        largest: of the largest single tensor.
-    """
+    """What a network needs: `peak` bytes for an input pixel, of all tensors alive at once, input and output included."""
 
     peak: float
-    largest: float
 
 
 def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
     """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
-    (peak, _), (more_peak, more_largest) = _measure(run, small), _measure(run, large)
+    peak, more_peak = measure_peak(run, small), measure_peak(run, large)
     pixels, more_pixels = (
         picture.shape[0] * picture.shape[-2] * picture.shape[-1] for picture in (small, large)
     )
-    slope = (more_peak - peak) / (more_pixels - pixels)
-    return Need(max(slope, more_peak / more_pixels), more_largest / more_pixels)
+    return Need(max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -49,16 +42,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in words for sign in signs)
 
 
-def _measure(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int, int]:
-    with _LivingTensors(picture.device) as living:
-        if picture.device.type != "cuda":
-            run(picture)
-            return living.peak + picture.nbytes, living.largest
+def measure_peak(run: Callable[[Tensor], Tensor], picture: Tensor) -> int:
+    """Return the most bytes that tensors on the picture's device take at once in `run(picture)`, itself included."""
+    if picture.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(picture.device)
         before = torch.cuda.memory_allocated(picture.device)
         run(picture)
-        peak = torch.cuda.max_memory_allocated(picture.device) - before
-        return peak + picture.nbytes, living.largest
+        return torch.cuda.max_memory_allocated(picture.device) - before + picture.nbytes
+    with _LivingTensors(picture.device) as living:
+        run(picture)
+    return living.peak + picture.nbytes
 
 
 class _LivingTensors(TorchDispatchMode):
@@ -67,7 +60,7 @@ class _LivingTensors(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self.device = device
-        self.now = self.peak = self.largest = 0
+        self.now = self.peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -90,7 +83,6 @@ class _LivingTensors(TorchDispatchMode):
         size = storage.nbytes()
         self._known.add(storage)
         self.now += size
-        self.largest = max(self.largest, size)
         self.peak = max(self.peak, self.now)
         weakref.finalize(storage, self._forget, size)
 

@@ -16,7 +16,7 @@ A small bound is used as it is; above `CERTAIN` the measured margin is, with a r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -33,6 +33,7 @@ BREADTH = 32  # of a strip; a multiple of most windows
 LENGTHS = (128, 384, 1024)  # of a strip, until its ends are out of reach
 PERIODS = (1, 2, 4, 8, 16, 32, 64, 3, 6, 12, 24, 48, 7, 14, 28, 5, 10, 20)
 EQUAL = 2e-7  # of the largest value: float32's noise between two ways of computing the same
+EQUAL_ELSEWHERE = 1e-3  # where TF32 and other ways for other shapes make noise: half of half a step of 8 bits
 SAFETY = 1.5  # on a measured margin
 GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the reach
 
@@ -82,12 +83,19 @@ def _measure_axis(run: Run, channels: int, device: torch.device, multiple: int) 
     length = next((length for length in LENGTHS if length > 2 * bound + 2 * max(PERIODS)), LENGTHS[-1])
     strip = textured_strip(channels, length, device)
     whole = run(strip)
-    for period, margin in _margins(run, strip, whole):
-        if margin is not None and period % multiple == 0:
-            certain = bound + period - 1 if period > 1 else bound
-            measured = int(margin * SAFETY) + 8
-            return Measured(bound, certain if certain <= CERTAIN else min(certain, measured), period)
+    equal = (EQUAL if device.type == "cpu" else EQUAL_ELSEWHERE) * float(whole.abs().max())
+    for period in (period for period in PERIODS if period % multiple == 0):
+        if (margin := _margin(_difference(run, strip, whole, period), length, equal)) is not None:
+            return _with_reserve(bound, margin, period)
     return Measured(None, GLOBAL_MARGIN, max(16, multiple))
+
+
+def _with_reserve(bound: int, margin: int, period: int) -> Measured:
+    certain = bound + period - 1
+    measured = int(margin * SAFETY) + 8 + period - 1
+    if margin - 1 > certain:  # a NaN was taken for something else on its way, or leapt over the strip's ends
+        return Measured(margin, measured, period)
+    return Measured(bound, certain if certain <= CERTAIN else min(certain, measured), period)
 
 
 def _period_of_global(run: Run, channels: int, device: torch.device, multiple: int) -> int:
@@ -102,15 +110,13 @@ def _period_of_global(run: Run, channels: int, device: torch.device, multiple: i
     return next(period for period in periods if far[period] <= 1.5 * min(far.values()) + EQUAL)
 
 
-def _margins(run: Run, strip: Tensor, whole: Tensor) -> Iterator[tuple[int, int | None]]:
-    """Yield each period with the margin at which a strip that starts there equals the whole; None: it never does."""
-    for period in PERIODS:
-        difference = _difference(run, strip, whole, period)
-        worst_from = difference.flip(0).cummax(0).values.flip(0)  # worst at this distance or farther
-        equal = (worst_from <= EQUAL * float(whole.abs().max())).nonzero()
-        scale = whole.shape[-1] / strip.shape[-1]
-        margin = None if len(equal) == 0 else int(float(equal[0]) / scale + 1)
-        yield period, margin if margin is not None and margin <= strip.shape[-1] * 0.9 - period else None
+def _margin(difference: Tensor, length: int, limit: float) -> int | None:
+    """Return the distance in input pixels from which on a difference stays within `limit`; None: it does not."""
+    worst_from = difference.flip(0).cummax(0).values.flip(0)  # worst at this distance or farther
+    equal = (worst_from <= limit).nonzero()
+    if len(equal) == 0 or int(equal[0]) > 0.9 * len(difference):
+        return None
+    return int(int(equal[0]) * (length / len(difference)) + 1)
 
 
 def _difference(run: Run, strip: Tensor, whole: Tensor, start: int) -> Tensor:

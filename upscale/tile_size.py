@@ -12,7 +12,7 @@ SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512,
 LARGE = 1024**2  # pixels of a tile; beyond, a GPU gains nothing and a preview waits
 RESERVE = 0.8  # of the free memory; the rest is for what is not counted
 
-WASTE = 1.1  # pixels computed by pixels needed that is accepted for the sake of small tensors
+WASTE = 1.2  # pixels computed by pixels needed that is accepted for the sake of small tensors
 
 # On the CPU a call that holds more than about 56 MiB gets fresh pages for its tensors every time: glibc gives memory back
 # to the system above 64 MiB at the heap's end, and never keeps a block above 32 MiB. Filling in pages takes as long as

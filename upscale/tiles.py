@@ -103,7 +103,7 @@ def cut_axis(length: int, reach: Reach, tile: int, low: int = 0, high: int | Non
     """
     high = length if high is None else high
     largest = max(tile, reach.smallest_tile)
-    count = 1
+    count = -(-(high - low) // largest)  # no fewer, even without margins
     while True:
         spans = _cut_evenly(length, reach, low, high, count)
         if spans[0].size <= largest:

@@ -19,7 +19,7 @@ from megapixel.upscale.stage import Stage, Worker
 from megapixel.upscale.tiles import Reach, plan_tiles
 
 CPU = torch.device("cpu")
-NEED = Need(1000.0, 300.0)  # bytes for a pixel; any will do where nothing is really out of memory
+NEED = Need(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
 
 
 @pytest.fixture(autouse=True)

@@ -160,7 +160,7 @@ def test_one_tile_wastes_nothing():
 
 
 # Bytes for a pixel as Compact of 64 features at scale 4 needs them: two layers of features, or 48 channels twice.
-COMPACT = Need(peak=2 * 64 * 4, largest=64 * 4)
+COMPACT = Need(peak=2 * 64 * 4)
 
 
 @pytest.mark.parametrize("margin", [18, 22])

@@ -1,0 +1,141 @@
+"""The choice of tiles: it fits the memory, wastes little, and leaves whole what must be whole."""
+
+from __future__ import annotations
+
+import math
+from random import Random
+
+import pytest
+import torch
+from megapixel.upscale.memory import Need
+from megapixel.upscale.network import Network
+from megapixel.upscale.tile_size import CPU_HELD, CPU_PENALTY, RESERVE, SIDES, WASTE, choose_plan
+from megapixel.upscale.tiles import Reach, plan_tiles
+
+from devhost.tiny.random_upscalers import random_upscaler
+
+GB = 2**30
+MIXED = Reach(32, 1, 16)
+
+
+def never():
+    raise AssertionError("the reach was asked, which takes a moment")
+
+
+def random_cell(random):
+    margin = random.choice([0, random.randint(1, 40), random.randint(1, 120)])
+    blend = random.choice([0, 0, margin // 2])
+    reach = Reach(margin, random.choice([1, 1, 2, 8, 16]), blend, random.choice([1, 16]))
+    size = random.randint(1, 3000), random.randint(1, 3000)
+    need = Need(10 ** random.uniform(1, 5))
+    return *size, reach, need, 10 ** random.uniform(6.5, 11), random.random() < 0.5
+
+
+def test_the_chosen_tile_fits_the_memory_wherever_any_does():
+    random, fitting, smallest, whole = Random(0), 0, 0, 0
+    for _ in range(400):
+        height, width, reach, need, free, on_cpu = random_cell(random)
+        plan = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu)
+        fits = math.prod(plan.tile_size) * need.peak <= RESERVE * free
+        least = plan_tiles(height, width, reach, SIDES[0])
+        if math.prod(least.tile_size) * need.peak <= RESERVE * free:
+            assert fits
+            fitting += 1
+        elif not fits:
+            assert plan == least
+            smallest += 1
+        whole += len(plan.tiles) == 1
+    assert min(fitting, smallest, whole) > 30  # of each case some
+
+
+def test_no_listed_side_would_be_less_work():
+    random = Random(1)
+    for _ in range(120):
+        height, width, reach, need, free, _ = random_cell(random)
+        plan = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu=False)
+        others = [plan_tiles(height, width, reach, side) for side in SIDES]
+        fitting = [other for other in others if math.prod(other.tile_size) * need.peak <= RESERVE * free]
+        assert not fitting or plan.redundancy <= min(other.redundancy for other in fitting) + 1e-9
+
+
+def test_a_picture_that_fits_is_left_whole_without_asking_for_the_reach():
+    for on_cpu in (False, True):
+        plan = choose_plan(140, 260, never, Need(1000), GB, on_cpu)
+        assert (len(plan.tiles), plan.redundancy) == (1, 1)
+
+
+def test_a_network_that_looks_at_everything_is_given_everything_where_it_fits():
+    need = Need(1000)
+    for size in ((3000, 2111), (1500, 4000)):
+        for on_cpu in (False, True):
+            fits = size[0] * size[1] * need.peak / RESERVE
+            assert len(choose_plan(*size, lambda: MIXED, need, 1.01 * fits, on_cpu).tiles) == 1
+            assert len(choose_plan(*size, lambda: MIXED, need, 0.99 * fits, on_cpu).tiles) > 1
+
+
+def test_a_cpu_takes_small_tiles_where_their_margins_cost_less_than_fresh_pages():
+    need = Need(400)
+    assert 1500 * 1100 * need.peak > 10 * CPU_HELD
+    tiled = choose_plan(1500, 1100, lambda: Reach(3), need, 64 * GB, on_cpu=True)
+    assert math.prod(tiled.tile_size) * need.peak <= CPU_HELD
+    assert 1 < tiled.redundancy <= WASTE
+    assert len(choose_plan(1500, 1100, lambda: Reach(60), need, 64 * GB, on_cpu=True).tiles) == 1
+
+
+def test_a_cpu_never_computes_more_than_the_pages_would_cost():
+    random = Random(2)
+    for _ in range(120):
+        height, width, reach, need, free, _ = random_cell(random)
+        plan = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu=True)
+        plain = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu=False)
+        assert plan.redundancy <= CPU_PENALTY * plain.redundancy + 1e-9
+
+
+def test_a_gpu_takes_no_more_than_the_largest_side_at_once():
+    plan = choose_plan(4096, 4096, lambda: Reach(18), Need(100), 64 * GB, on_cpu=False)
+    assert max(plan.tile_size) <= SIDES[-1]
+    assert len(plan.tiles) > 1
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Need and reach of a named network."""
+
+    def measure(name):
+        with torch.inference_mode():
+            descriptor = random_upscaler(name)
+            network = Network(descriptor, [torch.device("cpu")], lambda copied, device: None)
+            [stage] = network.stages
+            return stage.need, stage.reach()
+
+    return {name: measure(name) for name in ("Compact 64x16", "SPAN 48")}
+
+
+HOST_REDUNDANCY = 1.129  # 512 pixel tiles that overlap by 32
+
+
+def redundancies(measured, name, bytes_a_value, on_cpu):
+    need, reach = measured[name]
+    need = Need(need.peak * bytes_a_value / 4)
+    return [
+        choose_plan(2048, 2048, lambda: reach, need, gigabytes * GB, on_cpu).redundancy
+        for gigabytes in (0.5, 1, 2, 4, 8)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_a_value", "from_2_gb"),
+    [("Compact 64x16", 4, 1.08), ("Compact 64x16", 2, 1.08), ("SPAN 48", 4, 1.13), ("SPAN 48", 2, 1.09)],
+)
+def test_on_a_gpu_a_picture_of_2048_wastes_no_more_than_the_host(measured, name, bytes_a_value, from_2_gb):
+    wasted = redundancies(measured, name, bytes_a_value, on_cpu=False)
+    assert wasted == sorted(wasted, reverse=True)  # more memory, less waste
+    assert wasted[2] <= from_2_gb <= HOST_REDUNDANCY + 1e-3
+    assert wasted[3] <= 1.09
+
+
+@pytest.mark.parametrize("name", ["Compact 64x16", "SPAN 48"])
+def test_on_a_cpu_it_wastes_little_for_small_tensors(measured, name):
+    wasted = redundancies(measured, name, 4, on_cpu=True)
+    assert wasted[2] <= HOST_REDUNDANCY + 1e-3
+    assert wasted[3] <= 1.10

@@ -1,34 +1,28 @@
-"""Tiled upscaling with the host's services: its devices and memory, its progress bar, preview and cancel button."""
+"""Tiled upscaling on the host's devices, within the host's memory."""
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 import logging
-import time
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.utils
 import folder_paths
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..upscale.channels import Channels
 from ..upscale.network import Descriptor, Network, choose_form
-from ..upscale.upscaler import Progress, Upscale
-from .filling_picture import LONGEST, FillingPicture
+from ..upscale.upscaler import Upscale
+from .measured_model import MeasuredModel
+from .tile_progress import TileProgress, watch_layers
 
 log = logging.getLogger("megapixel")
 
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
-STEPS = 1000  # of the progress bar
-PREVIEW_SECONDS = 0.3  # between two previews
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
 
@@ -65,7 +59,7 @@ def upscale_images(
     _check_memory(len(pictures), channels.result, size, device, dtype)
     pictures = _finite(pictures)
     network = _network(upscale_model, precision, compile)
-    watcher = _Watcher(pictures, sum(len(_layers(module)) for module in network.modules))
+    progress = TileProgress(pictures, network.modules)
     upscale = Upscale(
         free=lambda: free_memory(network.device),
         size=size,
@@ -74,21 +68,17 @@ def upscale_images(
         device=device,
         dtype=dtype,
         recover=lambda: _recovered(network.device),
-        report=watcher,
+        report=progress,
         say=lambda plan: log.info("Upscale: %s", plan),
     )
-    watching = _watcher.set(watcher)
-    try:
-        enlarged = upscale(pictures, network)
-    except Exception as error:
-        if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-            raise
-        log.warning(
-            "compile: torch.compile does not work here (%s). Going on without it.", type(error).__name__
-        )
-        enlarged = upscale(pictures, _network(upscale_model, precision, compile=False))
-    finally:
-        _watcher.reset(watching)
+    with progress:
+        try:
+            enlarged = upscale(pictures, network)
+        except Exception as error:
+            if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
+            enlarged = upscale(pictures, _network(upscale_model, precision, compile=False))
     return enlarged.movedim(1, -1)
 
 
@@ -237,98 +227,5 @@ def _load(model: Any, device: torch.device) -> None:
 def _load_watched(model: Any, device: torch.device) -> None:
     """Load a copy, and let the cancel button and the progress bar go by its layers, not only by tiles."""
     if getattr(model, "patcher", None) is None:
-        for layer in _layers(model.model):
-            layer.register_forward_pre_hook(_begin_layer)
+        watch_layers(model.model)
     _load(model, device)
-
-
-def _layers(module: nn.Module) -> list[nn.Module]:
-    return [layer for layer in module.modules() if not any(layer.children())]
-
-
-def _begin_layer(layer: nn.Module, arguments: Any) -> None:
-    comfy.model_management.throw_exception_if_processing_interrupted()
-    if (watcher := _watcher.get()) is not None:
-        watcher.begin_layer()
-
-
-class MeasuredModel(dict[str, Any]):
-    """What was measured of a model on a device, kept in the user's folder so that it is measured once."""
-
-    def __init__(self, model: Descriptor, device: torch.device) -> None:
-        self._file = Path(folder_paths.get_user_directory()) / "megapixel" / "upscale_models.json"
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._key = f"{fingerprint(model)} {name} torch {torch.__version__}"
-        super().__init__(self._read().get(self._key, {}))
-
-    def __setitem__(self, key: str, value: Any) -> None:
-        super().__setitem__(key, value)
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._file.with_suffix(".new")
-            fresh.write_text(json.dumps({**self._read(), self._key: dict(self)}, indent=1), encoding="utf-8")
-            fresh.replace(self._file)
-        except OSError as error:
-            log.debug("Could not keep what was measured in %s: %s", self._file, error)
-
-    def _read(self) -> dict[str, Any]:
-        """Return what the file holds for every model; nothing where it is missing or damaged."""
-        try:
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-            return {key: measured for key, measured in kept.items() if isinstance(measured, dict)}
-        except (OSError, ValueError, AttributeError):
-            return {}
-
-
-def fingerprint(model: Descriptor) -> str:
-    """Return a name for a model's architecture and weights: from every tensor its name, shape, and first and last values."""
-    digest = hashlib.sha256()
-    for name, weights in model.model.state_dict().items():
-        ends = torch.cat([weights.flatten()[:16], weights.flatten()[-16:]]).float().cpu()
-        digest.update(f"{name} {tuple(weights.shape)}".encode() + ends.numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-class _Watcher:
-    """The progress bar, the preview and the cancel button, after every tile and within it."""
-
-    def __init__(self, pictures: Tensor, layers: int) -> None:
-        self._pictures, self._layers = pictures, layers
-        self._bar = comfy.utils.ProgressBar(STEPS)
-        self._filling: FillingPicture | None = None
-        self._number = -1
-        self._shown = 0.0
-        self._progress: Progress | None = None
-        self._begun = self._step = 0
-
-    def __call__(self, progress: Progress) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        self._progress, self._begun = progress, 0
-        self._step = round(progress.share * STEPS)
-        self._bar.update_absolute(self._step, STEPS, self._preview(progress))
-
-    def begin_layer(self) -> None:
-        """Move the bar on within a tile."""
-        if self._progress is None:
-            return
-        self._begun += 1
-        within = min(1.0, self._begun / self._layers)
-        step = int((self._progress.share + within * self._progress.ahead) * STEPS)
-        if step > self._step:
-            self._step = step
-            self._bar.update_absolute(step, STEPS)
-
-    def _preview(self, progress: Progress) -> tuple[str, Any, int] | None:
-        if progress.part is None:
-            return None
-        if self._filling is None or self._number != progress.picture:
-            self._number = progress.picture
-            self._filling = FillingPicture(self._pictures[progress.picture])
-        self._filling.put(progress.part, progress.place)
-        if time.monotonic() < self._shown + PREVIEW_SECONDS and progress.share < 1:
-            return None
-        self._shown = time.monotonic()
-        return ("JPEG", self._filling.image(), LONGEST)
-
-
-_watcher: ContextVar[_Watcher | None] = ContextVar("watcher", default=None)

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
-from megapixel.nodes import offer_models, upscale_host
+from megapixel.nodes import offer_models, tile_progress
+from megapixel.nodes.measured_model import fingerprint
 from megapixel.nodes.upscale import MegapixelUpscale
-from megapixel.nodes.upscale_host import fingerprint, result_size
+from megapixel.nodes.upscale_host import result_size
 from PIL import Image
 from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelLoader, ModelTiling
 from spandrel.architectures.Compact import Compact, CompactArch
@@ -456,7 +457,7 @@ def test_a_model_that_cuts_pictures_itself_is_given_them_whole(picture):
 @pytest.mark.parametrize("name", ["compact", "esrgan"])
 @pytest.mark.parametrize("told", [2, 3])
 def test_cancelling_stops_within_one_tile(name, told, picture, on_progress, monkeypatch):
-    monkeypatch.setattr(upscale_host, "PREVIEW_SECONDS", 0.0)  # so that the host is told about every tile
+    monkeypatch.setattr(tile_progress, "PREVIEW_SECONDS", 0.0)  # so that the host is told about every tile
     image, settings = picture(2, 150, 131, 3), {"precision": "float32", "tile_size": 48}
     expected = upscale(described(NETWORKS[name]), image, **settings)  # measures
     model = described(NETWORKS[name])
@@ -519,7 +520,7 @@ def test_cancelling_in_the_middle_of_a_tile_stops_at_the_next_layer(picture):
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("name", ["compact", "esrgan"])
 def test_progress_rises_to_the_end_and_the_preview_fills(name, channels, picture, on_progress, monkeypatch):
-    monkeypatch.setattr(upscale_host, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(tile_progress, "PREVIEW_SECONDS", 0.0)
     told = []
     on_progress(lambda value, total, preview, node_id=None: told.append((value, total, preview)))
     upscale(described(NETWORKS[name]), picture(2, 150, 131, channels), precision="float32", tile_size=64)

@@ -1,0 +1,53 @@
+"""What was measured of upscale models, kept in the user's folder so that each is measured once on a device."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+import torch
+
+from ..upscale.network import Descriptor
+
+log = logging.getLogger("megapixel")
+
+
+class MeasuredModel(dict[str, Any]):
+    """What was measured of one model on one device; what is put in goes to the file at once."""
+
+    def __init__(self, model: Descriptor, device: torch.device) -> None:
+        self._file = Path(folder_paths.get_user_directory()) / "megapixel" / "upscale_models.json"
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+        self._key = f"{fingerprint(model)} {name} torch {torch.__version__}"
+        super().__init__(self._read().get(self._key, {}))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self._file.with_suffix(".new")
+            fresh.write_text(json.dumps({**self._read(), self._key: dict(self)}, indent=1), encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as error:
+            log.debug("Could not keep what was measured in %s: %s", self._file, error)
+
+    def _read(self) -> dict[str, Any]:
+        """Return what the file holds for every model; nothing where it is missing or damaged."""
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+            return {key: measured for key, measured in kept.items() if isinstance(measured, dict)}
+        except (OSError, ValueError, AttributeError):
+            return {}
+
+
+def fingerprint(model: Descriptor) -> str:
+    """Return a name for a model's architecture and weights: from every tensor its name, shape, and first and last values."""
+    digest = hashlib.sha256()
+    for name, weights in model.model.state_dict().items():
+        ends = torch.cat([weights.flatten()[:16], weights.flatten()[-16:]]).float().cpu()
+        digest.update(f"{name} {tuple(weights.shape)}".encode() + ends.numpy().tobytes())
+    return digest.hexdigest()[:16]

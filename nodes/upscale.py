@@ -11,6 +11,19 @@ PRECISIONS = ["auto", "float32", "float16", "bfloat16"]
 LARGEST_SIDE = 65536
 
 
+def _exact_side(name: str, other: str) -> io.Int.Input:
+    return io.Int.Input(
+        name,
+        default=0,
+        min=0,
+        max=LARGEST_SIDE,
+        optional=True,
+        advanced=True,
+        tooltip=f"Exact {name} of the result in pixels; it goes before scale_by. 0 follows from the {other}, or from "
+        "scale_by.",
+    )
+
+
 class MegapixelUpscale(io.ComfyNode):
     """Any spandrel model over pictures of any size, without a seam."""
 
@@ -53,26 +66,8 @@ class MegapixelUpscale(io.ComfyNode):
                     tooltip="Sides of the result by those of the image, such as 2 with a 4x model: the model's result "
                     "is resampled tile by tile. 0 is the model's own scale.",
                 ),
-                io.Int.Input(
-                    "width",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SIDE,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Exact width of the result in pixels; it goes before scale_by. 0 follows from the height, "
-                    "or from scale_by.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=0,
-                    min=0,
-                    max=LARGEST_SIDE,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Exact height of the result in pixels; it goes before scale_by. 0 follows from the width, "
-                    "or from scale_by.",
-                ),
+                _exact_side("width", "height"),
+                _exact_side("height", "width"),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,

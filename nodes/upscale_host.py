@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -57,29 +59,32 @@ def upscale_images(
     device, dtype = comfy.model_management.intermediate_device(), _intermediate_dtype()
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
     _check_memory(len(pictures), channels.result, size, device, dtype)
-    pictures = _finite(pictures)
-    network = _network(upscale_model, precision, compile)
+    wanted = partial(Upscale, size=size, tile=tile_size, alpha=alpha, device=device, dtype=dtype)
+    devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
+    with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
+        return _run(wanted, _finite(pictures), upscale_model, precision, compile).movedim(1, -1)
+
+
+def _run(
+    wanted: Callable[..., Upscale], pictures: Tensor, model: Descriptor, precision: str, compile: bool
+) -> Tensor:
+    network = _network(model, precision, compile)
     progress = TileProgress(pictures, network.modules)
-    upscale = Upscale(
+    upscale = wanted(
         free=lambda: free_memory(network.device),
-        size=size,
-        tile=tile_size,
-        alpha=alpha,
-        device=device,
-        dtype=dtype,
         recover=lambda: _recovered(network.device),
         report=progress,
         say=lambda plan: log.info("Upscale: %s", plan),
     )
-    with progress:
-        try:
-            enlarged = upscale(pictures, network)
-        except Exception as error:
-            if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                raise
-            log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
-            enlarged = upscale(pictures, _network(upscale_model, precision, compile=False))
-    return enlarged.movedim(1, -1)
+    try:
+        torch.manual_seed(0)  # the same noise every time, also after a measurement
+        with progress:
+            return upscale(pictures, network)
+    except Exception as error:
+        if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
+    return _run(wanted, pictures, model, precision, compile=False)
 
 
 def check_model(model: Any) -> None:

@@ -322,8 +322,8 @@ def _start(
     try:
         run = worker.run_carefully if tiles[0].careful else worker
         enlarged = run(_gather(pictures, tiles))
-        parts = zip(tiles, enlarged.split(1), strict=True)
-        return tiles, [_Delivery(placement.fit(part, tile.row, tile.column), device) for tile, part in parts]
+        parts = [placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)]
+        return tiles, [_Delivery(part, device) for part in parts]
     except Exception as error:
         if not is_out_of_memory(error):
             raise

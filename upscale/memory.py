@@ -58,7 +58,7 @@ class _LivingTensors(TorchDispatchMode):
     """Counts the bytes of tensors on one device from their making to their end."""
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.device = device
         self.now = self.peak = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()

@@ -178,8 +178,8 @@ class Network:
         self._descriptor, self._load, self._form = weakref.ref(descriptor), load, form or Form()
         self._sizes, self._tiling = descriptor.size_requirements, descriptor.tiling
         self._store: Store = {} if store is None else store
-        self._careful = cache(lambda device: self._ready(Form(), device))
-        self._parts_of = cache(lambda copied: split_network(copied.model, self.channels))
+        self._careful = cache(self._ready_carefully)
+        self._parts_of = cache(self._split)
         self._copies = {device: self._ready(self._form, device) for device in devices}
         parts = self._parts_of(next(iter(self._copies.values())))
         self.shuffle = parts.shuffle if parts else 1
@@ -215,7 +215,7 @@ class Network:
         for copied in self._copies.values():
             parts = self._parts_of(copied)
             for module in (copied.model,) if parts is None else (parts.trunk, parts.tail):
-                module.compile(dynamic=False)
+                module.compile(dynamic=False)  # pyright: ignore[reportUnknownMemberType]
 
     def prepare(self, pictures: Tensor) -> Tensor:
         """Return (F, C, H, W) as the first stage takes it."""
@@ -229,6 +229,12 @@ class Network:
         copied = copy_descriptor(descriptor, form)
         self._load(copied, device)
         return copied
+
+    def _ready_carefully(self, device: torch.device) -> Descriptor:
+        return self._ready(Form(), device)
+
+    def _split(self, copied: Descriptor) -> TwoParts | None:
+        return split_network(copied.model, self.channels)
 
     def _stage(self, part: str, devices: Sequence[torch.device], channels: int, scale: int) -> Stage:
         workers = [

@@ -543,6 +543,20 @@ def test_progress_rises_to_the_end_and_the_preview_fills(name, channels, picture
     assert not np.array_equal(pictures[darker.index(True)], pictures[-1])
 
 
+def test_a_model_that_draws_noise_gives_the_same_every_time(picture):
+    model, image = described(compact), picture(1, 40, 51, 3)
+    quiet = upscale(model, image, precision="float32")
+    noisy = described(compact)
+    noisy.model.body[0].register_forward_hook(
+        lambda layer, given, result: result + torch.randn(result.shape) / 100
+    )
+    state = torch.get_rng_state()
+    first = upscale(noisy, image, precision="float32")  # measures too, which draws as well
+    assert not torch.equal(first, quiet)
+    assert torch.equal(upscale(noisy, image, precision="float32"), first)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_progress_moves_within_a_tile_too(picture, on_progress, monkeypatch):
     clock = count()
     monkeypatch.setattr(

@@ -174,7 +174,7 @@ class _Part:
                 Progress(
                     self.first + min(told.tile.picture, self.pictures - 1),
                     share(told.done / calls),
-                    scale * self.share / calls,
+                    scale * self.share / calls if told.left else 0.0,
                     told.written[0] if seen else None,
                     (
                         row.low / plan.height,

@@ -572,6 +572,16 @@ def test_progress_moves_within_a_tile_too(picture, on_progress, monkeypatch):
     assert max(after - before for before, after in pairwise(values)) <= 1000 / len(layers) + 1
 
 
+def test_progress_never_falls_back_whatever_is_measured_between(picture, monkeypatch):
+    values = []
+    monkeypatch.setattr(
+        comfy.utils.ProgressBar, "update_absolute", lambda bar, value, *rest: values.append(value)
+    )
+    upscale(described(esrgan), picture(2, 150, 131, 4), precision="float32", tile_size=64)
+    assert values == sorted(values)
+    assert values[-1] == 1000
+
+
 @pytest.mark.parametrize("patched", [False, True], ids=["bare", "with patcher"])
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
 def test_the_model_that_others_hold_stays_as_it_is(patched, precision, picture):

@@ -272,8 +272,8 @@ def _calls(
     while len(waiting):
         tiles = waiting.take(wait=flying is None)
         started = _start(pictures, worker, tiles, device, waiting) if tiles else None
-        # On a GPU the next call is queued before the one before it is waited for.
-        if worker.device.type == "cuda":
+        # The next call is queued before the one before it is waited for.
+        if worker.runs_ahead:
             started, flying = flying, started
         if started:
             yield started[0], [delivery.wait() for delivery in started[1]]

@@ -28,6 +28,11 @@ class Worker:
     layout: torch.memory_format = torch.contiguous_format
     careful: Run | None = None
 
+    @property
+    def runs_ahead(self) -> bool:
+        """Tell whether a call returns before its work is done, as on a GPU."""
+        return self.device.type == "cuda"
+
     def __call__(self, tiles: Tensor) -> Tensor:
         """Run on (B, C, h, w) from anywhere."""
         return self.run(tiles.to(self.device, self.dtype).contiguous(memory_format=self.layout))

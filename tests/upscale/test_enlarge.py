@@ -22,6 +22,12 @@ CPU = torch.device("cpu")
 NEED = Need(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["call by call", "one call ahead"])
+def order(request, monkeypatch):
+    """Every law holds in both orders: as on the CPU, and as on a GPU, whose calls return before they are done."""
+    monkeypatch.setattr(Worker, "runs_ahead", request.param)
+
+
 @pytest.fixture(autouse=True)
 def inference():
     """As the host runs nodes."""

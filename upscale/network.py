@@ -184,15 +184,17 @@ class Network:
         parts = self._parts_of(next(iter(self._copies.values())))
         self.shuffle = parts.shuffle if parts else 1
         if parts is None:
-            self.stages = [self._stage("whole", devices, self.channels, self.scale)]
+            self.stages = [
+                self._stage("whole", devices, self.channels, self.scale, descriptor.output_channels)
+            ]
             self.work_shares = [1.0]
         else:
             # Every weight is used once a pixel, in the tail once for each of the pixels that one becomes.
             works = [_weights(parts.trunk), _weights(parts.tail) * parts.scale**2]
             self.work_shares = [work / sum(works) for work in works]
             self.stages = [
-                self._stage("trunk", devices[:1], self.channels * parts.shuffle**2, 1),
-                self._stage("tail", devices, parts.features, parts.scale),
+                self._stage("trunk", devices[:1], self.channels * parts.shuffle**2, 1, parts.features),
+                self._stage("tail", devices, parts.features, parts.scale, descriptor.output_channels),
             ]
 
     @property
@@ -236,7 +238,9 @@ class Network:
     def _split(self, copied: Descriptor) -> TwoParts | None:
         return split_network(copied.model, self.channels)
 
-    def _stage(self, part: str, devices: Sequence[torch.device], channels: int, scale: int) -> Stage:
+    def _stage(
+        self, part: str, devices: Sequence[torch.device], channels: int, scale: int, gives: int
+    ) -> Stage:
         workers = [
             Worker(
                 _part_of(self._copies[device], part, self._parts_of),
@@ -247,9 +251,8 @@ class Network:
             )
             for device in devices
         ]
-        return Stage(
-            workers, scale, self._need(part, workers[0], channels), self._reach(part, devices[0], channels)
-        )
+        need = self._need(part, workers[0], channels)
+        return Stage(workers, scale, need, self._reach(part, devices[0], channels), gives)
 
     def _carefully(self, part: str, device: torch.device) -> Run:
         """Return the part in float32, copied and loaded when it is first needed."""

@@ -47,10 +47,12 @@ class Worker:
 class Stage:
     """What the loop needs to know: who computes, how much larger the result is, how to cut.
 
-    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment.
+    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment. `channels` are
+    those of the result.
     """
 
     workers: Sequence[Worker]
     scale: int
     need: Need
     reach: Callable[[], Reach]
+    channels: int = 3

@@ -20,6 +20,7 @@ from .stage import Stage
 from .tile_size import choose_plan, fitting_pixels
 from .tiles import Reach, TilePlan, plan_tiles
 
+FEATURES_SHARE = 0.3  # of the free memory that a trunk's result may take; else it lies in main memory
 BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the CPU it gains nothing
 
 
@@ -116,20 +117,15 @@ class Upscale:
     ) -> Tensor:
         support = max(placement.rows.support, placement.columns.support)
         reach = cache(lambda: _wider(stage.reach(), support))
-        worker, (height, width) = stage.workers[0], source.shape[-2:]
-        free, on_cpu = self.free(), worker.device.type == "cpu"
-        in_one = Reach(), max(height, width)
-        if network.tiles_itself or (not part.visible and height * width <= fitting_pixels(stage.need, free)):
-            plan = plan_tiles(height, width, *in_one)  # a trunk is best in one piece as well
-        elif self.tile:
-            plan = plan_tiles(height, width, *(in_one if self.tile >= in_one[1] else (reach(), self.tile)))
-        else:
-            plan = choose_plan(height, width, reach, stage.need, free, on_cpu)
+        free, on_cpu = self.free(), stage.workers[0].device.type == "cpu"
+        fits = source.shape[-2] * source.shape[-1] <= fitting_pixels(stage.need, free)
+        in_one = network.tiles_itself or (fits and not part.visible)  # a trunk is best in one piece
+        plan = _in_one_piece(source) if in_one else self._plan(source, stage, reach, free)
         if len(plan.tiles) > 1:
             placement = placement.with_blend(reach().blend)
         if self.say and part.first == 0:
             self.say(_description(plan, placement))
-        device, dtype = (self.device, self.dtype) if part.visible else (worker.device, worker.dtype)
+        device, dtype = (self.device, self.dtype) if part.visible else _place_of_features(source, stage, free)
         return enlarge(
             source,
             replace(stage, reach=reach),
@@ -141,6 +137,14 @@ class Upscale:
             report=part.reporter(self.report, plan, len(plan.tiles) * len(source)),
             recover=self.recover,
         )
+
+    def _plan(self, source: Tensor, stage: Stage, reach: Callable[[], Reach], free: float) -> TilePlan:
+        height, width = source.shape[-2:]
+        if self.tile >= max(height, width):
+            return _in_one_piece(source)
+        if self.tile:
+            return plan_tiles(height, width, reach(), self.tile)
+        return choose_plan(height, width, reach, stage.need, free, stage.workers[0].device.type == "cpu")
 
 
 @dataclass(frozen=True)
@@ -197,6 +201,18 @@ def _description(plan: TilePlan, placement: Placement) -> str:
     how = "blended" if placement.mixes else "exact"
     tiles = f"{len(plan.tiles)} tiles of {width}x{height}"
     return f"{plan.width}x{plan.height} in {tiles}, {how}, {plan.redundancy:.2f} of its pixels computed"
+
+
+def _in_one_piece(pictures: Tensor) -> TilePlan:
+    height, width = pictures.shape[-2:]
+    return plan_tiles(height, width, Reach(), max(height, width))
+
+
+def _place_of_features(source: Tensor, stage: Stage, free: float) -> tuple[torch.device, torch.dtype]:
+    """Return where a trunk's result lies, and in which type: with the network where there is room, else in main memory."""
+    worker = stage.workers[0]
+    needed = source[:, 0].numel() * stage.channels * worker.dtype.itemsize
+    return worker.device if needed <= FEATURES_SHARE * free else torch.device("cpu"), worker.dtype
 
 
 def _wider(reach: Reach, support: int) -> Reach:

@@ -69,7 +69,8 @@ def variants(name: str, image: torch.Tensor) -> dict[str, Callable[[], torch.Ten
     whole = image.movedim(-1, 1).contiguous()
     calls: dict[str, Callable[[], torch.Tensor]] = {
         "untiled": lambda: untiled(whole.clone()).movedim(1, -1),
-        "host": lambda: ImageUpscaleWithModel.execute(untiled, image).args[0],
+        # A copy, because RCAN writes into what the host's node gives it: the image itself.
+        "host": lambda: ImageUpscaleWithModel.execute(untiled, image.clone()).args[0],
     }
     for label, precision in (("exact", "float32"), ("fast", "auto"), ("bfloat16", "bfloat16")):
         model = loaded(name)

@@ -56,8 +56,9 @@ def _rows(name: str) -> None:
     for tile in (tile for tile in TILES if tile < max(height, width)):
         plans: list[str] = []
         enlarged = Upscale(free=lambda: PLENTY, tile=tile, say=plans.append)(picture, network)
+        # RCAN writes into what it is given, here into the host's own input: a copy keeps ours.
         hosts = comfy.utils.tiled_scale(
-            picture, descriptor, tile, tile, 32, descriptor.scale, descriptor.output_channels
+            picture.clone(), descriptor, tile, tile, 32, descriptor.scale, descriptor.output_channels
         )
         reaches = "; ".join(
             f"{reach['bound'] or 'none'}, {reach['margin']}, {reach['period']}"

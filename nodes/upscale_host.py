@@ -53,16 +53,16 @@ def upscale_images(
         ValueError, MemoryError: one sentence about the socket that is to blame.
     """
     check_model(upscale_model)
-    pictures = _pictures(image)
+    pictures = pictures_of(image)
     given = pictures.shape[-2], pictures.shape[-1]
     size = result_size(given, upscale_model.scale, scale_by, width, height)
-    device, dtype = comfy.model_management.intermediate_device(), _intermediate_dtype()
+    device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
-    _check_memory(len(pictures), channels.result, size, device, dtype)
+    check_memory(len(pictures), channels.result, size, device, dtype)
     wanted = partial(Upscale, size=size, tile=tile_size, alpha=alpha, device=device, dtype=dtype)
     devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
     with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
-        return _run(wanted, _finite(pictures), upscale_model, precision, compile).movedim(1, -1)
+        return _run(wanted, without_nan(pictures), upscale_model, precision, compile).movedim(1, -1)
 
 
 def _run(
@@ -132,7 +132,7 @@ def _recovered(device: torch.device) -> float:
     return free_memory(device)
 
 
-def _pictures(image: Tensor) -> Tensor:
+def pictures_of(image: Tensor) -> Tensor:
     """Return (F, C, H, W) for (F, H, W, C).
 
     Raises:
@@ -146,7 +146,7 @@ def _pictures(image: Tensor) -> Tensor:
     return image.movedim(-1, 1)
 
 
-def _finite(pictures: Tensor) -> Tensor:
+def without_nan(pictures: Tensor) -> Tensor:
     """Return the pictures with black for NaN and the range's ends for infinities: one pixel must not cost a video."""
     if bool(pictures.sum(dtype=torch.float32).isfinite()):
         return pictures
@@ -160,7 +160,7 @@ def _finite(pictures: Tensor) -> Tensor:
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def _check_memory(
+def check_memory(
     count: int, channels: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> None:
     """Refuse a result that cannot fit, before anything starts.
@@ -177,7 +177,7 @@ def _check_memory(
         )
 
 
-def _intermediate_dtype() -> torch.dtype:
+def intermediate_dtype() -> torch.dtype:
     chosen = getattr(comfy.model_management, "intermediate_dtype", None)  # new after 0.16
     return chosen() if chosen else torch.float32
 

@@ -1,0 +1,199 @@
+"""Conditioning that belongs to its crop: what lies somewhere in the picture is cut out with the segment.
+
+Masks, ControlNet hints and the host's inpainting entries cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels of the
+picture that came in. Entries that have no place pass untouched.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..segs.box import Box, Size
+from ..segs.crop import crop_resized
+
+log = logging.getLogger("megapixel")
+
+Conditioning = list[list[Any]]
+Boxed = tuple[int, int, int, int]  # height, width, top and left in latent pixels
+
+_COVERS = ("concat_latent_image", "concat_mask")  # (B, C, h, w) over the whole picture
+_PLACELESS = {"mask", "pooled_output", "conditioning_llama3", "unclip_conditioning", *_COVERS}
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """The picture that the conditioning was made for.
+
+    Attributes:
+        size: height and width as it is now.
+        given: as it came in: absolute areas count in it.
+        cell: picture pixels to a latent pixel.
+    """
+
+    size: Size
+    given: Size
+    cell: int = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """A crop: its box, and the frame it is cut from."""
+
+    box: Box
+    frame: int = 0
+
+
+def effect_in(conditioning: Conditioning, place: Place, canvas: Canvas) -> tuple[Any, ...]:
+    """Return what differs between crops and cannot be put in one batch: equal values can."""
+    return tuple(_fit(options, place, canvas) for _, options in conditioning)
+
+
+def crop_conditioning(
+    conditionings: Sequence[Conditioning], places: Sequence[Place], canvas: Canvas
+) -> list[Conditioning]:
+    """Return each list (positive, negative, …) for a batch of crops with the same `effect_in`.
+
+    Entries without effect there are left out. Where none has any, all are kept without their places: a segment outside of
+    all regions still needs a text.
+    """
+    cropper = _Cropper(places, canvas)
+    return [cropper.crop(conditioning) for conditioning in conditionings]
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What becomes of an entry's places in a crop."""
+
+    present: bool
+    area: Boxed | None
+    boxes: tuple[tuple[int, Boxed], ...]  # number and place of each GLIGEN box that is left
+
+
+def _fit(options: Mapping[str, Any], place: Place, canvas: Canvas) -> _Fit:
+    area, present = _crop_area(options.get("area"), place.box, canvas)
+    if present and options.get("mask") is not None:
+        present = bool(_crop_field(options["mask"], place, canvas).any())
+    return _Fit(present, area, tuple(_crop_gligen(options.get("gligen"), place.box, canvas)))
+
+
+class _Cropper:
+    def __init__(self, places: Sequence[Place], canvas: Canvas) -> None:
+        self._places, self._canvas = places, canvas
+        self._controls: dict[int, Any] = {}  # one that both lists share is cut once and stays shared
+
+    def crop(self, conditioning: Conditioning) -> Conditioning:
+        fits = effect_in(conditioning, self._places[0], self._canvas)
+        pairs = list(zip(conditioning, fits, strict=True))
+        kept = [(entry, fit) for entry, fit in pairs if fit.present]
+        if not kept:
+            placeless = {"area", "mask", "mask_strength", "set_area_to_bounds"}
+            pairs = [([text, _without(options, placeless)], fit) for (text, options), fit in pairs]
+        return [[text, self._options(options, fit)] for (text, options), fit in kept or pairs]
+
+    def _options(self, options: Mapping[str, Any], fit: _Fit) -> dict[str, Any]:
+        cut = dict(options)
+        if "area" in cut:
+            cut = _without(cut, {"area"}) if fit.area is None else cut | {"area": fit.area}
+        if cut.get("mask") is not None:
+            cut["mask"] = self._stack(cut["mask"])
+        for name in _COVERS:
+            if isinstance(cut.get(name), Tensor) and cut[name].dim() == 4:
+                cut[name] = self._stack(cut[name])
+        if cut.get("control") is not None:
+            cut["control"] = self._control(cut["control"])
+        if "gligen" in cut:
+            kind, model, given = cut["gligen"]
+            boxes = [(given[number][0], *box) for number, box in fit.boxes]
+            cut = cut | {"gligen": (kind, model, boxes)} if boxes else _without(cut, {"gligen"})
+        _warn_of_unknown(cut)
+        return cut
+
+    def _stack(self, field: Tensor) -> Tensor:
+        return torch.cat([_crop_field(field, place, self._canvas) for place in self._places])
+
+    def _control(self, control: Any) -> Any:
+        """Return a copy of a ControlNet and those before it with their hints cut."""
+        if control is None:
+            return None
+        if id(control) not in self._controls:
+            copy = control.copy()
+            hint = control.cond_hint_original
+            if isinstance(hint, Tensor) and hint.dim() == 4:
+                copy.cond_hint_original = self._stack(hint)
+            copy.extra_concat_orig = [
+                self._stack(extra) if extra.dim() == 4 and extra.shape[-1] > 1 else extra
+                for extra in getattr(control, "extra_concat_orig", [])
+            ]
+            copy.set_previous_controlnet(self._control(control.previous_controlnet))
+            self._controls[id(control)] = copy
+        return self._controls[id(control)]
+
+
+def _crop_field(field: Tensor, place: Place, canvas: Canvas) -> Tensor:
+    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the place's frame where there are several."""
+    if field.dim() == 2:
+        field = field[None]
+    frame = min(place.frame, len(field) - 1)
+    return crop_resized(field[frame : frame + 1], canvas.size, place.box)
+
+
+def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[Boxed | None, bool]:
+    """Return an area in a crop's latent pixels, None where it is all of it; and whether there is any."""
+    if area is None or len(area) > 5:  # video areas have a time as well
+        return area, True
+    if area[0] == "percentage":
+        height, width, top, left = (
+            share * side for share, side in zip(area[1:], (*canvas.size, *canvas.size), strict=True)
+        )
+        whole = Box(round(top), round(left), round(top + height), round(left + width))
+    else:
+        whole = _in_picture(area, canvas)
+    inside = whole.shared(box)
+    if not inside.area:
+        return None, False
+    if inside == box:
+        return None, True
+    return _in_latent(inside.within(box), canvas.cell), True
+
+
+def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Boxed]]:
+    if gligen is None:
+        return []
+    inside = [_in_picture(entry[1:], canvas).shared(box) for entry in gligen[2]]
+    return [
+        (number, _in_latent(part.within(box), canvas.cell)) for number, part in enumerate(inside) if part.area
+    ]
+
+
+def _in_picture(boxed: Sequence[int], canvas: Canvas) -> Box:
+    """Return a box in pixels of the picture as it is now, for latent pixels of the one that came in."""
+    height, width, top, left = (int(side) * canvas.cell for side in boxed)
+    return Box(top, left, top + height, left + width).scaled(canvas.given, canvas.size)
+
+
+def _in_latent(box: Box, cell: int) -> Boxed:
+    """Return the latent pixels that hold a box: height, width, top and left."""
+    top, left = box.top // cell, box.left // cell
+    return -(-box.bottom // cell) - top, -(-box.right // cell) - left, top, left
+
+
+def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_unknown(options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if isinstance(value, Tensor) and value.dim() >= 4 and name not in _PLACELESS | _warned:
+            _warned.add(name)
+            log.warning(
+                "positive, negative: %s passes to every segment as it is; it is not cut to them.", name
+            )

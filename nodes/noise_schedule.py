@@ -1,0 +1,52 @@
+"""Noise levels of a run by a scheduler's name: the host's, AYS and GITS, or a SCHEDULER_FUNC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import comfy.samplers
+import torch
+from torch import Tensor
+
+SchedulerFunction = Callable[
+    [Any, str, int], Tensor
+]  # (model, sampler_name, steps) -> steps + 1 noise levels
+FURTHER = ["AYS SDXL", "AYS SD1", "AYS SVD", "GITS[coeff=1.2]"]
+
+
+def scheduler_names() -> list[str]:
+    """Return all names, those that other packs gave to the host among them."""
+    return [*comfy.samplers.KSampler.SCHEDULERS, *FURTHER]
+
+
+def noise_levels(
+    model: Any,
+    sampler_name: str,
+    scheduler: str,
+    steps: int,
+    denoise: float,
+    function: SchedulerFunction | None = None,
+) -> Tensor:
+    """Return steps + 1 falling noise levels: the last part of a run that is `denoise` long, as the host's KSampler."""
+    total = steps if denoise > 0.9999 else int(steps / denoise)
+    if function is not None:
+        return function(model, sampler_name, total)[-(steps + 1) :]
+    one_less = sampler_name in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS
+    sigmas = _by_name(model, scheduler, total + one_less)
+    if one_less:
+        sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
+    return sigmas[-(steps + 1) :]
+
+
+def _by_name(model: Any, scheduler: str, steps: int) -> Tensor:
+    if scheduler.startswith("AYS "):
+        from comfy_extras.nodes_align_your_steps import AlignYourStepsScheduler
+
+        return AlignYourStepsScheduler.execute(scheduler.removeprefix("AYS "), steps, 1.0).args[0]
+    if scheduler.startswith("GITS[coeff="):
+        from comfy_extras.nodes_gits import GITSScheduler
+
+        coefficient = float(scheduler.removeprefix("GITS[coeff=").rstrip("]"))
+        return GITSScheduler.execute(coefficient, max(2, steps), 1.0).args[0]
+    return comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, steps)

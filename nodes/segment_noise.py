@@ -1,0 +1,66 @@
+"""Noise of its own for every segment of a batch: what it would draw if it were sampled alone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler, default_noise_sampler
+from torch import Tensor
+
+# One draws the noise under the mask for the whole batch at once, one takes its step size from all of it.
+_ALONE = {"ddim", "dpm_adaptive"}
+
+
+def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
+    """Return the noise that the host would start each latent (1, C, …) from, as a batch; no global generator is used."""
+    drawn = [
+        torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+        for latent, seed in zip(latents, seeds, strict=True)
+    ]
+    return torch.cat(drawn)
+
+
+def can_batch(sampler_name: str) -> bool:
+    """Tell whether a sampler gives each entry of a batch what it would give it alone. Those of other packs are not asked."""
+    function = getattr(comfy.samplers.sampler_object(sampler_name), "sampler_function", None)
+    return getattr(function, "__module__", "").startswith("comfy.") and sampler_name not in _ALONE
+
+
+def segment_sampler(
+    sampler_name: str, seeds: Sequence[int], sigmas: Tensor, shape: Sequence[int], device: torch.device
+) -> Any:
+    """Return the host's sampler, drawing for every entry of a batch of that shape from a seed of its own."""
+    sampler = comfy.samplers.sampler_object(sampler_name)
+    function = getattr(sampler, "sampler_function", None)
+    if function is None or "noise_sampler" not in inspect.signature(function).parameters:
+        return sampler
+    noise = _SegmentNoise(sampler_name, seeds, sigmas, torch.empty((1, *shape[1:]), device=device))
+    return comfy.samplers.KSAMPLER(
+        function, {**sampler.extra_options, "noise_sampler": noise}, sampler.inpaint_options
+    )
+
+
+class _SegmentNoise:
+    """What a sampler calls for noise between two steps; made when it is first asked, as the host makes its own."""
+
+    def __init__(self, sampler_name: str, seeds: Sequence[int], sigmas: Tensor, like: Tensor) -> None:
+        self._name, self._seeds, self._sigmas, self._like = sampler_name, seeds, sigmas, like
+
+    def __call__(self, sigma: Tensor, sigma_next: Tensor) -> Tensor:
+        return torch.cat([draw(sigma, sigma_next) for draw in self._draws])
+
+    @cached_property
+    def _draws(self) -> list[Callable[[Tensor, Tensor], Tensor]]:
+        return [self._draw(seed) for seed in self._seeds]
+
+    def _draw(self, seed: int) -> Callable[[Tensor, Tensor], Tensor]:
+        if self._name.startswith("dpmpp_") and "sde" in self._name:
+            least, most = self._sigmas[self._sigmas > 0].min(), self._sigmas.max()
+            on_cpu = not self._name.endswith("_gpu")
+            return BrownianTreeNoiseSampler(self._like, least, most, seed=seed, cpu=on_cpu)
+        return default_noise_sampler(self._like, seed=seed)

@@ -1,0 +1,245 @@
+"""Refining segments with the host's models: all are encoded, then all sampled, then all decoded, so that each model loads once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import comfy.model_management
+import comfy.sample
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..segs.blur import blur_mask
+from ..segs.refine import Piece
+from ..upscale.memory import is_out_of_memory
+from .crop_conditioning import Canvas, Conditioning, Place, crop_conditioning, effect_in
+from .differential_diffusion import with_soft_masks
+from .noise_schedule import SchedulerFunction, noise_levels
+from .segment_noise import can_batch, segment_sampler, start_noise
+from .segment_progress import AROUND, SegmentProgress
+from .upscale_host import free_memory
+
+log = logging.getLogger("megapixel")
+
+MEMORY_SHARE = 0.8  # of the free memory that a batch may take
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a segment is sampled: the node's inputs of the same names.
+
+    Attributes:
+        batch_size: most segments of equal size to sample together; 0 goes by the memory.
+    """
+
+    model: Any
+    vae: Any
+    positive: Conditioning
+    negative: Conditioning
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float
+    noise_mask_feather: int = 20
+    inpaint_model: bool = False
+    scheduler_function: SchedulerFunction | None = None
+    batch_size: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """A piece ready for sampling."""
+
+    number: int
+    piece: Piece
+    pixels: Tensor  # (1, h, w, 3)
+    latent: Tensor  # (1, C, …)
+    mask: Tensor  # (h, w)
+    hidden: Tensor | None  # latent of what an inpainting model may see
+
+    @property
+    def place(self) -> Place:
+        return Place(self.piece.cut.box, self.piece.frame)
+
+    @property
+    def control(self) -> Any:
+        return self.piece.cut.segment.control
+
+
+class SegmentSampler:
+    """Refines pieces; called with their pixels, as `segs.refine` wants it."""
+
+    def __init__(
+        self, sampling: Sampling, canvas: Canvas, progress: SegmentProgress, *, keep_finished: bool = True
+    ) -> None:
+        self._settings, self._canvas, self._progress = sampling, canvas, progress
+        self._keep_finished = keep_finished
+
+    def __call__(
+        self, pieces: Sequence[Piece], cuts: Sequence[Tensor]
+    ) -> Iterator[tuple[int, Tensor | None]]:
+        """Yield the number and the refined pixels (h, w, C) of each piece, None for one that is not finite.
+
+        An interrupt while sampling yields what was finished, and is raised then.
+        """
+        pairs = enumerate(zip(pieces, cuts, strict=True))
+        encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
+        sampled: list[tuple[_Encoded, Tensor]] = []
+        stopped = None
+        try:
+            for batch in self._batches(encoded):
+                sampled += self._sample_within_memory(batch)
+        except comfy.model_management.InterruptProcessingException as interrupt:
+            if not (sampled and self._keep_finished):
+                raise
+            stopped = interrupt
+        for entry, latent in sampled:
+            yield entry.number, self._decode(entry, latent, cuts[entry.number])
+        if stopped is not None:
+            raise stopped
+
+    @cached_property
+    def _model(self) -> Any:
+        soft = self._settings.noise_mask_feather > 0
+        return with_soft_masks(self._settings.model) if soft else self._settings.model
+
+    @cached_property
+    def _sigmas(self) -> Tensor:
+        settings = self._settings
+        return noise_levels(
+            settings.model,
+            settings.sampler_name,
+            settings.scheduler,
+            settings.steps,
+            settings.denoise,
+            settings.scheduler_function,
+        ).to(settings.model.load_device)
+
+    def _encode(self, number: int, piece: Piece, cut: Tensor) -> _Encoded:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        settings = self._settings
+        pixels = _rgb(cut)[None]
+        mask = blur_mask(piece.cut.mask, settings.noise_mask_feather)
+        latent = settings.vae.encode(pixels)
+        self._check_latent(latent)
+        hidden = settings.vae.encode(_without_masked(pixels, mask)) if settings.inpaint_model else None
+        self._progress.advance(AROUND - 1)
+        return _Encoded(number, piece, pixels, latent, mask, hidden)
+
+    def _check_latent(self, latent: Tensor) -> None:
+        wanted = self._settings.model.get_model_object("latent_format").latent_channels
+        if latent.shape[1] != wanted:
+            raise ValueError(
+                f"vae: expected one with {wanted} latent channels for this model, got one with {latent.shape[1]}. "
+                "Connect the VAE that belongs to the model."
+            )
+
+    def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
+        """Yield what can be sampled together: equal shapes and equal effects of the conditioning."""
+        groups: dict[tuple[Any, ...], list[_Encoded]] = {}
+        for entry in encoded:
+            texts = self._settings.positive, self._settings.negative
+            effects = tuple(effect_in(text, entry.place, self._canvas) for text in texts)
+            own = entry.number if entry.control is not None else None
+            groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
+        for group in groups.values():
+            size = self._batch_size(group)
+            yield from (group[start : start + size] for start in range(0, len(group), size))
+
+    def _batch_size(self, group: Sequence[_Encoded]) -> int:
+        settings, model = self._settings, self._settings.model
+        if not can_batch(settings.sampler_name):
+            return 1
+        if settings.batch_size:
+            return settings.batch_size
+        if model.load_device.type == "cpu":
+            return 1  # nothing is gained there
+        free = free_memory(model.load_device) - max(0, model.model_size() - model.loaded_size())
+        shape = group[0].latent.shape
+        need = model.memory_required([2 * shape[0], *shape[1:]])  # with and without the prompt
+        return max(1, min(len(group), int(MEMORY_SHARE * free / need)))
+
+    def _sample_within_memory(self, batch: list[_Encoded]) -> list[tuple[_Encoded, Tensor]]:
+        try:
+            return list(zip(batch, self._sample(batch).split(1), strict=True))
+        except Exception as error:
+            if len(batch) == 1 or not is_out_of_memory(error):
+                raise
+        comfy.model_management.soft_empty_cache()
+        half = len(batch) // 2
+        log.info("SEGS: out of memory with %d segments at once; going on with %d.", len(batch), half)
+        return [*self._sample_within_memory(batch[:half]), *self._sample_within_memory(batch[half:])]
+
+    def _sample(self, batch: Sequence[_Encoded]) -> Tensor:
+        """Return the refined latents of a batch (B, C, …)."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        settings = self._settings
+        seeds = [(settings.seed + entry.piece.cut.segment.number) % 2**64 for entry in batch]
+        latents = [entry.latent for entry in batch]
+        noise = start_noise(latents, seeds)
+        model, (positive, negative) = self._conditioned(batch)
+        alone = len(batch) == 1 and not can_batch(settings.sampler_name)
+        return comfy.sample.sample_custom(
+            model,
+            noise,
+            settings.cfg,
+            segment_sampler(settings.sampler_name, seeds, self._sigmas, noise.shape, model.load_device),
+            self._sigmas,
+            positive,
+            negative,
+            torch.cat(latents),
+            noise_mask=torch.stack([entry.mask for entry in batch])[:, None],
+            callback=lambda step, x0, x, total: self._progress.step([entry.piece for entry in batch], x0),
+            disable_pbar=True,  # one bar for all segments, not a line in the console for each
+            seed=seeds[0]
+            if alone
+            else settings.seed,  # effects on the model go by it, so it must not depend on the batch
+        )
+
+    def _conditioned(self, batch: Sequence[_Encoded]) -> tuple[Any, list[Conditioning]]:
+        """Return the model, and positive and negative, for these segments."""
+        settings, first = self._settings, batch[0]
+        texts = [settings.positive, settings.negative]
+        model, texts = self._model, crop_conditioning(texts, [entry.place for entry in batch], self._canvas)
+        if first.control is not None:  # such a segment is alone in its batch
+            texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
+            if hasattr(first.control, "doit_ipadapter"):
+                model = first.control.doit_ipadapter(model)[0]
+        hidden = [entry.hidden for entry in batch if entry.hidden is not None]
+        if hidden:
+            masks = torch.stack([entry.mask for entry in batch])[:, None]
+            seen = {"concat_latent_image": torch.cat(hidden), "concat_mask": masks}
+            texts = [[[text, {**options, **seen}] for text, options in entries] for entries in texts]
+        return model, texts
+
+    def _decode(self, entry: _Encoded, latent: Tensor, cut: Tensor) -> Tensor | None:
+        """Return (h, w, C) with the channels of `cut`, or None where it is not finite."""
+        refined = self._settings.vae.decode(latent)
+        refined = refined.reshape(-1, *refined.shape[-3:])[0].to(
+            cut.device, torch.float32
+        )  # videos have a time
+        refined = refined[: cut.shape[0], : cut.shape[1], :3]
+        if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
+            number = entry.piece.cut.segment.number
+            log.warning(
+                "SEGS: segment %d came back with NaN and is left as it was. Try another precision.", number
+            )
+            return None
+        self._progress.finish(entry.piece, refined)
+        return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined
+
+
+def _rgb(cut: Tensor) -> Tensor:
+    return cut.expand(-1, -1, 3) if cut.shape[-1] == 1 else cut
+
+
+def _without_masked(pixels: Tensor, mask: Tensor) -> Tensor:
+    """Return (1, h, w, 3) with grey where the mask is above one half: what an inpainting model is shown."""
+    return torch.where((mask > 0.5)[..., None], 0.5, pixels)

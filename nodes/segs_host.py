@@ -1,0 +1,168 @@
+"""Upscaling a picture and refining its segments with the host's models and memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
+from ..segs.segment import read_segments
+from ..upscale.channels import Channels
+from ..upscale.resized import resize_pictures
+from .crop_conditioning import Canvas
+from .segment_progress import SegmentProgress
+from .segment_sampler import Sampling, SegmentSampler
+from .upscale_host import check_memory, intermediate_dtype, pictures_of, upscale_images, without_nan
+
+log = logging.getLogger("megapixel")
+
+IN_ORDER = "in order"
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """How the whole picture is enlarged first: the node's inputs of the same names."""
+
+    rescale_factor: float = 2.0
+    resampling_method: str = "lanczos"
+    supersample: bool = True
+    rounding_modulus: int = 8
+    upscale_model: Any = None
+
+
+@dataclass(frozen=True)
+class Pasting:
+    """How segments are cut and put back: the node's inputs of the same names."""
+
+    feather: int = 5
+    overlaps: str = "independent"
+    match_colours: float = 0.0
+    smallest_crop: int = 256
+    keep_on_interrupt: bool = True
+    hook: Any = None
+
+
+def upscale_segments(
+    image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
+) -> Tensor:
+    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back.
+
+    Raises:
+        ValueError, MemoryError: one sentence about the socket that is to blame.
+    """
+    found_in, segments = read_segments(segs)
+    given = image.shape[1], image.shape[2]
+    plain = enlarge_image(image, enlargement)
+    frames = plain.to("cpu", torch.float32)
+    size = frames.shape[1], frames.shape[2]
+    fit = Fit(size, sampling.vae.spacial_compression_encode(), pasting.smallest_crop, pasting.feather)
+    pieces = cut_pieces(segments, found_in, len(frames), fit)
+    if pieces:
+        colours = frames[..., : Channels(frames.shape[-1], 3).colours]
+        canvas = Canvas(size, given, fit.multiple)
+        _refine(colours, pieces, sampling, pasting, canvas, frames)
+    return frames.to(plain.device, plain.dtype)
+
+
+def enlarge_image(image: Tensor, enlargement: Enlargement) -> Tensor:
+    """Return IMAGE (F, H, W, C) at `rescale_factor` times its size, rounded to the modulus; memory of its own."""
+    pictures = pictures_of(image)
+    given = pictures.shape[-2], pictures.shape[-1]
+    size = rounded_size(given, enlargement.rescale_factor, enlargement.rounding_modulus)
+    device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
+    channels = Channels(pictures.shape[1], 3)
+    check_memory(len(pictures), channels.result, size, device, dtype)
+    if enlargement.upscale_model is not None:
+        if enlargement.resampling_method == "lanczos":
+            return upscale_images(enlargement.upscale_model, image, height=size[0], width=size[1])
+        pictures = upscale_images(enlargement.upscale_model, image).movedim(-1, 1)
+    method, antialias = enlargement.resampling_method, enlargement.supersample
+    resized = resize_pictures(without_nan(pictures), size, method, antialias=antialias)
+    return resized.movedim(1, -1).to(device, dtype)
+
+
+def rounded_size(size: tuple[int, int], factor: float, modulus: int) -> tuple[int, int]:
+    """Return the sides times the factor, each rounded to the nearest multiple of the modulus, at least one; at factor 1 the sides."""
+    if factor == 1.0:
+        return size
+    height, width = (max(modulus, round(side * factor / modulus) * modulus) for side in size)
+    return height, width
+
+
+def _refine(
+    colours: Tensor, pieces: list[Piece], sampling: Sampling, pasting: Pasting, canvas: Canvas, frames: Tensor
+) -> None:
+    progress = SegmentProgress(colours, pieces, sampling.steps, sampling.model)
+    sampler = SegmentSampler(sampling, canvas, progress, keep_finished=pasting.keep_on_interrupt)
+    finished = _Finished(frames, pasting.hook)
+    try:
+        with torch.random.fork_rng(
+            _cuda_devices()
+        ):  # some samplers and decoders draw from the global generator
+            torch.manual_seed(sampling.seed)
+            if pasting.overlaps == IN_ORDER:
+                own = _own(pieces)
+                refine_in_order(
+                    colours,
+                    own,
+                    sampler,
+                    colours=pasting.match_colours,
+                    pasted=finished,
+                    one_by_one=pasting.hook is not None,
+                )
+            else:
+                refine_independently(colours, pieces, sampler, colours=pasting.match_colours, pasted=finished)
+    except comfy.model_management.InterruptProcessingException:
+        if not (finished.count and pasting.keep_on_interrupt):
+            raise
+        log.warning("SEGS: interrupted; %d of %d segments are refined.", finished.count, len(pieces))
+
+
+def _own(pieces: list[Piece]) -> list[Piece]:
+    """Return the wanted pieces.
+
+    Raises:
+        ValueError: one of them touches another worker's, and would have to wait for it; one sentence.
+    """
+    own = [piece for piece in pieces if piece.cut.segment.wanted]
+    others = [piece for piece in pieces if not piece.cut.segment.wanted]
+    if any(piece.touches(other) for piece in own for other in others):
+        raise ValueError(
+            "segs: expected segments that touch in one slice when they are refined in order, got them in several. "
+            "Switch keep_together on in Slice SEGS, or set overlaps to independent."
+        )
+    return own
+
+
+class _Finished:
+    """Called after each paste: counts, and lets a hook have the picture."""
+
+    def __init__(self, frames: Tensor, hook: Any) -> None:
+        self._frames, self._hook = frames, hook
+        self.count = 0
+
+    def __call__(self, piece: Piece) -> None:
+        self.count += 1
+        post_paste: Callable[[Tensor], Tensor] | None = getattr(self._hook, "post_paste", None)
+        if post_paste is None:
+            return
+        changed = post_paste(self._frames)
+        if changed is self._frames:
+            return
+        if changed.shape != self._frames.shape:
+            raise ValueError(
+                f"upscaler_hook_opt: expected a picture of {tuple(self._frames.shape)} from post_paste, got "
+                f"{tuple(changed.shape)}. Use a hook that keeps the size."
+            )
+        self._frames.copy_(changed)
+
+
+def _cuda_devices() -> list[torch.device]:
+    device = comfy.model_management.get_torch_device()
+    return [device] if device.type == "cuda" else []

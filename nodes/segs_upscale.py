@@ -1,0 +1,147 @@
+"""The nodes that upscale a picture and refine its segments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from .segment_sampler import Sampling
+from .segs_host import Enlargement, Pasting, upscale_segments
+from .segs_sockets import (
+    CATEGORY,
+    BasicPipe,
+    conditioning_sockets,
+    enlarging_sockets,
+    optional_sockets,
+    pasting_sockets,
+    sampling_sockets,
+    segs_socket,
+)
+
+DESCRIPTION = (
+    "Enlarges a picture, then samples each segment again and puts it back under a feathered mask, so that every part gets the "
+    "model's full detail. Each model loads once; segments of one size are sampled together; what lies outside all masks keeps its "
+    "bits. Takes one picture or a batch, grey, RGB or with transparency."
+)
+
+
+class MegapixelSEGSUpscale(io.ComfyNode):
+    """A picture enlarged, each of its segments sampled again."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelSEGSUpscale",
+            display_name="Upscale SEGS (Megapixel)",
+            category=CATEGORY,
+            description=DESCRIPTION,
+            search_aliases=[
+                "SEGSUpscaler",
+                "Upscaler (SEGS)",
+                "detailer",
+                "segment upscale",
+                "tiled diffusion upscale",
+            ],
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."
+                ),
+                segs_socket(),
+                io.Model.Input(
+                    "model",
+                    tooltip="Samples the segments; with this pack's effects and others, at any size of segment.",
+                ),
+                io.Clip.Input(
+                    "clip", tooltip="Taken for workflows made with the known node; nothing here needs it."
+                ),
+                io.Vae.Input("vae", tooltip="The model's VAE."),
+                *enlarging_sockets(),
+                *sampling_sockets(),
+                *conditioning_sockets(),
+                *pasting_sockets(),
+                *optional_sockets(),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
+        return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
+
+
+class MegapixelSEGSUpscalePipe(io.ComfyNode):
+    """The same, with model, CLIP, VAE and prompts in one pipe."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelSEGSUpscalePipe",
+            display_name="Upscale SEGS (pipe, Megapixel)",
+            category=CATEGORY,
+            description=DESCRIPTION,
+            search_aliases=["SEGSUpscalerPipe", "Upscaler (SEGS/pipe)", "detailer pipe"],
+            inputs=[
+                io.Image.Input(
+                    "image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."
+                ),
+                segs_socket(),
+                BasicPipe.Input(
+                    "basic_pipe",
+                    tooltip="Model, CLIP, VAE, positive and negative in one, as ToBasicPipe makes it.",
+                ),
+                *enlarging_sockets(),
+                *sampling_sockets(),
+                *pasting_sockets(),
+                *optional_sockets(),
+            ],
+            outputs=[io.Image.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
+        model, _, vae, positive, negative = _unpack(basic_pipe)
+        return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
+
+
+def _run(
+    image: Any,
+    segs: Any,
+    model: Any,
+    vae: Any,
+    positive: Any,
+    negative: Any,
+    *,
+    rescale_factor: float,
+    resampling_method: str,
+    supersample: str,
+    rounding_modulus: int,
+    feather: int,
+    upscale_model_opt: Any = None,
+    upscaler_hook_opt: Any = None,
+    scheduler_func_opt: Any = None,
+    overlaps: str = "independent",
+    match_colours: float = 0.0,
+    smallest_crop: int = 256,
+    keep_on_interrupt: bool = True,
+    **sampling: Any,
+) -> Any:
+    return upscale_segments(
+        image,
+        segs,
+        Enlargement(
+            rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
+        ),
+        Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling),
+        Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
+    )
+
+
+def _unpack(pipe: Any) -> tuple[Any, ...]:
+    try:
+        model, clip, vae, positive, negative = pipe
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"basic_pipe: expected (model, clip, vae, positive, negative), got {type(pipe).__name__}. Connect a ToBasicPipe node."
+        ) from None
+    return model, clip, vae, positive, negative

@@ -1,0 +1,51 @@
+"""Cutting a box out of a picture, or out of anything that lies over the picture at another resolution."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .box import Box, Size
+
+
+def crop_picture(picture: Tensor, box: Box) -> Tensor:
+    """Return the pixels of (H, W, C) in `box` as a copy (h, w, C); beyond the picture its edges are repeated."""
+    inside = box.clamped((picture.shape[0], picture.shape[1]))
+    pixels = picture[inside.rows, inside.columns]
+    if inside == box:
+        return pixels.clone()
+    sides = (
+        inside.left - box.left,
+        box.right - inside.right,
+        inside.top - box.top,
+        box.bottom - inside.bottom,
+    )
+    return F.pad(pixels.movedim(-1, 0)[None], sides, mode="replicate")[0].movedim(0, -1)
+
+
+def crop_resized(field: Tensor, size: Size, box: Box) -> Tensor:
+    """Return what `box` would hold if all of `field` (…, h, w) were resized to `size`: (…, *box.size).
+
+    Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only what is in the box is computed; a field of
+    that size is cut and not changed.
+    """
+    rows = _crop_axis(field, -2, size[0], box.top, box.bottom)
+    return _crop_axis(rows, -1, size[1], box.left, box.right)
+
+
+def _crop_axis(field: Tensor, dimension: int, length: int, low: int, high: int) -> Tensor:
+    source = field.shape[dimension]
+    if source == length and low >= 0 and high <= length:
+        return field.narrow(dimension, low, high - low)
+    places = torch.arange(low, high, device=field.device).clamp(0, length - 1)
+    if source == length:
+        return field.index_select(dimension, places)
+    centres = ((places.double() + 0.5) * (source / length) - 0.5).clamp(min=0)
+    before = centres.floor().long().clamp(max=source - 1)
+    after = (before + 1).clamp(max=source - 1)
+    shape = [1] * field.dim()
+    shape[dimension] = -1
+    share = (centres - before).to(field.dtype if field.is_floating_point() else torch.float32).view(shape)
+    first, second = field.index_select(dimension, before), field.index_select(dimension, after)
+    return first + (second - first) * share

@@ -1,0 +1,111 @@
+"""Making segments: from a mask, from tiles, from boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
+import torch
+from torch import Tensor
+
+from .box import Box, Size
+from .segment import SEG
+
+EVERY_SIDE = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner belong together
+_image: Any = scipy.ndimage  # it has no types
+
+
+def mask_segments(
+    mask: Tensor,
+    *,
+    combined: bool = False,
+    crop_factor: float = 3.0,
+    bbox_fill: bool = False,
+    drop_size: int = 10,
+    contour_fill: bool = False,
+    label: str = "mask",
+) -> list[SEG]:
+    """Return a segment for each connected part of a mask (H, W) from 0 to 1, largest first. Soft edges stay soft.
+
+    `combined` makes one of all parts, `crop_factor` is the sides of what is cut by those of the part, `bbox_fill` takes the whole box
+    of a part, `drop_size` leaves out parts with a shorter side than that, `contour_fill` fills holes.
+    """
+    values = mask.float().cpu()
+    present = values > 0
+    if contour_fill:
+        filled = torch.as_tensor(_image.binary_fill_holes(present.numpy()))
+        values, present = torch.where(filled & ~present, 1.0, values), filled
+    labelled = present.int() if combined else _labelled(present)
+    segments: list[SEG] = []
+    for number, box in enumerate(_boxes(labelled), start=1):
+        if min(box.size) < drop_size:
+            continue
+
+        def own(crop: Box, number: int = number) -> Tensor:
+            part = labelled[crop.rows, crop.columns] == number
+            return values[crop.rows, crop.columns] * part
+
+        size = mask.shape[0], mask.shape[1]
+        segments.append(box_segment(box, size, crop_factor, None if bbox_fill else own, label))
+    return sorted(segments, key=lambda segment: -float(segment.cropped_mask.sum()))
+
+
+def tile_segments(size: Size, tile: int, overlap: int, mask: Tensor | None = None) -> list[SEG]:
+    """Return equal square tiles that cover a picture, with at least `overlap` pixels in common, row by row.
+
+    A side shorter than `tile` makes tiles of that side. With a `mask` (H, W), only tiles that it touches, each with its part of it.
+    """
+    (rows, height), (columns, width) = (_tile_axis(length, tile, overlap) for length in size)
+    boxes = [Box(top, left, top + height, left + width) for top in rows for left in columns]
+    part = None if mask is None else _part_of(mask.float().cpu())
+    segments = [box_segment(box, size, 1.0, part, "tile") for box in boxes]
+    return [segment for segment in segments if segment.cropped_mask.any()]
+
+
+def box_segment(
+    box: Box,
+    size: Size,
+    crop_factor: float,
+    part: Callable[[Box], Tensor] | None = None,
+    label: str = "",
+    confidence: float = 1.0,
+) -> SEG:
+    """Return a segment of what was found in `box`: all of it, or what `part` returns as the mask (h, w) over a box."""
+    crop = box.padded(crop_factor, size)
+    if part is None:
+        mask = torch.zeros(crop.size)
+        inside = box.within(crop)
+        mask[inside.rows, inside.columns] = 1
+    else:
+        mask = part(crop)
+    return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
+
+
+def _part_of(mask: Tensor) -> Callable[[Box], Tensor]:
+    return lambda crop: mask[crop.rows, crop.columns]
+
+
+def _labelled(present: Tensor) -> Tensor:
+    """Return (H, W) with another number above 0 in each connected part."""
+    labelled, _ = _image.label(present.numpy(), structure=EVERY_SIDE)
+    return torch.as_tensor(labelled)
+
+
+def _boxes(labelled: Tensor) -> list[Box]:
+    """Return the box of each number from 1 on."""
+    found = _image.find_objects(labelled.numpy())
+    return [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
+
+
+def _corners(box: Box) -> tuple[int, int, int, int]:
+    return box.left, box.top, box.right, box.bottom
+
+
+def _tile_axis(length: int, tile: int, overlap: int) -> tuple[Sequence[int], int]:
+    """Return where tiles begin, evenly, and how long they are."""
+    if tile >= length:
+        return [0], length
+    count = -(-(length - overlap) // max(1, tile - overlap))
+    return [round(number * (length - tile) / (count - 1)) for number in range(count)], tile

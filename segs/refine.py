@@ -1,0 +1,176 @@
+"""The loop over segments: cut them out, have them refined, put them back.
+
+What refines them is a callable that is given many at once, so that it can load each of its models once.
+
+F frames, H and W pixels, C channels, h and w pixels of a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from .box import Box, Size
+from .colour import match_colours
+from .crop import crop_picture
+from .paste import add_segment, paste_segment
+from .segment import Segment
+from .weight import feather_mask, place_mask
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How segments are cut.
+
+    Attributes:
+        size: height and width of the picture.
+        multiple: sides of what is cut are multiples of it.
+        least: shorter sides grow to it.
+        feather: pixels over which a segment fades.
+    """
+
+    size: Size
+    multiple: int = 8
+    least: int = 1
+    feather: int = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A segment fitted to the picture.
+
+    Attributes:
+        region: its own box in the picture, which it may reach beyond.
+        box: what is cut; reaches beyond the picture only where that is smaller than the multiple.
+    """
+
+    segment: Segment
+    region: Box
+    box: Box
+    fit: Fit
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """(h, w) float32: how much of each pixel belongs to it, sharp."""
+        return place_mask(self.segment.mask, self.region, self.box)
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """(h, w) float32: how much of it shows."""
+        return feather_mask(self.mask, self.box, self.fit.size, self.fit.feather)
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """A segment in one frame."""
+
+    cut: Cut
+    frame: int
+
+    def touches(self, other: Piece) -> bool:
+        """Tell whether both have pixels in common."""
+        return self.frame == other.frame and self.cut.box.shared(other.cut.box).area > 0
+
+
+Refine = Callable[[Sequence[Piece], Sequence[Tensor]], Iterable[tuple[int, Tensor | None]]]
+
+
+def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fit) -> list[Piece]:
+    """Return what is to be cut from so many frames; segments without a pixel, or outside the picture, are left out."""
+    pieces: list[Piece] = []
+    for segment in segments:
+        region = segment.region.scaled(found_in, fit.size)
+        inside = region.clamped(fit.size)
+        if segment.empty or not inside.area:
+            continue
+        cut = Cut(segment, region, inside.grown(fit.size, fit.multiple, fit.least), fit)
+        numbers = range(frames) if segment.frame is None else [segment.frame]
+        pieces += [Piece(cut, number) for number in numbers if number < frames]
+    return pieces
+
+
+def refine_independently(
+    frames: Tensor,
+    pieces: Sequence[Piece],
+    refine: Refine,
+    *,
+    colours: float = 0.0,
+    pasted: Callable[[Piece], None] | None = None,
+) -> None:
+    """Refine all wanted pieces of `frames` (F, H, W, C), each cut from them as they are, and put them back in place.
+
+    `refine` is given (h, w, C) of each and gives their refined forms back in any order, None for one that failed. Segments that
+    overlap share their pixels. `pasted` is called after each.
+    """
+    wanted = [piece for piece in pieces if piece.cut.segment.wanted]
+    cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in wanted]
+    by_frame = _by_frame(pieces)
+    for number, refined in refine(wanted, cut):
+        if refined is None:
+            continue
+        piece, base = wanted[number], cut[number]
+        refined = match_colours(refined, base, colours)
+        total = _total(piece, by_frame[piece.frame])
+        add_segment(frames[piece.frame], piece.cut.box, refined, base, piece.cut.weight, total)
+        if pasted:
+            pasted(piece)
+
+
+def refine_in_order(
+    frames: Tensor,
+    pieces: Sequence[Piece],
+    refine: Refine,
+    *,
+    colours: float = 0.0,
+    pasted: Callable[[Piece], None] | None = None,
+    one_by_one: bool = False,
+) -> None:
+    """The same, but each piece is cut after those before it were put back, and laid over them.
+
+    Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes the picture elsewhere.
+    """
+    for wave in [[piece] for piece in pieces] if one_by_one else waves(pieces):
+        cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in wave]
+        for number, refined in refine(wave, cut):
+            if refined is None:
+                continue
+            piece = wave[number]
+            refined = match_colours(refined, cut[number], colours)
+            paste_segment(frames[piece.frame], piece.cut.box, refined, piece.cut.weight)
+            if pasted:
+                pasted(piece)
+
+
+def waves(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Yield pieces that do not touch and go together, so that all is as if they went one after another."""
+    turns: dict[Piece, int] = {}
+    for others in _by_frame(pieces).values():
+        for number, piece in enumerate(others):
+            earlier = (turns[other] + 1 for other in others[:number] if piece.touches(other))
+            turns[piece] = max(earlier, default=0)
+    for turn in range(max(turns.values(), default=-1) + 1):
+        yield [piece for piece in pieces if turns[piece] == turn]
+
+
+def _by_frame(pieces: Sequence[Piece]) -> dict[int, list[Piece]]:
+    frames: dict[int, list[Piece]] = {}
+    for piece in pieces:
+        frames.setdefault(piece.frame, []).append(piece)
+    return frames
+
+
+def _total(piece: Piece, others: Sequence[Piece]) -> Tensor | None:
+    """Return the sum of all weights over a piece, or None where no other one overlaps it."""
+    others = [other for other in others if other is not piece and piece.touches(other)]
+    if not others:
+        return None
+    box = piece.cut.box
+    total = piece.cut.weight.clone()
+    for other in others:
+        shared = box.shared(other.cut.box)
+        here, there = shared.within(box), shared.within(other.cut.box)
+        total[here.rows, here.columns] += other.cut.weight[there.rows, there.columns]
+    return total

@@ -1,0 +1,204 @@
+"""The SEGS record that detector packs share, and what is read from it.
+
+SEGS is `((height, width), [SEG, …])` in the coordinates of the picture that the segments were found in. The fields and their order are
+those of the Impact Pack, so that records go both ways. What comes from elsewhere may hold NumPy arrays or tensors, floats
+from 0 to 1 or bytes, masks of another size than their box; `read_segments` accepts all that has one meaning.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .box import Box, Size
+
+
+class SEG(NamedTuple):
+    """One segment, as every pack of this field knows it.
+
+    Attributes:
+        cropped_image: what is seen in `crop_region`, (1, h, w, C), or None.
+        cropped_mask: (h, w) from 0 to 1: how much of each pixel belongs to it.
+        confidence: the detector's, 0 to 1.
+        crop_region: (x1, y1, x2, y2): what is sampled.
+        bbox: (x1, y1, x2, y2): what was found.
+        label: what it is.
+        control_net_wrapper: a ControlNet of its own, or None.
+    """
+
+    cropped_image: Any
+    cropped_mask: Any
+    confidence: Any
+    crop_region: Any
+    bbox: Any
+    label: Any
+    control_net_wrapper: Any = None
+
+
+SEGS = tuple[Size, list[SEG]]
+
+
+class FrameSEG(SEG):
+    """A segment of one frame of several. Packs that do not know it see a segment of every frame."""
+
+    frame: int
+
+    @classmethod
+    def of(cls, segment: SEG, frame: int) -> FrameSEG:
+        """Return a segment that belongs to the frame of that number."""
+        made = cls(*segment)
+        made.frame = frame
+        return made
+
+
+class Slice(list[SEG]):
+    """Some segments of a list that several workers share. Packs that do not know it see a plain list.
+
+    Attributes:
+        whole: all of them.
+        positions: where in `whole` each of these stands.
+    """
+
+    def __init__(self, whole: Sequence[SEG], positions: Iterable[int]) -> None:
+        self.whole = list(whole)
+        self.positions = list(positions)
+        super().__init__(self.whole[position] for position in self.positions)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What is read from a SEG.
+
+    Attributes:
+        number: its place in the whole list: it counts the seed up.
+        region: in the coordinates of the SEGS; may reach beyond the picture.
+        mask: (h, w) float32 from 0 to 1 over all of `region`, at any resolution.
+        frame: the only one that it belongs to, or None for all.
+        wanted: False for one that another worker refines.
+        control: its control_net_wrapper.
+    """
+
+    number: int
+    region: Box
+    mask: Tensor
+    frame: int | None = None
+    wanted: bool = True
+    control: Any = None
+
+    @property
+    def empty(self) -> bool:
+        """Tell whether no pixel belongs to it."""
+        return not bool((self.mask > 0).any())
+
+
+def read_segments(segs: Any) -> tuple[Size, list[Segment]]:
+    """Return (height, width) that the segments were found in, and all of them, also those of other workers.
+
+    Raises:
+        ValueError: what has no single meaning; one sentence.
+    """
+    size, entries = read_shape(segs)
+    whole = entries.whole if isinstance(entries, Slice) else entries
+    mine = set(entries.positions) if isinstance(entries, Slice) else set(range(len(whole)))
+    return size, [_read(entry, number, number in mine) for number, entry in enumerate(whole)]
+
+
+def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
+    """Return (height, width) and the list of a SEGS.
+
+    Raises:
+        ValueError: something else; one sentence.
+    """
+    try:
+        (height, width), found = segs[:2]
+        size = int(height), int(width)
+        entries: list[SEG] = cast("list[SEG]", found) if isinstance(found, list) else list(found)
+    except (TypeError, ValueError, IndexError, KeyError):
+        raise ValueError(
+            f"segs: expected ((height, width), [segments]), got {type(segs).__name__}. Connect the output of a SEGS node."
+        ) from None
+    if min(size) < 1:
+        raise ValueError(
+            f"segs: expected a picture of at least 1x1, got {size[1]}x{size[0]}. Check the node before."
+        )
+    return size, entries
+
+
+def box_of(region: Any, name: str, number: int) -> Box:
+    """Return (x1, y1, x2, y2) as a box of whole pixels around it.
+
+    Raises:
+        ValueError: other than four finite numbers, or nothing in it; one sentence.
+    """
+    try:
+        left, top, right, bottom = (float(value) for value in region)
+        box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"segs: expected {name} (x1, y1, x2, y2) in segment {number}, got {region!r}. Check the node that made it."
+        ) from None
+    if min(box.size) < 1:
+        raise ValueError(
+            f"segs: expected {name} with x1 < x2 and y1 < y2 in segment {number}, got {region!r}. "
+            "Check the node that made it."
+        )
+    return box
+
+
+def read_mask(mask: Any, number: int) -> Tensor:
+    """Return (h, w) float32 from 0 to 1 of an array or a tensor with leading ones, of floats or bytes.
+
+    Raises:
+        ValueError: none, empty, or not of two dimensions; one sentence.
+    """
+    if mask is None:
+        raise ValueError(f"segs: expected a mask in segment {number}, got none. Check the node that made it.")
+    try:
+        values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"segs: expected a mask of numbers in segment {number}, got {type(mask).__name__}. "
+            "Check the node that made it."
+        ) from None
+    shape = tuple(values.shape)
+    if len(shape) < 2 or not values.numel() or any(length != 1 for length in shape[:-2]):
+        raise ValueError(
+            f"segs: expected a mask of (h, w) in segment {number}, got {shape}. Check the node that made it."
+        )
+    of_bytes = not values.is_floating_point() and values.dtype != torch.bool and int(values.max()) > 1
+    values = values.reshape(shape[-2:]).to("cpu", torch.float32)
+    if of_bytes:
+        values = values / 255
+    return values.nan_to_num(0.0).clamp(0, 1)
+
+
+def confidence_of(segment: SEG) -> float:
+    """Return the confidence as a number: the first of an array, 1 where there is none."""
+    value = segment.confidence
+    if value is None:
+        return 1.0
+    return float(torch.as_tensor(value).flatten()[0])
+
+
+def _read(entry: Any, number: int, wanted: bool) -> Segment:
+    try:
+        region, mask = entry.crop_region, entry.cropped_mask
+    except AttributeError:
+        raise ValueError(
+            f"segs: expected a segment with crop_region and cropped_mask at {number}, got {type(entry).__name__}. "
+            "Connect the output of a SEGS node."
+        ) from None
+    return Segment(
+        number,
+        box_of(region, "crop_region", number),
+        read_mask(mask, number),
+        getattr(entry, "frame", None),
+        wanted,
+        getattr(entry, "control_net_wrapper", None),
+    )

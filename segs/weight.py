@@ -1,0 +1,42 @@
+"""How much of a refined segment shows in each pixel, and how overlapping segments share theirs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .blur import blur_mask
+from .box import Box, Size
+from .crop import crop_resized
+
+
+def place_mask(mask: Tensor, region: Box, crop: Box) -> Tensor:
+    """Return a mask (h, w) that covers `region` as one over `crop`: 0 where only the crop is."""
+    placed = mask.new_zeros(crop.size)
+    inside = region.shared(crop)
+    if inside.area:
+        place = inside.within(crop)
+        placed[place.rows, place.columns] = crop_resized(mask, region.size, inside.within(region))
+    return placed
+
+
+def feather_mask(mask: Tensor, crop: Box, size: Size, feather: int) -> Tensor:
+    """Return the weights (h, w) to paste a segment with: its mask blurred by `feather` pixels, fading out towards the crop's edges.
+
+    The fade, 2 * feather pixels long, is what a mask that fills its crop needs to leave no edge. There is none where the crop
+    ends with the picture. Two crops that overlap by its length add up to 1. 0 leaves the mask as it is.
+    """
+    if feather < 1:
+        return mask
+    inner = crop.top > 0, crop.bottom < size[0], crop.left > 0, crop.right < size[1]
+    rows = _fade(mask.shape[0], 2 * feather, *inner[:2])
+    columns = _fade(mask.shape[1], 2 * feather, *inner[2:])
+    return blur_mask(mask, feather) * rows[:, None] * columns
+
+
+def _fade(length: int, extent: int, at_start: bool, at_end: bool) -> Tensor:
+    extent = min(extent, length // 2)
+    steps = torch.arange(1, length + 1, dtype=torch.float32) / (extent + 1)
+    ones = torch.ones(length)
+    rising = torch.minimum(steps, ones) if at_start else ones
+    return torch.minimum(rising, steps.flip(0)) if at_end else rising

@@ -5,6 +5,12 @@ from .hidiffusion import MegapixelHiDiffusion
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
+from .segs_filter import MegapixelSEGSFilter
+from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
+from .segs_makers import MegapixelMaskToSEGS, MegapixelTilesToSEGS
+from .segs_preview import MegapixelSEGSPreview
+from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
+from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
 from .upscale_host import offer_models
 
@@ -19,4 +25,14 @@ NODES = [
     MegapixelMSWMSA,
     MegapixelPlan,
     MegapixelUpscale,
+    MegapixelSEGSUpscale,
+    MegapixelSEGSUpscalePipe,
+    MegapixelMaskToSEGS,
+    MegapixelTilesToSEGS,
+    MegapixelSEGSPreview,
+    MegapixelSEGSFilter,
+    MegapixelSEGSSlice,
+    MegapixelSEGSMerge,
+    MegapixelSaveProgressHook,
+    MegapixelSchedulerFunction,
 ]

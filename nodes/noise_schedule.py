@@ -39,6 +39,24 @@ def noise_levels(
     return sigmas[-(steps + 1) :]
 
 
+def resample_levels(sigmas: Tensor, steps: int) -> Tensor:
+    """Return steps + 1 levels on the curve of these falling ones, linear in their logarithms; a 0 at the end stays.
+
+    The same number of steps gives the levels themselves.
+    """
+    if len(sigmas) == steps + 1:
+        return sigmas
+    levels = sigmas[sigmas > 0]
+    ends = len(levels) < len(sigmas)
+    count = steps if ends else steps + 1
+    places = torch.linspace(0, len(levels) - 1, count, dtype=torch.float64)
+    before = places.long().clamp(max=max(0, len(levels) - 2))
+    after = (before + 1).clamp(max=len(levels) - 1)
+    logs = levels.double().log()
+    drawn = torch.lerp(logs[before], logs[after], places - before).exp().to(sigmas)
+    return torch.cat([drawn, sigmas.new_zeros(1)]) if ends else drawn
+
+
 def _by_name(model: Any, scheduler: str, steps: int) -> Tensor:
     if scheduler.startswith("AYS "):
         from comfy_extras.nodes_align_your_steps import AlignYourStepsScheduler

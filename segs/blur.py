@@ -6,10 +6,9 @@ axis at a time, as products with a narrow band of weights, in blocks.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK = 64  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
@@ -19,19 +18,12 @@ def blur_mask(mask: Tensor, radius: int) -> Tensor:
     """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0."""
     if radius < 1:
         return mask
-    return blur_axis(blur_axis(mask.T, radius).T, radius)
-
-
-def blur_axis(mask: Tensor, radius: int) -> Tensor:
-    """Return (h, w) blurred along w, with its edges repeated outwards."""
-    width = mask.shape[-1]
-    padded = F.pad(mask[None], (radius, radius), mode="replicate")[0]
-    blurred = torch.empty(mask.shape, dtype=mask.dtype, device=mask.device)
-    for start in range(0, width, _BLOCK):
-        count = min(_BLOCK, width - start)
-        band = _band(radius)[:count, : count + 2 * radius].to(mask.device)
-        torch.mm(padded[:, start : start + count + 2 * radius], band.T, out=blurred[:, start : start + count])
-    return blurred
+    rows, columns = torch.empty_like(mask), torch.empty_like(mask)
+    for start, stop, low, high, band in _bands(mask.shape[0], radius):
+        torch.mm(band, mask[low:high], out=rows[start:stop])
+    for start, stop, low, high, band in _bands(mask.shape[1], radius):
+        torch.mm(rows[:, low:high], band.T, out=columns[:, start:stop])
+    return columns
 
 
 def gaussian_weights(radius: int) -> Tensor:
@@ -41,11 +33,17 @@ def gaussian_weights(radius: int) -> Tensor:
     return weights / weights.sum()
 
 
-@cache
-def _band(radius: int) -> Tensor:
-    """Return the (block, block + 2 * radius) matrix whose row i holds the weights from column i on."""
-    weights = gaussian_weights(radius).float()
-    band = torch.zeros(_BLOCK, _BLOCK + 2 * radius)
-    for row in range(_BLOCK):
-        band[row, row : row + 2 * radius + 1] = weights
-    return band
+@lru_cache(maxsize=64)
+def _bands(length: int, radius: int) -> list[tuple[int, int, int, int, Tensor]]:
+    """Return, block by block, which outputs (start, stop) follow from which inputs (low, high), and their weights."""
+    weights = gaussian_weights(radius)
+    bands: list[tuple[int, int, int, int, Tensor]] = []
+    for start in range(0, length, _BLOCK):
+        stop = min(length, start + _BLOCK)
+        low, high = max(0, start - radius), min(length, stop + radius)
+        places = torch.arange(start, stop)[:, None] + torch.arange(-radius, radius + 1)
+        band = torch.zeros(stop - start, high - low, dtype=torch.float64)
+        # Beyond the ends an edge is repeated: its weights add up on it.
+        band.scatter_add_(1, places.clamp(0, length - 1) - low, weights.expand(stop - start, -1).contiguous())
+        bands.append((start, stop, low, high, band.float()))
+    return bands

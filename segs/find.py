@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .box import Box, Size
+from .crop import crop_resized
 from .segment import SEG
 
 EVERY_SIDE = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner belong together
@@ -55,11 +56,11 @@ def mask_segments(
 def tile_segments(size: Size, tile: int, overlap: int, mask: Tensor | None = None) -> list[SEG]:
     """Return equal square tiles that cover a picture, with at least `overlap` pixels in common, row by row.
 
-    A side shorter than `tile` makes tiles of that side. With a `mask` (H, W), only tiles that it touches, each with its part of it.
+    A side shorter than `tile` makes tiles of that side. With a `mask` (…, h, w) of any size, only tiles that it touches, each with its part of it.
     """
     (rows, height), (columns, width) = (_tile_axis(length, tile, overlap) for length in size)
     boxes = [Box(top, left, top + height, left + width) for top in rows for left in columns]
-    part = None if mask is None else _part_of(mask.float().cpu())
+    part = None if mask is None else _part_of(mask, size)
     segments = [box_segment(box, size, 1.0, part, "tile") for box in boxes]
     return [segment for segment in segments if segment.cropped_mask.any()]
 
@@ -83,8 +84,10 @@ def box_segment(
     return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
 
 
-def _part_of(mask: Tensor) -> Callable[[Box], Tensor]:
-    return lambda crop: mask[crop.rows, crop.columns]
+def _part_of(mask: Tensor, size: Size) -> Callable[[Box], Tensor]:
+    """Return what cuts a box out of a mask (…, h, w) that lies over a picture of `size`."""
+    whole = mask.reshape(-1, *mask.shape[-2:]).amax(dim=0).float().cpu()
+    return lambda crop: crop_resized(whole, size, crop)
 
 
 def _labelled(present: Tensor) -> Tensor:

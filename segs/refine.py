@@ -113,8 +113,13 @@ def refine_independently(
             continue
         piece, base = wanted[number], cut[number]
         refined = match_colours(refined, base, colours)
-        total = _total(piece, by_frame[piece.frame])
-        add_segment(frames[piece.frame], piece.cut.box, refined, base, piece.cut.weight, total)
+        frame, box, weight = frames[piece.frame], piece.cut.box, piece.cut.weight
+        if others := [
+            other for other in by_frame[piece.frame] if other is not piece and piece.touches(other)
+        ]:
+            add_segment(frame, box, refined, base, weight, _total(piece, others))
+        else:
+            paste_segment(frame, box, refined, weight)
         if pasted:
             pasted(piece)
 
@@ -162,11 +167,8 @@ def _by_frame(pieces: Sequence[Piece]) -> dict[int, list[Piece]]:
     return frames
 
 
-def _total(piece: Piece, others: Sequence[Piece]) -> Tensor | None:
-    """Return the sum of all weights over a piece, or None where no other one overlaps it."""
-    others = [other for other in others if other is not piece and piece.touches(other)]
-    if not others:
-        return None
+def _total(piece: Piece, others: Sequence[Piece]) -> Tensor:
+    """Return the sum of all weights (h, w) over a piece."""
     box = piece.cut.box
     total = piece.cut.weight.clone()
     for other in others:

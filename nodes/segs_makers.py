@@ -1,0 +1,148 @@
+"""The nodes that make SEGS: from a mask, from tiles."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..segs.find import mask_segments, tile_segments
+from ..segs.segment import SEGS, FrameSEG
+from .segs_sockets import CATEGORY, crop_factor_socket
+
+
+class MegapixelMaskToSEGS(io.ComfyNode):
+    """A segment for each part of a mask."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelMaskToSEGS",
+            display_name="Mask to SEGS (Megapixel)",
+            category=CATEGORY,
+            description=(
+                "Makes a segment of each connected part of a mask, largest first, with some of its surroundings. Several masks are "
+                "taken as the frames of a batch: each frame gets its own segments."
+            ),
+            search_aliases=["MaskToSEGS", "MASK to SEGS", "segments from mask", "inpaint regions"],
+            inputs=[
+                io.Mask.Input(
+                    "mask",
+                    tooltip="White is what belongs to a segment; soft edges stay soft. Several masks are frames.",
+                ),
+                io.Boolean.Input(
+                    "combined",
+                    default=False,
+                    tooltip="One segment of all parts. Off: one for each connected part.",
+                ),
+                crop_factor_socket(3.0),
+                io.Boolean.Input(
+                    "bbox_fill",
+                    default=False,
+                    tooltip="The mask of a segment is its whole box. Off: the part's own shape.",
+                ),
+                io.Int.Input(
+                    "drop_size",
+                    default=10,
+                    min=1,
+                    max=16384,
+                    tooltip="Parts with a shorter side than that, in pixels, are left out: specks. 1 keeps all.",
+                ),
+                io.Boolean.Input(
+                    "contour_fill",
+                    default=False,
+                    tooltip="Holes inside a part belong to it. Off: they stay holes.",
+                ),
+                io.String.Input(
+                    "label",
+                    default="mask",
+                    optional=True,
+                    tooltip="Name of the segments, to filter by. It changes no picture.",
+                ),
+            ],
+            outputs=[io.SEGS.Output()],
+        )
+
+    @classmethod
+    def execute(cls, mask, label="mask", **settings) -> io.NodeOutput:
+        masks = _masks(mask)
+        found = [mask_segments(single, label=label, **settings) for single in masks]
+        return io.NodeOutput(_joined((masks.shape[1], masks.shape[2]), found))
+
+
+class MegapixelTilesToSEGS(io.ComfyNode):
+    """Equal tiles over a picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelTilesToSEGS",
+            display_name="Tiles to SEGS (Megapixel)",
+            category=CATEGORY,
+            description=(
+                "Cuts a whole picture into equal square tiles that overlap, one segment each: what a tiled diffusion upscale refines. "
+                "All tiles have one size, so they can be sampled together. With a mask, only tiles that it touches."
+            ),
+            search_aliases=[
+                "MakeTileSEGS",
+                "Make Tile SEGS",
+                "Ultimate SD Upscale",
+                "tiled diffusion",
+                "tiles",
+            ],
+            inputs=[
+                io.Image.Input("image", tooltip="Only its size counts: the picture before it is enlarged."),
+                io.Int.Input(
+                    "tile_size",
+                    default=512,
+                    min=32,
+                    max=16384,
+                    step=8,
+                    tooltip="Side of the tiles in pixels of this picture. Enlarged by 2, tiles of 512 are sampled at 1024: good for SDXL; 256 for SD 1.x.",
+                ),
+                io.Int.Input(
+                    "overlap",
+                    default=64,
+                    min=0,
+                    max=8192,
+                    step=8,
+                    tooltip="Least pixels that neighbours have in common. An eighth of the tile is usual; at least the feather, or seams show.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Only tiles that it touches, and only what it covers. Of any size.",
+                ),
+            ],
+            outputs=[io.SEGS.Output()],
+        )
+
+    @classmethod
+    def execute(cls, image, tile_size, overlap, mask=None) -> io.NodeOutput:
+        if overlap >= tile_size:
+            raise ValueError(
+                f"overlap: expected less than tile_size {tile_size}, got {overlap}. An eighth of the tile is usual."
+            )
+        size = image.shape[1], image.shape[2]
+        return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
+
+
+def _masks(mask: Tensor) -> Tensor:
+    """Return (F, H, W).
+
+    Raises:
+        ValueError: nothing in it; one sentence.
+    """
+    masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask
+    if masks.dim() != 3 or not masks.numel():
+        shape = "x".join(str(length) for length in mask.shape)
+        raise ValueError(
+            f"mask: expected masks of at least 1x1 pixels, got a tensor of {shape}. Check the node before."
+        )
+    return masks
+
+
+def _joined(size: tuple[int, int], found: list[list]) -> SEGS:
+    """Return the segments of every frame as one SEGS; those of a single frame belong to every frame."""
+    if len(found) == 1:
+        return size, found[0]
+    return size, [FrameSEG.of(segment, frame) for frame, segments in enumerate(found) for segment in segments]

@@ -1,0 +1,71 @@
+"""A picture of segments: each in a colour of its own, with its number, over the picture they were found in."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..segs.box import Box, Size
+from ..segs.segment import SEG, box_of, confidence_of, read_mask
+from ..segs.weight import place_mask
+
+TINT = 0.45  # of a mask's colour over the picture
+GOLDEN = 0.618034  # neighbouring numbers get colours far apart
+BACKDROP = 0.25  # grey where there is no picture
+
+Colour = tuple[int, int, int]
+
+
+def draw_segments(picture: Tensor, found_in: Size, segments: Sequence[SEG]) -> Tensor:
+    """Return (H, W, 3) of a picture (H, W, C) with masks tinted, crops and found boxes outlined, and numbers."""
+    size = picture.shape[0], picture.shape[1]
+    pixels = (
+        (picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3))
+        .float()
+        .cpu()
+        .clone()
+    )
+    for number, segment in enumerate(segments):
+        crop = box_of(segment.crop_region, "crop_region", number).scaled(found_in, size)
+        inside = crop.clamped(size)
+        if inside.area:
+            mask = place_mask(read_mask(segment.cropped_mask, number), crop, inside)[..., None]
+            part = pixels[inside.rows, inside.columns]
+            part.lerp_(torch.tensor(_colour(number)) / 255.0, mask * TINT)
+    image = Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+    pen = ImageDraw.Draw(image)
+    line = max(1, min(size) // 300)
+    for number, segment in enumerate(segments):
+        _outline(
+            pen,
+            box_of(segment.crop_region, "crop_region", number).scaled(found_in, size),
+            _colour(number),
+            line,
+        )
+        found = box_of(segment.bbox, "bbox", number).scaled(found_in, size)
+        _outline(pen, found, _colour(number), 3 * line)
+        _write(pen, found, f"{number} {segment.label} {confidence_of(segment):.2f}", _colour(number), size)
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+
+
+def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:
+    pen.rectangle((box.left, box.top, box.right - 1, box.bottom - 1), outline=colour, width=width)
+
+
+def _write(pen: ImageDraw.ImageDraw, box: Box, text: str, colour: Colour, size: Size) -> None:
+    font = ImageFont.load_default(max(12, min(size) // 40))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    x = max(0, min(box.left, size[1] - int(right) - 2))
+    y = max(0, min(box.top, size[0] - int(bottom) - 2))
+    pen.rectangle((x + left - 2, y + top - 2, x + right + 2, y + bottom + 2), fill=(0, 0, 0))
+    pen.text((x, y), text, fill=colour, font=font)
+
+
+def _colour(number: int) -> Colour:
+    red, green, blue = colorsys.hsv_to_rgb(number * GOLDEN % 1.0, 0.65, 1.0)
+    return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,0 +1,50 @@
+"""The node that shows segments."""
+
+from __future__ import annotations
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..segs.segment import read_shape
+from .segs_picture import BACKDROP, draw_segments
+from .segs_sockets import CATEGORY, segs_socket
+
+
+class MegapixelSEGSPreview(io.ComfyNode):
+    """Numbered boxes and masks over the picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelSEGSPreview",
+            display_name="Preview SEGS (Megapixel)",
+            category=CATEGORY,
+            description=(
+                "Draws segments over their picture: masks in colours, found boxes in thick lines, what is sampled around them in thin ones, with "
+                "number, label and confidence. The numbers are the order in which segments are seeded and refined."
+            ),
+            search_aliases=["SEGSPreview", "SEGS preview", "show segments", "segment boxes"],
+            inputs=[
+                segs_socket(),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The picture; of another size it is fitted. Without it they lie on grey.",
+                ),
+            ],
+            outputs=[io.Image.Output(tooltip="The drawing, one for each frame.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, segs, image=None) -> io.NodeOutput:
+        size, segments = read_shape(segs)
+        frames = torch.full((1, *size, 3), BACKDROP) if image is None else image
+        drawn = [
+            draw_segments(
+                picture, size, [entry for entry in segments if getattr(entry, "frame", frame) == frame]
+            )
+            for frame, picture in enumerate(frames)
+        ]
+        result = torch.stack(drawn)
+        return io.NodeOutput(result, ui=ui.PreviewImage(result, cls=cls))

@@ -70,7 +70,8 @@ def ellipses(canvas: int, side: int) -> list[SEG]:
     ellipse = (axis[:, None] ** 2 + axis**2 < 0.9).float()
     size = canvas, canvas
     return [
-        box_segment(Box(top, left, top + side, left + side), size, 1.0, lambda _: ellipse) for top, left in corners
+        box_segment(Box(top, left, top + side, left + side), size, 1.0, lambda _: ellipse)
+        for top, left in corners
     ]
 
 
@@ -100,7 +101,9 @@ def _row(case: tuple[int, int, int, int, str], model: Any, vae: Any, text: Any, 
 
     found = ellipses(canvas, side)
     seconds = interleave({"with": lambda: run(found), "without": lambda: run([])}, rounds)
-    each = [(one - none) / COUNT * 1000 for one, none in zip(seconds["with"], seconds["without"], strict=True)]
+    each = [
+        (one - none) / COUNT * 1000 for one, none in zip(seconds["with"], seconds["without"], strict=True)
+    ]
     low, middle, high = sorted(each)[0], sorted(each)[len(each) // 2], sorted(each)[-1]
     without = sorted(seconds["without"])[len(each) // 2]
     return (

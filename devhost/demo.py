@@ -25,6 +25,8 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from .environment import ROOT, Environment
+from .segs_demo import EXAMPLE as SEGS_EXAMPLE
+from .segs_demo import example_prompt as segs_example_prompt
 from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
 from .sheet import Block, Cell, draw_sheet
 from .tiny.counting import PictureCount, count_objects, summarise
@@ -394,6 +396,7 @@ def _write_examples(environment: Environment) -> None:
         object_info = server.object_info()
     graphs = {file: _example(branches, object_info) for file, branches in EXAMPLES.items()}
     graphs[UPSCALE_EXAMPLE] = to_graph(upscale_prompt(), object_info)
+    graphs[SEGS_EXAMPLE] = _with_download(to_graph(segs_example_prompt(EXAMPLE_CHECKPOINT), object_info))
     for file, graph in graphs.items():
         file.parent.mkdir(exist_ok=True)
         _write_json(file, graph)
@@ -402,7 +405,10 @@ def _write_examples(environment: Environment) -> None:
 
 def _example(branches: Sequence[str], object_info: Mapping[str, Any]) -> Graph:
     """Return the workflow of these branches on the checkpoint that people are likely to have, or are offered."""
-    graph = to_graph(workflow_prompt(branches), object_info)
+    return _with_download(to_graph(workflow_prompt(branches), object_info))
+
+
+def _with_download(graph: Graph) -> Graph:
     [loader] = [node for node in graph["nodes"] if node["type"] == "CheckpointLoaderSimple"]
     loader["properties"]["models"] = [EXAMPLE_MODEL]
     return graph

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from ..segs.box import Box, Size
 from ..segs.segment import SEG, box_of, confidence_of, read_mask
 from ..segs.weight import place_mask
 
+LEAST = 512  # pixels of the longer side
 TINT = 0.45  # of a mask's colour over the picture
 GOLDEN = 0.618034  # neighbouring numbers get colours far apart
 BACKDROP = 0.25  # grey where there is no picture
@@ -21,16 +22,15 @@ BACKDROP = 0.25  # grey where there is no picture
 Colour = tuple[int, int, int]
 
 
-def draw_segments(picture: Tensor, found_in: Size, segments: Sequence[SEG]) -> Tensor:
-    """Return (H, W, 3) of a picture (H, W, C) with masks tinted, crops and found boxes outlined, and numbers."""
-    size = picture.shape[0], picture.shape[1]
-    pixels = (
-        (picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3))
-        .float()
-        .cpu()
-        .clone()
-    )
-    for number, segment in enumerate(segments):
+def draw_segments(picture: Tensor, found_in: Size, segments: Mapping[int, SEG]) -> Tensor:
+    """Return (H, W, 3) of a picture (H, W, C) with masks tinted, crops and found boxes outlined, and their numbers.
+
+    Small pictures are drawn a whole number of times larger, so that there is room for words.
+    """
+    factor = -(-LEAST // max(picture.shape[:2]))
+    pixels = _colours(picture).repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
+    size = pixels.shape[0], pixels.shape[1]
+    for number, segment in segments.items():
         crop = box_of(segment.crop_region, "crop_region", number).scaled(found_in, size)
         inside = crop.clamped(size)
         if inside.area:
@@ -40,7 +40,7 @@ def draw_segments(picture: Tensor, found_in: Size, segments: Sequence[SEG]) -> T
     image = Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     pen = ImageDraw.Draw(image)
     line = max(1, min(size) // 300)
-    for number, segment in enumerate(segments):
+    for number, segment in segments.items():
         _outline(
             pen,
             box_of(segment.crop_region, "crop_region", number).scaled(found_in, size),
@@ -49,8 +49,19 @@ def draw_segments(picture: Tensor, found_in: Size, segments: Sequence[SEG]) -> T
         )
         found = box_of(segment.bbox, "bbox", number).scaled(found_in, size)
         _outline(pen, found, _colour(number), 3 * line)
-        _write(pen, found, f"{number} {segment.label} {confidence_of(segment):.2f}", _colour(number), size)
+        _write(pen, found, _title(number, segment), _colour(number), size)
     return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
+
+
+def _colours(picture: Tensor) -> Tensor:
+    colours = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3)
+    return colours.float().cpu()
+
+
+def _title(number: int, segment: SEG) -> str:
+    """Return what is written at a segment: its confidence only where a detector gave one."""
+    confidence = confidence_of(segment)
+    return f"{number} {segment.label}" + (f" {confidence:.2f}" if confidence < 1 else "")
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int) -> None:

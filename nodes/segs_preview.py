@@ -40,11 +40,9 @@ class MegapixelSEGSPreview(io.ComfyNode):
     def execute(cls, segs, image=None) -> io.NodeOutput:
         size, segments = read_shape(segs)
         frames = torch.full((1, *size, 3), BACKDROP) if image is None else image
-        drawn = [
-            draw_segments(
-                picture, size, [entry for entry in segments if getattr(entry, "frame", frame) == frame]
-            )
-            for frame, picture in enumerate(frames)
-        ]
+        drawn: list[torch.Tensor] = []
+        for frame, picture in enumerate(frames):
+            own = {n: entry for n, entry in enumerate(segments) if getattr(entry, "frame", frame) == frame}
+            drawn.append(draw_segments(picture, size, own))
         result = torch.stack(drawn)
         return io.NodeOutput(result, ui=ui.PreviewImage(result, cls=cls))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import io
 import json
 import re
-import time
 
-import aiohttp
 import numpy as np
 import pytest
 import torch.nn.functional as F
@@ -27,7 +23,6 @@ from devhost.upscale_demo import (
 from devhost.workflow import read_png_text, to_graph
 
 NODE = "3"
-JPEG_PREVIEW = (1).to_bytes(4, "big") * 2  # the host's sign for a preview, and for a JPEG
 
 
 @pytest.fixture(scope="module")
@@ -43,34 +38,6 @@ def large(server):
     """The name of a picture that takes the server several seconds."""
     write_picture(photograph("astronaut").tile(1, 1, 2, 2), server.base / "input" / "large.png")
     return "large.png"
-
-
-def watch(server, prompt, on_message):
-    """Queue a prompt as the front end does and give every message of the websocket to `on_message` until it is over."""
-
-    async def run():
-        async with aiohttp.ClientSession() as session:
-            address = f"{server.address.replace('http', 'ws')}/ws?clientId=watcher"
-            async with session.ws_connect(address, max_msg_size=0) as socket:
-                body = {"prompt": prompt, "client_id": "watcher"}
-                async with session.post(f"{server.address}/prompt", json=body) as answer:
-                    prompt_id = (await answer.json())["prompt_id"]
-                over = {"execution_success", "execution_error", "execution_interrupted"}
-                async for message in socket:
-                    told = message.data if isinstance(message.data, bytes) else json.loads(message.data)
-                    await on_message(session, told)
-                    if isinstance(told, dict) and told["type"] in over:
-                        return prompt_id, told["type"]
-        raise AssertionError("the server closed the connection")
-
-    return asyncio.run(asyncio.wait_for(run(), 120))
-
-
-def progress_of(told):
-    """Return what a message says about the node's progress, or None."""
-    if isinstance(told, dict) and told["type"] == "progress" and told["data"]["node"] == NODE:
-        return told["data"]["value"] / told["data"]["max"]
-    return None
 
 
 def test_the_workflow_enlarges_a_photograph_better_than_bicubic_and_its_picture_carries_it(server, small):
@@ -107,53 +74,32 @@ def test_tiles_give_the_same_picture_to_the_last_bit_but_one(server, small):
     assert re.search(r"Upscale: 128x128 in \d\d? tiles of \d+x\d+, exact", server.log.read_text())
 
 
-def test_progress_and_a_preview_that_fills_come_while_it_runs(server, large):
-    values, previews = [], []
-
-    async def note(session, told):
-        if (value := progress_of(told)) is not None:
-            values.append(value)
-        if isinstance(told, bytes) and told.startswith(JPEG_PREVIEW):
-            with Image.open(io.BytesIO(told[8:])) as picture:
-                previews.append(np.asarray(picture).astype(int))
-
-    _, end = watch(server, upscale_prompt(large, tile_size=96, scale_by=1.0), note)
-    assert end == "execution_success"
-    assert values == sorted(values)
-    assert len(values) >= 4
-    assert values[0] < 0.5
-    assert values[-1] == 1
-    assert len(previews) >= 4
-    assert {preview.shape for preview in previews} == {(512, 512, 3)}
-    brightness = [preview.mean() for preview in previews]
+def test_progress_and_a_preview_that_fills_come_while_it_runs(watch, large):
+    seen = watch(upscale_prompt(large, tile_size=96, scale_by=1.0), NODE)
+    assert seen.end == "execution_success"
+    assert seen.values == sorted(seen.values)
+    assert len(seen.values) >= 4
+    assert seen.values[0] < 0.5
+    assert seen.values[-1] == 1
+    assert len(seen.previews) >= 4
+    assert {preview.shape for preview in seen.previews} == {(512, 512, 3)}
+    brightness = [preview.mean() for preview in seen.previews]
     assert brightness == sorted(brightness)
     assert brightness[-1] > 2 * brightness[0]
 
 
-def test_cancelling_stops_it_within_a_tile_and_the_next_prompt_runs(server, large, small):
-    moments = {}
-
-    async def cancel(session, told):
-        value = progress_of(told)
-        if value is not None:
-            moments["last"] = value
-        if value is not None and "asked" not in moments:
-            moments["asked"], moments["at"] = value, time.monotonic()
-            async with session.post(f"{server.address}/interrupt", json={}) as answer:
-                assert answer.status == 200
-
-    prompt = upscale_prompt(large, tile_size=64, precision="float32", scale_by=1.1)
-    prompt_id, end = watch(server, prompt, cancel)
-    assert end == "execution_interrupted"
-    assert time.monotonic() - moments["at"] < 2
-    assert moments["asked"] < 0.5
-    assert moments["last"] < moments["asked"] + 0.2
+def test_cancelling_stops_it_within_a_tile_and_the_next_prompt_runs(server, watch, large, small):
+    seen = watch(upscale_prompt(large, tile_size=64, precision="float32", scale_by=1.1), NODE, cancel_at=0.0)
+    assert seen.end == "execution_interrupted"
+    assert seen.seconds < 2
+    assert seen.values[0] < 0.5
+    assert seen.values[-1] < seen.values[0] + 0.2
     assert (
         server.result(server.queue(upscale_prompt(small[0], scale_by=1.5)))["status"]["status_str"]
         == "success"
     )
     with pytest.raises(PromptFailure, match="stopped by a person"):
-        server.result(prompt_id)
+        server.result(seen.prompt_id)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,188 @@
+"""The nodes around Upscale SEGS: makers, preview, filter, sharing, hook and scheduler function."""
+
+from __future__ import annotations
+
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from megapixel.nodes.noise_schedule import resample_levels
+from megapixel.nodes.segs_filter import MegapixelSEGSFilter
+from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
+from megapixel.nodes.segs_makers import MegapixelMaskToSEGS, MegapixelTilesToSEGS
+from megapixel.nodes.segs_preview import MegapixelSEGSPreview
+from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
+from megapixel.segs.segment import SEG, FrameSEG
+from PIL import Image
+
+MASK = {"combined": False, "crop_factor": 1.5, "bbox_fill": False, "drop_size": 1, "contour_fill": False}
+ALL = {
+    "labels": "", "order": "as found", "reverse": False, "min_confidence": 0.0,
+    "min_size": 0, "max_size": 0, "first": 0, "count": 0,
+}  # fmt: skip
+
+
+def squares(*boxes, size=(60, 90)):
+    """Return a mask with a white square for each (top, left, side)."""
+    mask = torch.zeros(size)
+    for top, left, side in boxes:
+        mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+def segment(left, top, side, label="a", confidence=1.0):
+    corners = (left, top, left + side, top + side)
+    return SEG(None, np.ones((side, side), dtype=np.float32), confidence, corners, corners, label)
+
+
+def test_a_mask_becomes_a_segment_for_each_part_of_it_in_the_masks_size():
+    [(size, segments)] = MegapixelMaskToSEGS.execute(squares((5, 10, 8), (30, 50, 20)), **MASK).args
+    assert size == (60, 90)
+    assert [entry.bbox for entry in segments] == [(50, 30, 70, 50), (10, 5, 18, 13)]
+    assert [entry.label for entry in segments] == ["mask", "mask"]
+    assert type(segments[0]) is SEG
+
+
+def test_several_masks_are_the_segments_of_several_frames():
+    masks = torch.stack([squares((5, 10, 8)), squares(), squares((0, 0, 9), (40, 70, 20))])
+    [(_, segments)] = MegapixelMaskToSEGS.execute(masks, label="x", **MASK).args
+    assert [entry.frame for entry in segments] == [0, 2, 2]
+    assert all(isinstance(entry, FrameSEG) and entry.label == "x" for entry in segments)
+
+
+def test_an_empty_tensor_of_masks_is_one_sentence():
+    with pytest.raises(
+        ValueError, match=r"mask: expected masks of at least 1x1 pixels, got a tensor of 0x5x5\. "
+    ):
+        MegapixelMaskToSEGS.execute(torch.zeros(0, 5, 5), **MASK)
+
+
+def test_tiles_cover_the_picture_and_a_mask_of_any_size_chooses_among_them():
+    image = torch.rand(1, 100, 150, 3, generator=torch.Generator().manual_seed(0))
+    [(size, tiles)] = MegapixelTilesToSEGS.execute(image, 64, 16).args
+    assert size == (100, 150)
+    assert len(tiles) == 6
+    assert {entry.cropped_mask.shape for entry in tiles} == {(64, 64)}
+    corner = torch.zeros(1, 20, 30)
+    corner[:, :2, :2] = 1  # the upper left ten by ten pixels of the picture
+    [(_, chosen)] = MegapixelTilesToSEGS.execute(image, 64, 16, corner).args
+    assert [entry.crop_region for entry in chosen] == [(0, 0, 64, 64)]
+
+
+def test_the_preview_draws_each_segment_where_it_is_and_leaves_the_picture_as_it_was():
+    grey = 128 / 255  # a value that eight bits hold
+    picture = torch.full((2, 600, 900, 3), grey)
+    kept = picture.clone()
+    segs = ((60, 90), [segment(10, 5, 20), FrameSEG.of(segment(60, 30, 20), 1)])
+    drawn = MegapixelSEGSPreview.execute(segs, picture).args[0]
+    assert torch.equal(picture, kept)
+    changed = (drawn - grey).abs().amax(dim=-1) > 1e-6
+    inside_first, inside_second = (slice(80, 240), slice(110, 290)), (slice(330, 490), slice(610, 790))
+    for frame, here in ((0, inside_first), (1, inside_first), (1, inside_second)):
+        assert changed[frame][here].all()
+    assert not changed[0][inside_second].any()
+    assert not changed[:, 520:, :500].any()
+
+
+def test_the_preview_needs_no_picture_and_takes_grey_ones():
+    segs = ((60, 90), [segment(10, 5, 20)])
+    for given in (None, torch.zeros(1, 30, 45, 1)):
+        drawn = MegapixelSEGSPreview.execute(segs, given).args[0]
+        assert drawn.shape[-1] == 3
+        assert max(drawn.shape[1:3]) >= 512
+        assert drawn.std() > 0
+
+
+def test_the_filter_chooses_joins_and_gives_back_the_rest():
+    first = ((60, 90), [segment(0, 0, 10, "face", 0.9), segment(50, 0, 20, "hand", 0.3)])
+    more = ((60, 90), [segment(70, 40, 15, "face", 0.6)])
+    chosen, others, count = MegapixelSEGSFilter.execute(
+        first, **{**ALL, "labels": "face, foot", "order": "area"}, more_segs=more
+    ).args
+    assert [entry.bbox[0] for entry in chosen[1]] == [70, 0]
+    assert [entry.label for entry in others[1]] == ["hand"]
+    assert (chosen[0], others[0], count) == ((60, 90), (60, 90), 2)
+
+
+def test_lists_of_pictures_of_other_sizes_are_not_joined():
+    with pytest.raises(
+        ValueError, match=r"more_segs: expected segments of a picture of 90x60 like segs, got 9x6\. "
+    ):
+        MegapixelSEGSFilter.execute(((60, 90), []), **ALL, more_segs=((6, 9), []))
+
+
+def test_slices_hold_every_segment_once_and_an_index_beyond_the_workers_is_one_sentence():
+    segs = ((60, 90), [segment(left, 0, 10) for left in range(0, 80, 10)])
+    shares = [MegapixelSEGSSlice.execute(segs, index, 3, False).args[0][1] for index in range(3)]
+    assert sorted(entry.bbox[0] for share in shares for entry in share) == list(range(0, 80, 10))
+    with pytest.raises(
+        ValueError, match=r"index: expected 0 to 2 for 3 workers, got 3\. The first worker is 0\."
+    ):
+        MegapixelSEGSSlice.execute(segs, 3, 3, False)
+
+
+def test_results_are_merged_frame_by_frame_and_other_sizes_are_one_sentence():
+    image = torch.rand(2, 8, 9, 3, generator=torch.Generator().manual_seed(1))
+    first, second = image.clone(), image.clone()
+    first[0, :3], second[1, :, 4:] = 0.25, 0.75
+    merged = MegapixelSEGSMerge.execute(image, torch.cat([first, second])).args[0]
+    expected = image.clone()
+    expected[0, :3], expected[1, :, 4:] = 0.25, 0.75
+    assert torch.equal(merged, expected)
+    for results in (torch.zeros(3, 8, 9, 3), torch.zeros(2, 8, 8, 3)):
+        with pytest.raises(
+            ValueError, match=r"results: expected pictures of 9x8 with 3 channels in multiples of 2, got "
+        ):
+            MegapixelSEGSMerge.execute(image, results)
+
+
+@pytest.fixture
+def output(tmp_path, monkeypatch):
+    before = folder_paths.get_output_directory()
+    folder_paths.set_output_directory(str(tmp_path))
+    yield tmp_path
+    folder_paths.set_output_directory(before)
+
+
+def test_the_progress_hook_saves_the_picture_so_far_to_one_file_a_run(output):
+    hook = SaveProgress("halfway/there", 0.0, {"workflow": {"nodes": []}})
+    picture = torch.zeros(1, 6, 8, 3)
+    for brightness in (0.25, 0.5):
+        picture += 0.25
+        assert hook.post_paste(picture) is picture
+        [file] = (output / "halfway").iterdir()
+        with Image.open(file) as saved:
+            assert np.asarray(saved)[0, 0, 0] == round(brightness * 255)
+            assert saved.text["workflow"] == '{"nodes": []}'
+    hook.post_paste(torch.ones(1, 6, 8, 1))  # another run: another file, a grey one
+    assert len(list((output / "halfway").iterdir())) == 2
+
+
+def test_the_progress_hook_waits_between_two_saves(output):
+    hook = SaveProgress("p", 3600.0, {})
+    hook.post_paste(torch.zeros(1, 6, 8, 4))
+    assert not list(output.iterdir())
+
+
+def test_a_curve_of_noise_levels_is_kept_at_any_number_of_steps():
+    sigmas = torch.cat([torch.logspace(1, -1, 21), torch.zeros(1)])
+    [function] = MegapixelSchedulerFunction.execute(sigmas).args
+    assert function(None, "euler", 21) is sigmas
+    for steps in (1, 2, 7, 40):
+        levels = function(None, "euler", steps)
+        assert len(levels) == steps + 1
+        assert levels[-1] == 0
+        assert bool((levels.diff() < 0).all())
+    assert torch.allclose(function(None, "euler", 41)[:-1:2], sigmas[:-1], rtol=1e-5)
+
+
+def test_a_curve_without_a_zero_at_its_end_keeps_both_ends():
+    levels = resample_levels(torch.tensor([8.0, 4.0, 2.0]), 4)
+    assert torch.allclose(levels, torch.tensor([8.0, 32**0.5, 4.0, 8**0.5, 2.0]))
+
+
+def test_one_noise_level_is_no_schedule():
+    with pytest.raises(
+        ValueError, match=r"sigmas: expected at least 2 noise levels, got 1\. One step has two ends\."
+    ):
+        MegapixelSchedulerFunction.execute(torch.ones(1))

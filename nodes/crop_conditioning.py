@@ -22,8 +22,10 @@ log = logging.getLogger("megapixel")
 Conditioning = list[list[Any]]
 Boxed = tuple[int, int, int, int]  # height, width, top and left in latent pixels
 
-_COVERS = ("concat_latent_image", "concat_mask")  # (B, C, h, w) over the whole picture
-_PLACELESS = {"mask", "pooled_output", "conditioning_llama3", "unclip_conditioning", *_COVERS}
+_LATENTS = ("concat_latent_image",)  # (B, C, h, w) over the whole picture, in latent pixels
+_COVERS = ("concat_mask",)  # the same in pixels
+_ROWS = {"pooled_output"}  # (B, …), a row for each frame, as the text itself
+_PLACELESS = {"mask", *_ROWS, "conditioning_llama3", "unclip_conditioning", *_COVERS, *_LATENTS}
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Fit:
 
     present: bool
     area: Boxed | None
+    bounds: Box | None  # of a crop whose mask the host makes an area of
     boxes: tuple[tuple[int, Boxed], ...]  # number and place of each GLIGEN box that is left
 
 
@@ -79,7 +82,8 @@ def _fit(options: Mapping[str, Any], place: Place, canvas: Canvas) -> _Fit:
     area, present = _crop_area(options.get("area"), place.box, canvas)
     if present and options.get("mask") is not None:
         present = bool(_crop_field(options["mask"], place, canvas).any())
-    return _Fit(present, area, tuple(_crop_gligen(options.get("gligen"), place.box, canvas)))
+    bounds = place.box if options.get("set_area_to_bounds") else None
+    return _Fit(present, area, bounds, tuple(_crop_gligen(options.get("gligen"), place.box, canvas)))
 
 
 class _Cropper:
@@ -94,17 +98,19 @@ class _Cropper:
         if not kept:
             placeless = {"area", "mask", "mask_strength", "set_area_to_bounds"}
             pairs = [([text, _without(options, placeless)], fit) for (text, options), fit in pairs]
-        return [[text, self._options(options, fit)] for (text, options), fit in kept or pairs]
+        return [[self._rows(text), self._options(options, fit)] for (text, options), fit in kept or pairs]
 
     def _options(self, options: Mapping[str, Any], fit: _Fit) -> dict[str, Any]:
         cut = dict(options)
+        for name in _ROWS & cut.keys():
+            cut[name] = self._rows(cut[name])
         if "area" in cut:
             cut = _without(cut, {"area"}) if fit.area is None else cut | {"area": fit.area}
         if cut.get("mask") is not None:
             cut["mask"] = self._stack(cut["mask"])
-        for name in _COVERS:
+        for name in (*_COVERS, *_LATENTS):
             if isinstance(cut.get(name), Tensor) and cut[name].dim() == 4:
-                cut[name] = self._stack(cut[name])
+                cut[name] = self._stack(cut[name], self._canvas.cell if name in _LATENTS else 1)
         if cut.get("control") is not None:
             cut["control"] = self._control(cut["control"])
         if "gligen" in cut:
@@ -114,8 +120,14 @@ class _Cropper:
         _warn_of_unknown(cut)
         return cut
 
-    def _stack(self, field: Tensor) -> Tensor:
-        return torch.cat([_crop_field(field, place, self._canvas) for place in self._places])
+    def _rows(self, text: Any) -> Any:
+        """Return the rows of a text (B, …) for these frames; one with a single row is for all."""
+        if not isinstance(text, Tensor) or len(text) < 2:
+            return text
+        return torch.stack([text[min(place.frame, len(text) - 1)] for place in self._places])
+
+    def _stack(self, field: Tensor, cell: int = 1) -> Tensor:
+        return torch.cat([_crop_field(field, place, self._canvas, cell) for place in self._places])
 
     def _control(self, control: Any) -> Any:
         """Return a copy of a ControlNet and those before it with their hints cut."""
@@ -135,12 +147,12 @@ class _Cropper:
         return self._controls[id(control)]
 
 
-def _crop_field(field: Tensor, place: Place, canvas: Canvas) -> Tensor:
+def _crop_field(field: Tensor, place: Place, canvas: Canvas, cell: int = 1) -> Tensor:
     """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the place's frame where there are several."""
     if field.dim() == 2:
         field = field[None]
     frame = min(place.frame, len(field) - 1)
-    return crop_resized(field[frame : frame + 1], canvas.size, place.box)
+    return crop_resized(field[frame : frame + 1], canvas.size, place.box, cell)
 
 
 def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[Boxed | None, bool]:

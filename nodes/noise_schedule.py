@@ -29,14 +29,18 @@ def noise_levels(
     function: SchedulerFunction | None = None,
 ) -> Tensor:
     """Return steps + 1 falling noise levels: the last part of a run that is `denoise` long, as the host's KSampler."""
-    total = steps if denoise > 0.9999 else int(steps / denoise)
+    whole = denoise > 0.9999
+    total = steps if whole else int(steps / denoise)
     if function is not None:
-        return function(model, sampler_name, total)[-(steps + 1) :]
+        sigmas = function(model, sampler_name, total)
+        return sigmas if whole else sigmas[-(steps + 1) :]
     one_less = sampler_name in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS
     sigmas = _by_name(model, scheduler, total + one_less)
     if one_less:
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])
-    return sigmas[-(steps + 1) :]
+    return (
+        sigmas if whole else sigmas[-(steps + 1) :]
+    )  # some schedulers give one more than they are asked for
 
 
 def resample_levels(sigmas: Tensor, steps: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 # One draws the noise under the mask for the whole batch at once, one takes its step size from all of it.
 _ALONE = {"ddim", "dpm_adaptive"}
+HIGHEST_SEED = 2**64 - 2  # the host adds 1 to it
 
 
 def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
@@ -63,4 +64,4 @@ class _SegmentNoise:
             least, most = self._sigmas[self._sigmas > 0].min(), self._sigmas.max()
             on_cpu = not self._name.endswith("_gpu")
             return BrownianTreeNoiseSampler(self._like, least, most, seed=seed, cpu=on_cpu)
-        return default_noise_sampler(self._like, seed=seed)
+        return default_noise_sampler(self._like, seed=min(seed, HIGHEST_SEED))

@@ -92,18 +92,18 @@ class SegmentSampler:
         pairs = enumerate(zip(pieces, cuts, strict=True))
         encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
         sampled: list[tuple[_Encoded, Tensor]] = []
-        stopped = None
+        stopped = False
         try:
             for batch in self._batches(encoded):
-                sampled += self._sample_within_memory(batch)
-        except comfy.model_management.InterruptProcessingException as interrupt:
+                sampled.extend(self._sample_within_memory(batch))  # keeps what came before an interrupt
+        except comfy.model_management.InterruptProcessingException:
             if not (sampled and self._keep_finished):
                 raise
-            stopped = interrupt
+            stopped = True  # not the exception itself: it would hold on to the models
         for entry, latent in sampled:
             yield entry.number, self._decode(entry, latent, cuts[entry.number])
-        if stopped is not None:
-            raise stopped
+        if stopped:
+            raise comfy.model_management.InterruptProcessingException()
 
     @cached_property
     def _model(self) -> Any:
@@ -166,16 +166,21 @@ class SegmentSampler:
         need = model.memory_required([2 * shape[0], *shape[1:]])  # with and without the prompt
         return max(1, min(len(group), int(MEMORY_SHARE * free / need)))
 
-    def _sample_within_memory(self, batch: list[_Encoded]) -> list[tuple[_Encoded, Tensor]]:
+    def _sample_within_memory(self, batch: list[_Encoded]) -> Iterator[tuple[_Encoded, Tensor]]:
+        latents = None
         try:
-            return list(zip(batch, self._sample(batch).split(1), strict=True))
+            latents = self._sample(batch)
         except Exception as error:
             if len(batch) == 1 or not is_out_of_memory(error):
                 raise
+        if latents is not None:
+            yield from zip(batch, latents.split(1), strict=True)
+            return
         comfy.model_management.soft_empty_cache()
         half = len(batch) // 2
         log.info("SEGS: out of memory with %d segments at once; going on with %d.", len(batch), half)
-        return [*self._sample_within_memory(batch[:half]), *self._sample_within_memory(batch[half:])]
+        yield from self._sample_within_memory(batch[:half])
+        yield from self._sample_within_memory(batch[half:])
 
     def _sample(self, batch: Sequence[_Encoded]) -> Tensor:
         """Return the refined latents of a batch (B, C, …)."""

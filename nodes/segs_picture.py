@@ -60,7 +60,7 @@ def _colours(picture: Tensor) -> Tensor:
 
 def _title(number: int, segment: SEG) -> str:
     """Return what is written at a segment: its confidence only where a detector gave one."""
-    confidence = confidence_of(segment)
+    confidence = confidence_of(segment, number)
     return f"{number} {segment.label}" + (f" {confidence:.2f}" if confidence < 1 else "")
 
 

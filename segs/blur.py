@@ -11,11 +11,12 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+ALL_ONES = 1 - 1e-6  # sums of weights round off
 _BLOCK = 64  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
 
 
 def blur_mask(mask: Tensor, radius: int) -> Tensor:
-    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0."""
+    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0. What is 1 all around stays 1."""
     if radius < 1:
         return mask
     rows, columns = torch.empty_like(mask), torch.empty_like(mask)
@@ -23,7 +24,7 @@ def blur_mask(mask: Tensor, radius: int) -> Tensor:
         torch.mm(band, mask[low:high], out=rows[start:stop])
     for start, stop, low, high, band in _bands(mask.shape[1], radius):
         torch.mm(rows[:, low:high], band.T, out=columns[:, start:stop])
-    return columns
+    return torch.where(columns > ALL_ONES, 1.0, columns)
 
 
 def gaussian_weights(radius: int) -> Tensor:

@@ -10,27 +10,30 @@ from .segment import SEG, Slice, box_of, confidence_of, read_mask
 
 TOUCHING = 64  # pixels between segments that may still touch when they have grown to fit
 
-Measure = Callable[[SEG], float]
+Measure = Callable[[SEG, int], float]  # of a segment and its number in the list
 
 
-def _box(segment: SEG) -> Box:
-    return box_of(segment.bbox, "bbox", 0)
+def _found(segment: SEG, number: int) -> Box:
+    return box_of(segment.bbox, "bbox", number)
+
+
+def _crop(segment: SEG, number: int) -> Box:
+    return box_of(segment.crop_region, "crop_region", number)
+
+
+def _mask_area(segment: SEG, number: int) -> float:
+    return float(read_mask(segment.cropped_mask, number).mean()) * _crop(segment, number).area
 
 
 MEASURES: dict[str, Measure] = {
-    "area": lambda segment: _box(segment).area,
-    "mask area": lambda segment: float(read_mask(segment.cropped_mask, 0).mean())
-    * _box_of_crop(segment).area,
+    "area": lambda segment, number: _found(segment, number).area,
+    "mask area": _mask_area,
     "confidence": confidence_of,
-    "left to right": lambda segment: -(_box(segment).left + _box(segment).right),
-    "top to bottom": lambda segment: -(_box(segment).top + _box(segment).bottom),
-    "width": lambda segment: _box(segment).size[1],
-    "height": lambda segment: _box(segment).size[0],
+    "left to right": lambda segment, number: -(_found(segment, number).left + _found(segment, number).right),
+    "top to bottom": lambda segment, number: -(_found(segment, number).top + _found(segment, number).bottom),
+    "width": lambda segment, number: _found(segment, number).size[1],
+    "height": lambda segment, number: _found(segment, number).size[0],
 }
-
-
-def _box_of_crop(segment: SEG) -> Box:
-    return box_of(segment.crop_region, "crop_region", 0)
 
 
 @dataclass(frozen=True)
@@ -58,22 +61,22 @@ class Choice:
 
 def choose_segments(segments: Sequence[SEG], choice: Choice) -> tuple[list[SEG], list[SEG]]:
     """Return the chosen segments in their order, and those left out as they were."""
-    fitting = [segment for segment in segments if _fits(segment, choice)]
+    numbers = [number for number, segment in enumerate(segments) if _fits(segment, number, choice)]
     if choice.order != "as found":
-        fitting.sort(key=MEASURES[choice.order], reverse=True)
+        measure = MEASURES[choice.order]
+        numbers.sort(key=lambda number: measure(segments[number], number), reverse=True)
     if choice.reverse:
-        fitting.reverse()
-    end = choice.first + choice.count if choice.count else None
-    chosen = fitting[choice.first : end]
-    kept = {id(segment) for segment in chosen}
-    return chosen, [segment for segment in segments if id(segment) not in kept]
+        numbers.reverse()
+    chosen = numbers[choice.first : choice.first + choice.count if choice.count else None]
+    others = sorted(set(range(len(segments))) - set(chosen))
+    return [segments[number] for number in chosen], [segments[number] for number in others]
 
 
-def _fits(segment: SEG, choice: Choice) -> bool:
-    shorter = min(_box(segment).size)
+def _fits(segment: SEG, number: int, choice: Choice) -> bool:
+    shorter = min(_found(segment, number).size)
     return (
         (not choice.labels or str(segment.label).strip() in choice.labels)
-        and confidence_of(segment) >= choice.confidence
+        and confidence_of(segment, number) >= choice.confidence
         and shorter >= choice.least
         and (not choice.most or shorter <= choice.most)
     )
@@ -85,7 +88,7 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
     The largest go first, each to the worker with the least so far. `together` keeps those that touch in one share.
     """
     groups = _touching(segments) if together else [[number] for number in range(len(segments))]
-    areas = [_box_of_crop(segment).area for segment in segments]
+    areas = [_crop(segment, number).area for number, segment in enumerate(segments)]
     work = [0] * count
     share: list[int] = []
     for group in sorted(groups, key=lambda group: (-sum(areas[number] for number in group), group)):
@@ -98,7 +101,7 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
 
 def _touching(segments: Sequence[SEG]) -> list[list[int]]:
     """Return the numbers of segments in groups that are apart from each other."""
-    boxes = [_box_of_crop(segment) for segment in segments]
+    boxes = [_crop(segment, number) for number, segment in enumerate(segments)]
     near = [
         Box(box.top - TOUCHING, box.left - TOUCHING, box.bottom + TOUCHING, box.right + TOUCHING)
         for box in boxes

@@ -24,25 +24,26 @@ def crop_picture(picture: Tensor, box: Box) -> Tensor:
     return F.pad(pixels.movedim(-1, 0)[None], sides, mode="replicate")[0].movedim(0, -1)
 
 
-def crop_resized(field: Tensor, size: Size, box: Box) -> Tensor:
-    """Return what `box` would hold if all of `field` (…, h, w) were resized to `size`: (…, *box.size).
+def crop_resized(field: Tensor, size: Size, box: Box, cell: int = 1) -> Tensor:
+    """Return what `box` would hold if all of `field` (…, h, w) were resized to a picture of `size`: (…, *box.size).
 
     Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only what is in the box is computed; a field of
-    that size is cut and not changed.
+    that size is cut and not changed. With a `cell`, one value for each square of so many pixels of the box: for latents.
     """
-    rows = _crop_axis(field, -2, size[0], box.top, box.bottom)
-    return _crop_axis(rows, -1, size[1], box.left, box.right)
+    rows = _crop_axis(field, -2, size[0], box.top, box.bottom, cell)
+    return _crop_axis(rows, -1, size[1], box.left, box.right, cell)
 
 
-def _crop_axis(field: Tensor, dimension: int, length: int, low: int, high: int) -> Tensor:
+def _crop_axis(field: Tensor, dimension: int, length: int, low: int, high: int, cell: int) -> Tensor:
     source = field.shape[dimension]
-    if source == length and low >= 0 and high <= length:
-        return field.narrow(dimension, low, high - low)
-    places = torch.arange(low, high, device=field.device).clamp(0, length - 1)
-    if source == length:
-        return field.index_select(dimension, places)
-    centres = ((places.double() + 0.5) * (source / length) - 0.5).clamp(min=0)
-    before = centres.floor().long().clamp(max=source - 1)
+    if source * cell == length and low >= 0 and high <= length and low % cell == 0 == high % cell:
+        return field.narrow(dimension, low // cell, (high - low) // cell)
+    middles = (
+        low + (torch.arange((high - low) // cell, device=field.device, dtype=torch.float64) + 0.5) * cell
+    )
+    centres = middles.clamp(0.5 * cell, length - 0.5 * cell) * (source / length) - 0.5
+    centres = centres.clamp(0, source - 1)
+    before = centres.floor().long()
     after = (before + 1).clamp(max=source - 1)
     shape = [1] * field.dim()
     shape[dimension] = -1

@@ -77,11 +77,23 @@ def box_segment(
     crop = box.padded(crop_factor, size)
     if part is None:
         mask = torch.zeros(crop.size)
-        inside = box.within(crop)
+        inside = box.shared(crop).within(crop)
         mask[inside.rows, inside.columns] = 1
     else:
         mask = part(crop)
     return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
+
+
+def ellipse_part(box: Box) -> Callable[[Box], Tensor]:
+    """Return what gives the ellipse that touches the sides of `box` as the mask (h, w) over another box."""
+    height, width = box.size
+
+    def part(crop: Box) -> Tensor:
+        rows = torch.arange(crop.top, crop.bottom) + 0.5 - (box.top + box.bottom) / 2
+        columns = torch.arange(crop.left, crop.right) + 0.5 - (box.left + box.right) / 2
+        return ((2 * rows[:, None] / height) ** 2 + (2 * columns / width) ** 2 <= 1).float()
+
+    return part
 
 
 def _part_of(mask: Tensor, size: Size) -> Callable[[Box], Tensor]:

@@ -119,7 +119,7 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
         (height, width), found = segs[:2]
         size = int(height), int(width)
         entries: list[SEG] = cast("list[SEG]", found) if isinstance(found, list) else list(found)
-    except (TypeError, ValueError, IndexError, KeyError):
+    except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise ValueError(
             f"segs: expected ((height, width), [segments]), got {type(segs).__name__}. Connect the output of a SEGS node."
         ) from None
@@ -141,11 +141,12 @@ def box_of(region: Any, name: str, number: int) -> Box:
         box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
     except (TypeError, ValueError, OverflowError):
         raise ValueError(
-            f"segs: expected {name} (x1, y1, x2, y2) in segment {number}, got {region!r}. Check the node that made it."
+            f"segs: expected {name} (x1, y1, x2, y2) in segment {number}, got {_told(region)}. "
+            "Check the node that made it."
         ) from None
     if min(box.size) < 1:
         raise ValueError(
-            f"segs: expected {name} with x1 < x2 and y1 < y2 in segment {number}, got {region!r}. "
+            f"segs: expected {name} with x1 < x2 and y1 < y2 in segment {number}, got {_told(region)}. "
             "Check the node that made it."
         )
     return box
@@ -167,23 +168,44 @@ def read_mask(mask: Any, number: int) -> Tensor:
             "Check the node that made it."
         ) from None
     shape = tuple(values.shape)
-    if len(shape) < 2 or not values.numel() or any(length != 1 for length in shape[:-2]):
+    if (
+        len(shape) < 2
+        or not values.numel()
+        or any(length != 1 for length in shape[:-2])
+        or values.is_complex()
+    ):
         raise ValueError(
-            f"segs: expected a mask of (h, w) in segment {number}, got {shape}. Check the node that made it."
+            f"segs: expected a mask of (h, w) in segment {number}, got {values.dtype} of {shape}. "
+            "Check the node that made it."
         )
-    of_bytes = not values.is_floating_point() and values.dtype != torch.bool and int(values.max()) > 1
+    whole = not values.is_floating_point() and values.dtype != torch.bool
     values = values.reshape(shape[-2:]).to("cpu", torch.float32)
-    if of_bytes:
+    if whole and bool(values.max() > 1):  # bytes
         values = values / 255
     return values.nan_to_num(0.0).clamp(0, 1)
 
 
-def confidence_of(segment: SEG) -> float:
-    """Return the confidence as a number: the first of an array, 1 where there is none."""
+def confidence_of(segment: SEG, number: int) -> float:
+    """Return the confidence as a number: the first of an array, 1 where there is none.
+
+    Raises:
+        ValueError: no number; one sentence.
+    """
     value = segment.confidence
     if value is None:
         return 1.0
-    return float(torch.as_tensor(value).flatten()[0])
+    try:
+        return float(torch.as_tensor(value).flatten()[0])
+    except (TypeError, ValueError, IndexError, RuntimeError):
+        raise ValueError(
+            f"segs: expected a number as the confidence of segment {number}, got {_told(value)}. "
+            "Check the node that made it."
+        ) from None
+
+
+def _told(value: Any) -> str:
+    """Return a value in one line."""
+    return " ".join(repr(value).split())
 
 
 def _read(entry: Any, number: int, wanted: bool) -> Segment:

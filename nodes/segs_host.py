@@ -135,7 +135,7 @@ def _own(pieces: list[Piece]) -> list[Piece]:
     if any(piece.touches(other) for piece in own for other in others):
         raise ValueError(
             "segs: expected segments that touch in one slice when they are refined in order, got them in several. "
-            "Switch keep_together on in Slice SEGS, or set overlaps to independent."
+            "Switch keep_together on in Slice SEGS, take a lower smallest_crop, or set overlaps to independent."
         )
     return own
 

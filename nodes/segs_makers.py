@@ -105,7 +105,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=8,
-                    tooltip="Least pixels that neighbours have in common. An eighth of the tile is usual; at least the feather, or seams show.",
+                    tooltip="Least pixels that neighbours have in common. An eighth of the tile is usual. Times the factor it should be twice the feather, or lines show between tiles.",
                 ),
                 io.Mask.Input(
                     "mask",

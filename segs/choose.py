@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from .box import Box
 from .segment import SEG, Slice, box_of, confidence_of, read_mask
 
-TOUCHING = 64  # pixels between segments that may still touch when they have grown to fit
+TOUCHING = 256  # pixels between segments that may still touch when small ones have grown
 
 Measure = Callable[[SEG, int], float]  # of a segment and its number in the list
 
@@ -73,13 +73,14 @@ def choose_segments(segments: Sequence[SEG], choice: Choice) -> tuple[list[SEG],
 
 
 def _fits(segment: SEG, number: int, choice: Choice) -> bool:
+    if choice.labels and str(segment.label).strip() not in choice.labels:
+        return False
+    if confidence_of(segment, number) < choice.confidence:
+        return False
+    if not (choice.least or choice.most):
+        return True
     shorter = min(_found(segment, number).size)
-    return (
-        (not choice.labels or str(segment.label).strip() in choice.labels)
-        and confidence_of(segment, number) >= choice.confidence
-        and shorter >= choice.least
-        and (not choice.most or shorter <= choice.most)
-    )
+    return shorter >= choice.least and (not choice.most or shorter <= choice.most)
 
 
 def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bool = False) -> Slice:
@@ -96,6 +97,8 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
         work[worker] += sum(areas[number] for number in group)
         if worker == index:
             share += group
+    if isinstance(segments, Slice):  # a share of a share
+        return Slice(segments.whole, (segments.positions[number] for number in sorted(share)))
     return Slice(segments, sorted(share))
 
 

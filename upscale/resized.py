@@ -41,4 +41,6 @@ def _resized(picture: Tensor, size: tuple[int, int], method: str, antialias: boo
         return picture
     if method == "nearest":
         return F.interpolate(picture[None], size, mode="nearest-exact")[0]
-    return F.interpolate(picture[None], size, mode=method, antialias=antialias)[0]
+    shrinks = size[0] < picture.shape[-2] or size[1] < picture.shape[-1]
+    # Where nothing shrinks both mean the same, but PyTorch's bicubic has another kernel for each.
+    return F.interpolate(picture[None], size, mode=method, antialias=antialias or not shrinks)[0]

@@ -186,3 +186,12 @@ def test_one_noise_level_is_no_schedule():
         ValueError, match=r"sigmas: expected at least 2 noise levels, got 1\. One step has two ends\."
     ):
         MegapixelSchedulerFunction.execute(torch.ones(1))
+
+
+def test_a_share_of_a_share_still_knows_all_segments():
+    segs = ((60, 90), [segment(left, 0, 10) for left in range(0, 80, 10)])
+    half = MegapixelSEGSSlice.execute(segs, 0, 2, False).args[0]
+    [quarter, other] = [MegapixelSEGSSlice.execute(half, index, 2, False).args[0][1] for index in range(2)]
+    assert sorted([*quarter.positions, *other.positions]) == half[1].positions
+    assert quarter.whole == other.whole == segs[1]
+    assert list(quarter) == [segs[1][position] for position in quarter.positions]

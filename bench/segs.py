@@ -58,8 +58,8 @@ class FreeVAE:
     def decode(self, latent: torch.Tensor) -> torch.Tensor:
         size = latent.shape[-2] * 8, latent.shape[-1] * 8
         if size not in self._pictures:
-            self._pictures[size] = torch.rand(1, *size, 3, generator=torch.Generator().manual_seed(0))
-        return self._pictures[size].clone()
+            self._pictures[size] = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
+        return self._pictures[size].clone().movedim(1, -1)  # as the host's VAE lays it in memory
 
 
 def ellipses(canvas: int, side: int) -> list[SEG]:

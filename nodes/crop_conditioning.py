@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..segs.box import Box, Size
-from ..segs.crop import crop_resized
+from ..segs.crop import crop_resized, fit_aspect
 
 log = logging.getLogger("megapixel")
 
@@ -137,9 +137,11 @@ class _Cropper:
             copy = control.copy()
             hint = control.cond_hint_original
             if isinstance(hint, Tensor) and hint.dim() == 4:
-                copy.cond_hint_original = self._stack(hint)
+                copy.cond_hint_original = self._stack(fit_aspect(hint, self._canvas.size))
             copy.extra_concat_orig = [
-                self._stack(extra) if extra.dim() == 4 and extra.shape[-1] > 1 else extra
+                self._stack(fit_aspect(extra, self._canvas.size))
+                if extra.dim() == 4 and extra.shape[-1] > 1
+                else extra
                 for extra in getattr(control, "extra_concat_orig", [])
             ]
             copy.set_previous_controlnet(self._control(control.previous_controlnet))

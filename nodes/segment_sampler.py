@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +82,7 @@ class SegmentSampler:
     ) -> None:
         self._settings, self._canvas, self._progress = sampling, canvas, progress
         self._keep_finished = keep_finished
+        self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
     def __call__(
         self, pieces: Sequence[Piece], cuts: Sequence[Tensor]
@@ -151,7 +153,10 @@ class SegmentSampler:
             groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
         for group in groups.values():
             size = self._batch_size(group)
-            yield from (group[start : start + size] for start in range(0, len(group), size))
+            while group:
+                count = min(size, self._most)
+                yield group[:count]
+                group = group[count:]
 
     def _batch_size(self, group: Sequence[_Encoded]) -> int:
         settings, model = self._settings, self._settings.model
@@ -177,7 +182,7 @@ class SegmentSampler:
             yield from zip(batch, latents.split(1), strict=True)
             return
         comfy.model_management.soft_empty_cache()
-        half = len(batch) // 2
+        self._most = half = len(batch) // 2
         log.info("SEGS: out of memory with %d segments at once; going on with %d.", len(batch), half)
         yield from self._sample_within_memory(batch[:half])
         yield from self._sample_within_memory(batch[half:])
@@ -200,7 +205,7 @@ class SegmentSampler:
             positive,
             negative,
             torch.cat(latents),
-            noise_mask=torch.stack([entry.mask for entry in batch])[:, None],
+            noise_mask=stack_masks([entry.mask for entry in batch], noise.dim()),
             callback=lambda step, x0, x, total: self._progress.step([entry.piece for entry in batch], x0),
             disable_pbar=True,  # one bar for all segments, not a line in the console for each
             seed=seeds[0]
@@ -239,6 +244,11 @@ class SegmentSampler:
             return None
         self._progress.finish(entry.piece, refined)
         return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined
+
+
+def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
+    """Return masks (h, w) as (B, 1, h, w), or (B, 1, 1, h, w) for latents with a time."""
+    return torch.stack(list(masks))[(slice(None), *(None,) * (dimensions - 3))]
 
 
 def _rgb(cut: Tensor) -> Tensor:

@@ -34,6 +34,15 @@ def crop_resized(field: Tensor, size: Size, box: Box, cell: int = 1) -> Tensor:
     return _crop_axis(rows, -1, size[1], box.left, box.right, cell)
 
 
+def fit_aspect(field: Tensor, size: Size) -> Tensor:
+    """Return the middle of (…, h, w) with the shape of `size`: what the host takes of a picture of another shape."""
+    height, width = field.shape[-2:]
+    surplus_rows = max(0.0, height - width * size[0] / size[1])
+    surplus_columns = max(0.0, width - height * size[1] / size[0])
+    top, left = round(surplus_rows / 2), round(surplus_columns / 2)
+    return field[..., top : height - top, left : width - left]
+
+
 def _crop_axis(field: Tensor, dimension: int, length: int, low: int, high: int, cell: int) -> Tensor:
     source = field.shape[dimension]
     if source * cell == length and low >= 0 and high <= length and low % cell == 0 == high % cell:

@@ -10,7 +10,7 @@ the order, on the batching, or on which worker added what. Pixels of weight 0 ke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from .box import Box
 
 GRID = float(2**23)  # steps to 1: float32 holds all their multiples up to 2
+STRIP = 2**15  # pixels
 
 
 def paste_segment(picture: Tensor, box: Box, refined: Tensor, weight: Tensor) -> None:
@@ -39,16 +40,14 @@ def add_segment(
 
     `base` (h, w, C) is what it was cut from, `total` (h, w) the sum of all weights there; the others as in `paste_segment`.
     """
-    part = _part(picture, box, weight)
-    if not part.area:
-        return
-    inside = part.within(box)
-    share = weight[inside.rows, inside.columns] / total[inside.rows, inside.columns].clamp(min=1)
-    change = refined[inside.rows, inside.columns] - base[inside.rows, inside.columns]
-    change.mul_((share * GRID)[..., None]).round_()
-    old = picture[part.rows, part.columns]
-    new = (old * GRID).round_().add_(change).mul_(1 / GRID)
-    torch.where((share > 0)[..., None], new, old, out=old)
+    for part in _strips(_part(picture, box, weight)):
+        inside = part.within(box)
+        share = weight[inside.rows, inside.columns] / total[inside.rows, inside.columns].clamp(min=1)
+        change = refined[inside.rows, inside.columns] - base[inside.rows, inside.columns]
+        change.mul_((share * GRID)[..., None]).round_()
+        old = picture[part.rows, part.columns]
+        new = (old * GRID).round_().add_(change).mul_(1 / GRID)
+        torch.where((share > 0)[..., None], new, old, out=old)
 
 
 def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float = 0.0) -> Tensor:
@@ -65,6 +64,14 @@ def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float =
         count += changed
         merged = torch.where(changed, result, merged)
     return torch.where(count > 1, (grid + changes).mul_(1 / GRID), merged)
+
+
+def _strips(box: Box) -> Iterator[Box]:
+    """Yield a box in strips so small that what is computed between stays in the processor's cache."""
+    height, width = box.size
+    step = max(1, STRIP // max(1, width))
+    for top in range(box.top, box.top + height, step):
+        yield Box(top, box.left, min(box.bottom, top + step), box.right)
 
 
 def _part(picture: Tensor, box: Box, weight: Tensor) -> Box:

@@ -88,7 +88,7 @@ def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fi
             continue
         cut = Cut(segment, region, inside.grown(fit.size, fit.multiple, fit.least), fit)
         numbers = range(frames) if segment.frame is None else [segment.frame]
-        pieces += [Piece(cut, number) for number in numbers if number < frames]
+        pieces += [Piece(cut, number) for number in numbers if 0 <= number < frames]
     return pieces
 
 

@@ -16,7 +16,7 @@ from ..faces.choose import choose_face, order_faces
 from ..faces.draw import draw_boxes, draw_keypoints
 from ..faces.face import Face
 from ..faces.find import Picture, find_faces
-from .face_models import FILES, TASKS
+from .face_models import RECOGNITION, TASKS
 
 log = logging.getLogger("megapixel")
 
@@ -77,20 +77,18 @@ def _one(faces: Sequence[Face], size: tuple[int, int], which_face: str, index: i
 
 
 def _report_missing(chosen: Sequence[list[Face]], found: Sequence[list[Face]], on_no_face: str) -> None:
-    """Say which pictures, counted from 0, lack the face: in the log, or as an error."""
+    """Say which pictures lack the face: as an error, or in the log."""
     missing = [
-        f"{number} ({len(found[number]) or 'no'} faces in it)"
-        for number, faces in enumerate(chosen)
+        f"picture {number} of {len(chosen)} ({len(found[number - 1])} found)"
+        for number, faces in enumerate(chosen, start=1)
         if not faces
     ]
     if not missing:
         return
-    told = f"image: expected the face in each of {len(chosen)} pictures, got none in {', '.join(missing)}."
+    told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
     if on_no_face == ERROR:
-        raise ValueError(
-            f"{told} Tried squares of 640 to 192 pixels, and a margin. Take another picture or index."
-        )
-    log.warning("%s Their entries are black.", told)
+        raise ValueError(f"{told} Take another picture, or another face_index.")
+    log.warning("%s The result is black there.", told)
 
 
 def _check_analysis(analysis: Any, socket: str) -> None:
@@ -105,12 +103,12 @@ def _check_analysis(analysis: Any, socket: str) -> None:
             f"{socket}: expected networks for {' and '.join(TASKS)}, got none for {' and '.join(missing)}. "
             "Connect Face Analysis (Megapixel)."
         )
-    name = Path(str(getattr(models["recognition"], "model_file", FILES[0]))).name
-    if name != FILES[0]:
+    name = Path(str(getattr(models["recognition"], "model_file", RECOGNITION))).name
+    if name != RECOGNITION:
         log.warning(
             "%s: expected %s of antelopev2, got %s: InstantID will make somebody else.",
             socket,
-            FILES[0],
+            RECOGNITION,
             name,
         )
 

@@ -52,13 +52,12 @@ def draw_faces(
         ValueError: a picture without the face, where `on_no_face` says error; one sentence.
     """
     found = faces_in(analysis, image)
-    height, width = image.shape[1:3]
-    size, order = (height, width), "index" if which_face == ALL else which_face
-    chosen = [faces if which_face == ALL else _one(faces, size, which_face, index) for faces in found]
+    size = image.shape[1], image.shape[2]
+    chosen = [_chosen(faces, size, which_face, index) for faces in found]
     _report_missing(chosen, found, on_no_face)
     keypoints = [draw_keypoints(faces, size) for faces in chosen]
     boxes = [
-        draw_boxes(to_bytes(picture), order_faces(faces, size, order))
+        draw_boxes(to_bytes(picture), order_faces(faces, size, which_face))
         for picture, faces in zip(image, found, strict=True)
     ]
     device = comfy.model_management.intermediate_device()
@@ -71,7 +70,9 @@ def to_bytes(picture: Tensor) -> Picture:
     return colours.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def _one(faces: Sequence[Face], size: tuple[int, int], which_face: str, index: int) -> list[Face]:
+def _chosen(faces: Sequence[Face], size: tuple[int, int], which_face: str, index: int) -> list[Face]:
+    if which_face == ALL:
+        return list(faces)
     face = choose_face(faces, size, which_face, index)
     return [] if face is None else [face]
 

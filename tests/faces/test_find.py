@@ -11,7 +11,9 @@ from megapixel.faces.find import SIDES, find_faces
 
 from devhost.tiny.faces import Portrait, draw_portraits
 
-spec = importlib.util.spec_from_file_location("known_detection", Path(__file__).with_name("known_detection.py"))
+spec = importlib.util.spec_from_file_location(
+    "known_detection", Path(__file__).with_name("known_detection.py")
+)
 known = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(known)
 
@@ -45,7 +47,11 @@ def sides(face_analysis, monkeypatch):
 
 def settings(detector):
     """All that the detector was set to; what it remembers of sizes that it has seen is none of it."""
-    return {name: value for name, value in vars(detector).items() if isinstance(value, (int, float, str, tuple, list))}
+    return {
+        name: value
+        for name, value in vars(detector).items()
+        if isinstance(value, (int, float, str, tuple, list))
+    }
 
 
 def alike(one, other):
@@ -180,7 +186,9 @@ def test_the_networks_have_the_inputs_and_outputs_of_the_real_ones(face_analysis
     side = 96
     outputs = detection.run(None, {"input.1": np.zeros((1, 3, side, side), np.float32)})
     rows = [2 * (side // stride) ** 2 for stride in (8, 16, 32)]
-    assert [output.shape for output in outputs] == [(count, values) for values in (1, 4, 10) for count in rows]
+    assert [output.shape for output in outputs] == [
+        (count, values) for values in (1, 4, 10) for count in rows
+    ]
     assert [one.name for one in detection.get_outputs()] == "448 471 494 451 474 497 454 477 500".split()
     [given], [made] = recognition.get_inputs(), recognition.get_outputs()
     assert (given.name, given.shape[1:], made.shape[1:]) == ("input.1", [3, 112, 112], [512])

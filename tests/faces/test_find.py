@@ -189,6 +189,7 @@ def test_the_networks_have_the_inputs_and_outputs_of_the_real_ones(face_analysis
     assert [output.shape for output in outputs] == [
         (count, values) for values in (1, 4, 10) for count in rows
     ]
-    assert [one.name for one in detection.get_outputs()] == "448 471 494 451 474 497 454 477 500".split()
+    names = " ".join(one.name for one in detection.get_outputs())
+    assert names == "448 471 494 451 474 497 454 477 500"
     [given], [made] = recognition.get_inputs(), recognition.get_outputs()
     assert (given.name, given.shape[1:], made.shape[1:]) == ("input.1", [3, 112, 112], [512])

@@ -53,7 +53,7 @@ def load(provider="CPU", **settings):
 
 
 def refusal(*arguments, **settings):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=r"^\w+: expected ") as raised:
         load(*arguments, **settings)
     assert "\n" not in str(raised.value)
     return str(raised.value)

@@ -41,7 +41,7 @@ def refused(face_analysis):
     """A function that runs the node and returns the one sentence that it stops with."""
 
     def run(*arguments, **named):
-        with pytest.raises(ValueError) as raised:
+        with pytest.raises(ValueError, match=r"^\w+: expected ") as raised:
             keypoints(*arguments, **named)
         assert "\n" not in str(raised.value)
         return str(raised.value)
@@ -171,7 +171,7 @@ def test_what_is_no_face_analysis_is_refused(face_analysis, refused):
     assert refused(None, image([LEFT])) == (
         "faceanalysis: expected insightface's FaceAnalysis, got NoneType. Connect Face Analysis (Megapixel)."
     )
-    with pytest.raises(ValueError, match="^insightface: expected"):
+    with pytest.raises(ValueError, match=r"^insightface: expected"):
         faces_in("a text", image([LEFT]), "insightface")
 
 

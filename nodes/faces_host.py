@@ -43,18 +43,48 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
     return faces
 
 
+def choose_faces(
+    found: Sequence[list[Face]],
+    size: tuple[int, int],
+    which_face: str,
+    face_index: int,
+    on_no_face: str,
+    otherwise: str,
+) -> list[list[Face]]:
+    """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
+
+    The log tells which pictures have none, and what happens `otherwise`.
+
+    Raises:
+        ValueError: a picture has none, and `on_no_face` says error; one sentence.
+    """
+    chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
+    missing = [
+        f"picture {number} of {len(found)} ({len(faces)} found)"
+        for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
+        if not taken
+    ]
+    if missing:
+        told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
+        if on_no_face == ERROR:
+            raise ValueError(
+                f"{told} Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+            )
+        log.warning("%s %s", told, otherwise)
+    return chosen
+
+
 def draw_faces(
-    analysis: Any, image: Tensor, which_face: str, index: int, on_no_face: str
+    analysis: Any, image: Tensor, which_face: str, face_index: int, on_no_face: str
 ) -> tuple[Tensor, Tensor]:
     """Return the keypoints pictures and the pictures with numbered boxes of an IMAGE, both (B, H, W, 3).
 
     Raises:
-        ValueError: a picture without the face, where `on_no_face` says error; one sentence.
+        ValueError: see `faces_in` and `choose_faces`.
     """
     found = faces_in(analysis, image)
     size = image.shape[1], image.shape[2]
-    chosen = [_chosen(faces, size, which_face, index) for faces in found]
-    _report_missing(chosen, found, on_no_face)
+    chosen = choose_faces(found, size, which_face, face_index, on_no_face, "The result is black there.")
     keypoints = [draw_keypoints(faces, size) for faces in chosen]
     boxes = [
         draw_boxes(to_bytes(picture), order_faces(faces, size, which_face))
@@ -70,26 +100,11 @@ def to_bytes(picture: Tensor) -> Picture:
     return colours.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def _chosen(faces: Sequence[Face], size: tuple[int, int], which_face: str, index: int) -> list[Face]:
+def _chosen(faces: list[Face], size: tuple[int, int], which_face: str, face_index: int) -> list[Face]:
     if which_face == ALL:
-        return list(faces)
-    face = choose_face(faces, size, which_face, index)
+        return faces
+    face = choose_face(faces, size, which_face, face_index)
     return [] if face is None else [face]
-
-
-def _report_missing(chosen: Sequence[list[Face]], found: Sequence[list[Face]], on_no_face: str) -> None:
-    """Say which pictures lack the face: as an error, or in the log."""
-    missing = [
-        f"picture {number} of {len(chosen)} ({len(found[number - 1])} found)"
-        for number, faces in enumerate(chosen, start=1)
-        if not faces
-    ]
-    if not missing:
-        return
-    told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
-    if on_no_face == ERROR:
-        raise ValueError(f"{told} Take another picture, or another face_index.")
-    log.warning("%s The result is black there.", told)
 
 
 def _check_analysis(analysis: Any, socket: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..faces.choose import choose_face, order_faces
 from ..faces.draw import draw_boxes, draw_keypoints
 from ..faces.face import Face
-from ..faces.find import Picture, find_faces
+from ..faces.find import SIDES, Picture, find_faces
 from .face_models import RECOGNITION, TASKS
 
 log = logging.getLogger("megapixel")
@@ -68,7 +68,8 @@ def choose_faces(
         told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
         if on_no_face == ERROR:
             raise ValueError(
-                f"{told} Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+                f"{told} Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
+                f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
             )
         log.warning("%s %s", told, otherwise)
     return chosen

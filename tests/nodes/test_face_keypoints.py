@@ -106,7 +106,7 @@ def test_an_error_names_every_picture_without_the_face(face_analysis, refused):
     batch = image([LEFT], [], [LEFT, RIGHT])
     assert refused(face_analysis, batch, on_no_face="error") == (
         "image: expected the face that is asked for, got none in picture 2 of 3 (0 found). "
-        "Take another picture or face_index, or set on_no_face to pass through."
+        "Looked for at 640 to 192 pixels, then in a margin. Take another picture or face_index, or set on_no_face to pass through."
     )
     told = refused(face_analysis, batch, which_face="index", face_index=1, on_no_face="error")
     assert "picture 1 of 3 (1 found), picture 2 of 3 (0 found)." in told

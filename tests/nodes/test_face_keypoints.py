@@ -152,9 +152,10 @@ def test_values_outside_the_range_and_none_at_all_do_no_harm(face_analysis):
         assert torch.allclose(torch.tensor(one.points), torch.tensor(LEFT.points).float(), atol=2)
 
 
-def test_bytes_come_back_as_the_picture_had_them(face_analysis):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_bytes_come_back_as_the_picture_had_them(dtype, face_analysis):
     every = torch.arange(256).float() / 255
-    _, boxes = keypoints(face_analysis, every.reshape(1, 16, 16, 1).expand(1, 16, 16, 3))
+    _, boxes = keypoints(face_analysis, every.reshape(1, 16, 16, 1).expand(1, 16, 16, 3).to(dtype))
     assert torch.equal(boxes[0, ..., 0].flatten(), every)
 
 

@@ -120,6 +120,11 @@ def _check_analysis(analysis: Any, socket: str) -> None:
             f"{socket}: expected networks for {' and '.join(TASKS)}, got none for {' and '.join(missing)}. "
             "Connect Face Analysis (Megapixel)."
         )
+    if not getattr(models["detection"], "use_kps", True):
+        raise ValueError(
+            f"{socket}: expected a detector that gives the five points of a face, got one for boxes only. "
+            "Connect Face Analysis (Megapixel)."
+        )
     name = Path(str(getattr(models["recognition"], "model_file", RECOGNITION))).name
     if name != RECOGNITION:
         log.warning(

@@ -189,6 +189,11 @@ def test_an_analysis_that_does_not_recognise_is_refused(antelopev2, refused):
     assert "got none for recognition" in refused(analysis, image([LEFT]))
 
 
+def test_a_detector_without_points_is_refused(face_analysis, refused, monkeypatch):
+    monkeypatch.setattr(face_analysis.models["detection"], "use_kps", False)
+    assert "got one for boxes only. " in refused(face_analysis, image([LEFT]))
+
+
 def test_another_recognition_network_gets_a_warning(face_analysis, caplog, monkeypatch):
     monkeypatch.setattr(face_analysis.models["recognition"], "model_file", "/models/buffalo_l/w600k_r50.onnx")
     faces_in(face_analysis, image([LEFT]), "insightface")

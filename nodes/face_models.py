@@ -1,0 +1,77 @@
+"""Load insightface's FaceAnalysis with antelopev2, which is taken from where it lies and never downloaded.
+
+insightface downloads a model whose folder is missing, so it is only ever given a folder that holds the files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+
+from .face_packages import choose_providers, import_face_analysis, report_fallback
+
+AUTO = "auto"
+RECOGNITION, DETECTION = FILES = "glintr100.onnx", "scrfd_10g_bnkps.onnx"
+TASKS = ("detection", "recognition")
+DEPTH = 4  # of folders: the archive holds one of its own, so that models/antelopev2/antelopev2 is common
+
+
+def list_model_folders() -> dict[str, Path]:
+    """Return the folders that hold antelopev2 by their names below an insightface folder, the shallow ones first."""
+    found: dict[str, Path] = {}
+    for root in _roots():
+        for depth in range(DEPTH):
+            for file in sorted(root.glob("*/" * depth + RECOGNITION)):
+                if (file.parent / DETECTION).is_file():
+                    found.setdefault(file.parent.relative_to(root).as_posix(), file.parent)
+    return found
+
+
+def load_analysis(provider: str, folder: str = AUTO) -> Any:
+    """Return insightface's FaceAnalysis, ready to detect and to recognise.
+
+    Raises:
+        ValueError: no insightface, no model or a broken one; one sentence with the remedy.
+    """
+    face_analysis = import_face_analysis()
+    path = _model_folder(folder)
+    providers = choose_providers(provider)
+    try:
+        analysis = face_analysis(name=str(path), allowed_modules=[*TASKS], providers=providers)
+        session = analysis.models["recognition"].session
+    except Exception as failure:  # those of onnxruntime have no base of their own
+        reason = f"{type(failure).__name__}: {failure}"
+        raise ValueError(
+            f"folder: expected the networks of antelopev2 in {path}, got files that do not load ({reason}). "
+            "Copy them there again."
+        ) from failure
+    report_fallback(provider, providers, session.get_providers())
+    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    return analysis
+
+
+def _roots() -> list[Path]:
+    """Return the registered insightface folders and the usual one."""
+    usual = str(Path(folder_paths.models_dir, "insightface"))
+    registered, _ = folder_paths.folder_names_and_paths.get("insightface", ([], set()))
+    return [Path(root) for root in dict.fromkeys([*registered, usual])]
+
+
+def _model_folder(folder: str) -> Path:
+    """Return where the model lies.
+
+    Raises:
+        ValueError: nowhere; one sentence.
+    """
+    found = list_model_folders()
+    if folder == AUTO and found:
+        return next(iter(found.values()))
+    if folder in found:
+        return found[folder]
+    places = " or ".join(str(root / "models" / "antelopev2") for root in _roots())
+    raise ValueError(
+        f"folder: expected {DETECTION} and {RECOGNITION} side by side, got no such folder ({folder}). "
+        f"Unpack antelopev2.zip from insightface's model zoo into {places}."
+    )

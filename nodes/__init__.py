@@ -9,7 +9,7 @@ from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
 from .segs_filter import MegapixelSEGSFilter
 from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
-from .segs_makers import MegapixelMaskToSEGS, MegapixelTilesToSEGS
+from .segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from .segs_preview import MegapixelSEGSPreview
 from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
 from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
@@ -31,6 +31,7 @@ NODES = [
     MegapixelSEGSUpscalePipe,
     MegapixelMaskToSEGS,
     MegapixelTilesToSEGS,
+    MegapixelFacesToSEGS,
     MegapixelSEGSPreview,
     MegapixelSEGSFilter,
     MegapixelSEGSSlice,

@@ -1,12 +1,18 @@
-"""The nodes that make SEGS: from a mask, from tiles."""
+"""The nodes that make SEGS: from a mask, from tiles, from faces."""
 
 from __future__ import annotations
+
+import math
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..segs.find import mask_segments, tile_segments
-from ..segs.segment import SEGS, FrameSEG
+from ..faces.face import Face
+from ..segs.box import Box
+from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
+from ..segs.segment import SEG, SEGS, FrameSEG
+from .face_sockets import FaceAnalysis
+from .faces_host import faces_in
 from .segs_sockets import CATEGORY, crop_factor_socket
 
 
@@ -124,6 +130,62 @@ class MegapixelTilesToSEGS(io.ComfyNode):
             )
         size = image.shape[1], image.shape[2]
         return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
+
+
+class MegapixelFacesToSEGS(io.ComfyNode):
+    """A segment for each face."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelFacesToSEGS",
+            display_name="Faces to SEGS (Megapixel)",
+            category=CATEGORY,
+            description=(
+                "Makes a segment of each face that insightface finds, the largest first, with some of its surroundings: what a face detailer refines. Each "
+                "picture of a batch gets its own segments."
+            ),
+            search_aliases=["face detailer", "BboxDetectorSEGS", "face segments", "insightface SEGS"],
+            inputs=[
+                FaceAnalysis.Input(
+                    "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
+                ),
+                io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
+                crop_factor_socket(3.0),
+                io.Combo.Input(
+                    "shape",
+                    options=["ellipse", "box"],
+                    tooltip="Shape of the mask. ellipse fits a head; box takes its corners as well.",
+                ),
+                io.Float.Input(
+                    "mask_scale",
+                    default=1.2,
+                    min=0.5,
+                    max=3.0,
+                    step=0.05,
+                    tooltip="Sides of the mask by those of the found box, which ends at brows and chin. 1.2 holds the face, 1.6 the head; 1 is the box.",
+                ),
+            ],
+            outputs=[io.SEGS.Output()],
+        )
+
+    @classmethod
+    def execute(cls, faceanalysis, image, crop_factor, shape, mask_scale) -> io.NodeOutput:
+        size = image.shape[1], image.shape[2]
+        found = [
+            [_face_segment(face, size, crop_factor, shape, mask_scale) for face in faces]
+            for faces in faces_in(faceanalysis, image)
+        ]
+        return io.NodeOutput(_joined(size, found))
+
+
+def _face_segment(
+    face: Face, size: tuple[int, int], crop_factor: float, shape: str, mask_scale: float
+) -> SEG:
+    left, top, right, bottom = face.box
+    box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
+    part = {"ellipse": ellipse_part, "box": box_part}[shape](box.enlarged(mask_scale))
+    return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 
 
 def _masks(mask: Tensor) -> Tensor:

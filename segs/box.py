@@ -75,6 +75,12 @@ class Box:
         )
         return Box(top, left, bottom, right)
 
+    def enlarged(self, factor: float) -> Box:
+        """Return the box around the same centre with sides `factor` times as long, at least 1; it may reach anywhere."""
+        height, width = (max(1, round(side * factor)) for side in self.size)
+        top, left = (self.top + self.bottom - height) // 2, (self.left + self.right - width) // 2
+        return Box(top, left, top + height, left + width)
+
     def within(self, other: Box) -> Box:
         """Return this box in the coordinates of `other`."""
         return self.moved(-other.top, -other.left)

@@ -75,13 +75,20 @@ def box_segment(
 ) -> SEG:
     """Return a segment of what was found in `box`: all of it, or what `part` returns as the mask (h, w) over a box."""
     crop = box.padded(crop_factor, size)
-    if part is None:
+    mask = (part or box_part(box))(crop)
+    return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
+
+
+def box_part(box: Box) -> Callable[[Box], Tensor]:
+    """Return what gives all of `box` as the mask (h, w) over another box."""
+
+    def part(crop: Box) -> Tensor:
         mask = torch.zeros(crop.size)
         inside = box.shared(crop).within(crop)
         mask[inside.rows, inside.columns] = 1
-    else:
-        mask = part(crop)
-    return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
+        return mask
+
+    return part
 
 
 def ellipse_part(box: Box) -> Callable[[Box], Tensor]:

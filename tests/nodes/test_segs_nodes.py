@@ -9,11 +9,13 @@ import torch
 from megapixel.nodes.noise_schedule import resample_levels
 from megapixel.nodes.segs_filter import MegapixelSEGSFilter
 from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
-from megapixel.nodes.segs_makers import MegapixelMaskToSEGS, MegapixelTilesToSEGS
+from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
 from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
 from megapixel.segs.segment import SEG, FrameSEG
 from PIL import Image
+
+from devhost.tiny.faces import Portrait, draw_portraits
 
 MASK = {"combined": False, "crop_factor": 1.5, "bbox_fill": False, "drop_size": 1, "contour_fill": False}
 ALL = {
@@ -195,3 +197,32 @@ def test_a_share_of_a_share_still_knows_all_segments():
     assert sorted([*quarter.positions, *other.positions]) == half[1].positions
     assert quarter.whole == other.whole == segs[1]
     assert list(quarter) == [segs[1][position] for position in quarter.positions]
+
+
+PORTRAITS = [Portrait(1, (60.0, 70.0), 48.0), Portrait(2, (200.0, 90.0), 80.0)]
+
+
+def test_faces_become_segments_of_their_heads_the_largest_first(face_analysis):
+    image = torch.from_numpy(draw_portraits((180, 280), *PORTRAITS)).float()[None] / 255
+    [(size, segments)] = MegapixelFacesToSEGS.execute(face_analysis, image, 2.0, "ellipse", 1.2).args
+    assert size == (180, 280)
+    assert [entry.label for entry in segments] == ["face", "face"]
+    for entry, portrait in zip(segments, reversed(PORTRAITS), strict=True):
+        assert np.abs(np.array(entry.bbox) - np.array(portrait.box)).max() < 4
+        assert entry.confidence == pytest.approx(0.9, abs=0.05)
+        left, top, right, bottom = entry.crop_region
+        mask = torch.zeros(size)
+        mask[top:bottom, left:right] = torch.from_numpy(entry.cropped_mask)
+        x, y = portrait.nose
+        for share, inside in ((0.5, True), (0.58, True), (0.64, False)):  # of the width, to either side
+            assert bool(mask[round(y), round(x + share * portrait.width)]) == inside
+            assert bool(mask[round(y), round(x - share * portrait.width)]) == inside
+        assert not mask[round(y + 0.75 * portrait.width), round(x + 0.5 * portrait.width)]
+
+
+def test_faces_of_several_pictures_belong_to_their_frames_and_a_box_has_corners(face_analysis):
+    pictures = [draw_portraits((180, 280), *faces) for faces in ([], PORTRAITS[:1], PORTRAITS[1:])]
+    image = torch.from_numpy(np.stack(pictures)).float() / 255
+    [(_, segments)] = MegapixelFacesToSEGS.execute(face_analysis, image, 1.0, "box", 1.0).args
+    assert [entry.frame for entry in segments] == [1, 2]
+    assert all(entry.cropped_mask.all() for entry in segments)

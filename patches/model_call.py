@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .control_residuals import fit_control
 from .host import BaseModel, ModelPatcher, WrappersMP
 from .plan import Plan
@@ -50,6 +51,7 @@ class ModelCall:
     seed: int = 0
     has_control: bool = False
     device: torch.device | None = None
+    conditions: tuple[Condition, ...] = (Condition("positive"),)
 
     @property
     def step(self) -> int:
@@ -68,6 +70,8 @@ class ModelCall:
 
 class Effect:
     """What a patch file gives to the wrapper. Immutable, because clones of a model share it."""
+
+    reads_conditions = False  # whether it asks a call for its conditions
 
     def plan(self, call: ModelCall) -> Plan | None:
         """Return what to do in this call, or None for nothing."""
@@ -143,6 +147,8 @@ class _Wrapper:
         options[SEED] = seed or 0
         for effect in self.effects.values():
             effect.arrange(options.get("patches", {}))
+        if any(effect.reads_conditions for effect in self.effects.values()):
+            mark_conditions(executor.class_obj.conds, _latent_size(noise))
         return executor(noise, latent, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
     def __call__(
@@ -158,6 +164,7 @@ class _Wrapper:
     ) -> Tensor:
         """Plan every effect and run the model (the host's APPLY_MODEL)."""
         options = {} if transformer_options is None else transformer_options
+        marks = kwargs.pop(MARK, None)
         model: BaseModel = executor.class_obj
         call = ModelCall(
             sigmas=tuple(set(t.tolist())),  # the one read from the device in a call
@@ -169,6 +176,7 @@ class _Wrapper:
             seed=options.get(SEED, 0),
             has_control=control is not None,
             device=x.device,
+            conditions=conditions_of(marks, options.get("cond_or_uncond")),
         )
         plans = {name: effect.plan(call) for name, effect in self.effects.items()}
         if any(plan is not None for plan in plans.values()):

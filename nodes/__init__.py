@@ -1,6 +1,8 @@
 """The nodes of the pack, in the order of the menu."""
 
 from .deep_shrink import MegapixelDeepShrink
+from .face_analysis import MegapixelFaceAnalysis
+from .face_keypoints import MegapixelFaceKeypoints
 from .hidiffusion import MegapixelHiDiffusion
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
@@ -19,4 +21,6 @@ NODES = [
     MegapixelMSWMSA,
     MegapixelPlan,
     MegapixelUpscale,
+    MegapixelFaceAnalysis,
+    MegapixelFaceKeypoints,
 ]

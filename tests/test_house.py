@@ -18,14 +18,15 @@ HOST = {
     "server",
     "execution",
 }
-PURE = [folder for folder in ("scaling", "attention", "upscale", "segs") if (ROOT / folder).is_dir()]
+PURE = [folder for folder in ("scaling", "attention", "upscale", "segs", "faces") if (ROOT / folder).is_dir()]
 ALLOWED = {  # folder -> folders of the pack below it
     "scaling": set(),
     "attention": set(),
     "upscale": {"scaling"},
     "segs": {"scaling", "upscale"},
+    "faces": set(),
     "patches": {"scaling", "attention"},
-    "nodes": {"patches", "segs", "upscale", "attention", "scaling"},
+    "nodes": {"patches", "segs", "upscale", "attention", "scaling", "faces"},
 }
 FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]
 

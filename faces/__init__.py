@@ -1,0 +1,1 @@
+"""Faces in a picture: found, chosen and drawn. Knows numpy, OpenCV and what insightface hands over, not ComfyUI."""

@@ -1,0 +1,68 @@
+"""Find the faces in a picture with an insightface FaceAnalysis, and who they are.
+
+The detector (SCRFD, arXiv 2105.04714) finds faces between a few and about 400 pixels of the square that it looks at, so a
+face that fills the picture is found in a smaller square only: 640 first, then 64 less each time, as known from
+InstantID's nodes. If that finds none, the picture may lack what is around a face: it is tried again with a black margin.
+
+insightface 0.7.3 and older take that size from an attribute, 1.0 and newer from another one and otherwise from two squares
+at once. The argument `input_size` of `detect` means the same in all of them, and leaves the shared object as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .face import Face
+
+SIDES = range(640, 128, -64)  # of the square that the detector looks at
+
+Picture = NDArray[np.uint8]
+Found = tuple[NDArray[np.float32], NDArray[np.float32]]  # (F, 5) boxes with scores, (F, 5, 2) points
+
+
+class Analysis(Protocol):
+    """The part of insightface's FaceAnalysis that is used: its networks by their task."""
+
+    models: Mapping[str, Any]
+
+
+def find_faces(analysis: Analysis, picture: Picture) -> list[Face]:
+    """Return the faces in an RGB picture (H, W, 3), the largest first; none where there are none."""
+    if max(picture.shape[:2]) > SIDES[-1] * min(picture.shape[:2]):
+        return []  # a strip, of which the smallest square keeps less than one pixel
+    blue_first = np.ascontiguousarray(picture[..., ::-1])
+    boxes, points = _detect(analysis, blue_first)
+    if not len(boxes):
+        boxes, points = _detect_in_margin(analysis, blue_first)
+    faces = [_recognise(analysis, blue_first, *found) for found in zip(boxes, points, strict=True)]
+    return sorted(faces, key=lambda face: face.area, reverse=True)
+
+
+def _detect(analysis: Analysis, picture: Picture) -> Found:
+    """Return what the largest square shows in which there is a face at all."""
+    found: Found = np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
+    for side in SIDES:
+        found = analysis.models["detection"].detect(picture, input_size=(side, side))
+        if len(found[0]):
+            break
+    return found
+
+
+def _detect_in_margin(analysis: Analysis, picture: Picture) -> Found:
+    """Return what is found in the picture at half the size, black around it."""
+    margin = max(picture.shape[:2]) // 2
+    boxes, points = _detect(analysis, np.pad(picture, ((margin, margin), (margin, margin), (0, 0))))
+    return boxes - np.array([margin] * 4 + [0], np.float32), points - np.float32(margin)
+
+
+def _recognise(
+    analysis: Analysis, picture: Picture, box: NDArray[np.float32], points: NDArray[np.float32]
+) -> Face:
+    left, top, right, bottom, score = box.tolist()
+    embedding = analysis.models["recognition"].get(picture, SimpleNamespace(kps=points))
+    return Face((left, top, right, bottom), points, score, embedding)

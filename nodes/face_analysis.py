@@ -1,0 +1,53 @@
+"""The node that loads what finds and recognises faces."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .face_models import AUTO, PROVIDERS, list_model_folders, load_analysis
+from .face_sockets import FaceAnalysis
+
+
+class MegapixelFaceAnalysis(io.ComfyNode):
+    """insightface's FaceAnalysis with antelopev2."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelFaceAnalysis",
+            display_name="Face Analysis (Megapixel)",
+            category="loaders",
+            description=(
+                "Loads insightface with antelopev2, which finds faces and tells them apart. The model lies in "
+                "models/insightface/models/antelopev2, unpacked in any way; it is never downloaded. Other packs' "
+                "InstantID nodes take the result too, and ours take theirs."
+            ),
+            search_aliases=[
+                "InstantIDFaceAnalysis",
+                "InstantID",
+                "insightface",
+                "antelopev2",
+                "face analysis",
+            ],
+            inputs=[
+                io.Combo.Input(
+                    "provider",
+                    options=list(PROVIDERS),
+                    tooltip="What computes. CPU takes a second a picture and is always there. CUDA, ROCM and CoreML "
+                    "are faster for many pictures; where one cannot start, the CPU takes over and the log says so.",
+                ),
+                io.Combo.Input(
+                    "folder",
+                    options=[AUTO, *list_model_folders()],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where antelopev2 lies, below an insightface folder. auto takes the first one; it matters "
+                    "only where there are several.",
+                ),
+            ],
+            outputs=[FaceAnalysis.Output(display_name="FACEANALYSIS")],
+        )
+
+    @classmethod
+    def execute(cls, provider, folder=AUTO) -> io.NodeOutput:
+        return io.NodeOutput(load_analysis(provider, folder))

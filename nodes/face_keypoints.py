@@ -1,0 +1,52 @@
+"""The node that draws the five points of a face for InstantID's ControlNet."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..faces.choose import WHICH
+from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
+from .faces_host import ALL, ERROR, PASS_THROUGH, draw_faces
+
+
+class MegapixelFaceKeypoints(io.ComfyNode):
+    """The keypoints picture, one for each picture."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelFaceKeypoints",
+            display_name="Face Keypoints (Megapixel)",
+            category="image/preprocessors",
+            description=(
+                "Draws eyes, nose and corners of the mouth as InstantID's ControlNet knows them: where the face is to "
+                "be, how large, and where it looks. One result for each picture, black where there is no face. "
+                "The second output shows every face with its number."
+            ),
+            search_aliases=["FaceKeypointsPreprocessor", "InstantID", "face keypoints", "landmarks", "kps"],
+            inputs=[
+                FaceAnalysis.Input(
+                    "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
+                ),
+                io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
+                which_face_socket(ALL),
+                face_index_socket(),
+                io.Combo.Input(
+                    "on_no_face",
+                    options=[PASS_THROUGH, ERROR],
+                    optional=True,
+                    tooltip="Where a picture has no such face. pass through: its result is black, and the log says "
+                    "which. error: stop, and say which.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="keypoints", tooltip="For image_kps of InstantID."),
+                io.Image.Output(display_name="boxes", tooltip="Every face with its number, to look at."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, faceanalysis, image, which_face=WHICH[0], face_index=0, on_no_face=PASS_THROUGH
+    ) -> io.NodeOutput:
+        return io.NodeOutput(*draw_faces(faceanalysis, image, which_face, face_index, on_no_face))

@@ -1,0 +1,34 @@
+"""Sockets of the nodes that work on faces."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..faces.choose import WHICH
+
+FaceAnalysis = io.Custom("FACEANALYSIS")
+
+
+def which_face_socket(*more: str) -> io.Combo.Input:
+    """Return the choice of a face, with further options after the known ones."""
+    return io.Combo.Input(
+        "which_face",
+        options=[*WHICH, *more],
+        optional=True,
+        tooltip="Where there are several faces: the largest, the one nearest to the middle of the picture, number "
+        "face_index from the left, or number face_index by size.",
+    )
+
+
+def face_index_socket() -> io.Int.Input:
+    """Return the number of a face."""
+    return io.Int.Input(
+        "face_index",
+        default=0,
+        min=0,
+        max=999,
+        optional=True,
+        advanced=True,
+        tooltip="Number of the face for left to right and index, as written in the boxes. 0 is the leftmost, or the "
+        "largest. Without effect on the other choices.",
+    )

@@ -4,13 +4,16 @@ from .deep_shrink import MegapixelDeepShrink
 from .face_analysis import MegapixelFaceAnalysis
 from .face_keypoints import MegapixelFaceKeypoints
 from .hidiffusion import MegapixelHiDiffusion
+from .instant_id import MegapixelInstantIDApply, MegapixelInstantIDAttention, MegapixelInstantIDControlNet
+from .instant_id_host import offer_instant_id_folder
+from .instant_id_loader import MegapixelInstantIDLoader
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
 from .upscale import MegapixelUpscale
 from .upscale_host import offer_models
 
-__all__ = ["NODES", "offer_models"]
+__all__ = ["NODES", "offer_instant_id_folder", "offer_models"]
 
 NODES = [
     MegapixelDeepShrink,
@@ -23,4 +26,8 @@ NODES = [
     MegapixelUpscale,
     MegapixelFaceAnalysis,
     MegapixelFaceKeypoints,
+    MegapixelInstantIDLoader,
+    MegapixelInstantIDApply,
+    MegapixelInstantIDAttention,
+    MegapixelInstantIDControlNet,
 ]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .host import CONDCrossAttn, ControlBase
+from .host import CONDCrossAttn, ControlBase, T2IAdapter
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"
@@ -56,14 +56,14 @@ def check_control_net(network: Any, context: int) -> None:
 
 def _unfit(network: Any, context: int) -> str | None:
     """Return what a ControlNet is instead, or None where nothing speaks against it."""
-    if not hasattr(network, "control_model"):
-        return f"{type(network).__name__}, which reads no text"
-    model = network.control_model
+    if isinstance(network, T2IAdapter):
+        return "a T2I adapter, which reads no text"
+    model = getattr(network, "control_model", None)
     if model is None:  # a Control-LoRA gets its layers when it runs
         return None
     if not hasattr(model, "input_blocks"):
         return f"one for another kind of model ({type(model).__name__})"
-    if hasattr(model, "control_add_embedding") or hasattr(model, "task_embedding"):
+    if getattr(model, "control_add_embedding", None) is not None:
         return "a union ControlNet"
     own = next((width for width in _context_widths(model)), None)
     return None if own in (context, None) else f"one that reads tokens of {own} instead of {context}"
@@ -104,7 +104,8 @@ def guide_by_face(
 
 
 def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
-    hint = guide.keypoints.movedim(-1, 1)
+    colours = guide.keypoints[..., :3].movedim(-1, 1)  # transparency is left out
+    hint = colours.expand(-1, 3, -1, -1)  # and grey repeated
     network = guide.network.copy().set_cond_hint(hint, guide.strength, (guide.start_at, guide.end_at))
     link = FaceControl(network, f"{KEY}_{_length(before)}")
     link.set_previous_controlnet(before)

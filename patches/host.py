@@ -12,7 +12,7 @@ import comfy.ops
 import comfy.utils
 import torch
 from comfy.conds import CONDCrossAttn
-from comfy.controlnet import ControlBase
+from comfy.controlnet import ControlBase, T2IAdapter
 from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.attention import SpatialTransformer
@@ -31,6 +31,7 @@ __all__ = [
     "Downsample",
     "ModelPatcher",
     "SpatialTransformer",
+    "T2IAdapter",
     "Upsample",
     "WrappersMP",
     "attend",

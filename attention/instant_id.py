@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from .resampler import Attend, Resampler, ResamplerShape
 
-PROJECTIONS = "to_k_ip", "to_v_ip"
 COMBINATIONS = "average", "norm average", "concat"
 
 State = Mapping[str, Tensor]
@@ -33,19 +32,16 @@ class InstantID(nn.Module):
     `widths` are those of the UNet's cross-attentions in their order, `context` that of the tokens.
     """
 
-    def __init__(self, shape: ResamplerShape, widths: Sequence[int], attend: Attend, layers: Any = nn) -> None:
+    def __init__(
+        self, shape: ResamplerShape, widths: Sequence[int], attend: Attend, layers: Any = nn
+    ) -> None:
         """Build it for cross-attentions of `widths`, from a namespace `layers` with `Linear` and `LayerNorm`."""
         super().__init__()
         self.widths = tuple(widths)
         self.context = shape.output
         self.image_proj = Resampler(shape, attend, layers)
         self.ip_adapter = nn.ModuleDict(
-            {
-                projection_key(number): nn.ModuleDict(
-                    {name: layers.Linear(shape.output, width, bias=False) for name in PROJECTIONS}
-                )
-                for number, width in enumerate(widths)
-            }
+            {projection_key(n): _Projections(shape.output, width, layers) for n, width in enumerate(widths)}
         )
 
     def tokens(self, embeddings: Tensor) -> Tensor:
@@ -54,9 +50,19 @@ class InstantID(nn.Module):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Return the keys and values (F, 2, T, S) of F token sets (F, T, width), all layers side by side."""
-        pairs = [[pair[name](tokens) for name in PROJECTIONS] for pair in self.ip_adapter.values()]  # pyright: ignore
-        keys, values = (torch.cat(of_all_layers, dim=-1) for of_all_layers in zip(*pairs, strict=True))
-        return torch.stack([keys, values], dim=1)
+        return torch.cat([projections(tokens) for projections in self.ip_adapter.values()], dim=-1)
+
+
+class _Projections(nn.Module):
+    """What one cross-attention makes of face tokens (F, T, context): keys and values (F, 2, T, width)."""
+
+    def __init__(self, context: int, width: int, layers: Any) -> None:
+        super().__init__()
+        self.to_k_ip = layers.Linear(context, width, bias=False)
+        self.to_v_ip = layers.Linear(context, width, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.stack([self.to_k_ip(tokens), self.to_v_ip(tokens)], dim=1)
 
 
 def projection_key(number: int) -> str:
@@ -72,11 +78,16 @@ def shapes_of(state: State) -> tuple[ResamplerShape, tuple[int, ...]]:
     """
     part = "image_proj."
     try:
-        resampler = ResamplerShape.of({k.removeprefix(part): v for k, v in state.items() if k.startswith(part)})
+        resampler = ResamplerShape.of(
+            {k.removeprefix(part): v for k, v in state.items() if k.startswith(part)}
+        )
     except KeyError as error:
         raise KeyError(part + error.args[0]) from None
     count = sum(name.startswith("ip_adapter.") and name.endswith("to_k_ip.weight") for name in state)
-    widths = [state[f"ip_adapter.{projection_key(number)}.to_k_ip.weight"].shape[0] for number in range(max(1, count))]
+    widths = [
+        state[f"ip_adapter.{projection_key(number)}.to_k_ip.weight"].shape[0]
+        for number in range(max(1, count))
+    ]
     return resampler, tuple(widths)
 
 
@@ -124,8 +135,8 @@ def combine_embeddings(embeddings: Tensor, how: str) -> Tensor:
     if len(embeddings) == 1 or how == "concat":
         return embeddings
     if how == "norm average":
-        embeddings = embeddings / embeddings.norm(dim=0, keepdim=True)
-    return embeddings.mean(0, keepdim=True)
+        embeddings = embeddings / embeddings.square().sum(0).sqrt()
+    return torch.mean(embeddings, dim=0, keepdim=True)
 
 
 def negative_embedding(embeddings: Tensor, noise: float) -> Tensor:

@@ -63,7 +63,7 @@ class Resampler(nn.Module):
         self.proj_in = layers.Linear(shape.embedding, shape.width)
         self.proj_out = layers.Linear(shape.width, shape.output)
         self.norm_out = layers.LayerNorm(shape.output)
-        self.layers = nn.ModuleList(
+        self.layers: Any = nn.ModuleList(
             nn.ModuleList([_Reader(shape, attend, layers), _feed_forward(shape, layers)])
             for _ in range(shape.depth)
         )
@@ -71,8 +71,7 @@ class Resampler(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         queries = self.latents.to(embeddings).expand(len(embeddings), -1, -1)
         source = self.proj_in(embeddings)
-        for layer in self.layers:
-            read, widen = layer  # pyright: ignore[reportGeneralTypeIssues]
+        for read, widen in self.layers:
             queries = queries + read(source, queries)
             queries = queries + widen(queries)
         return self.norm_out(self.proj_out(queries))

@@ -29,7 +29,9 @@ def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
         return mask
     rows, columns = (
         _span(length, whole, start, extent)
-        for length, whole, start, extent in zip(mask.shape[-2:], part.whole, part.corner, part.size, strict=True)
+        for length, whole, start, extent in zip(
+            mask.shape[-2:], part.whole, part.corner, part.size, strict=True
+        )
     )
     return mask[:, rows, columns]
 

@@ -50,7 +50,13 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "pose. All of it is computed here, once; sampling is hardly slower. For several people put one of these "
                 "behind the other, each with its own mask, weight and window. A cfg of 4 to 5 suits it best."
             ),
-            search_aliases=["ApplyInstantID", "ApplyInstantIDAdvanced", "InstantID", "face identity", "faceid"],
+            search_aliases=[
+                "ApplyInstantID",
+                "ApplyInstantIDAdvanced",
+                "InstantID",
+                "face identity",
+                "faceid",
+            ],
             inputs=[
                 instant_id_socket(),
                 analysis_socket(),
@@ -70,7 +76,9 @@ class MegapixelInstantIDApply(io.ComfyNode):
                     "A picture of a face in the wanted pose, or drawn keypoints. Without it the pose is the reference's.",
                     optional=True,
                 ),
-                mask_socket("Where the face and the prompt may go, at any size; one for each picture of a batch, or one for all."),
+                mask_socket(
+                    "Where the face and the prompt may go, at any size; one for each picture of a batch, or one for all."
+                ),
                 strength_socket(
                     "cn_strength",
                     AS_WEIGHT,
@@ -78,7 +86,6 @@ class MegapixelInstantIDApply(io.ComfyNode):
                     "Strength of the ControlNet alone. -1 takes weight; 0 leaves the ControlNet out; less than weight frees the "
                     "pose.",
                     optional=True,
-                    advanced=True,
                 ),
                 noise_socket(0.35, optional=True),
                 *reading_sockets(),
@@ -108,7 +115,9 @@ class MegapixelInstantIDApply(io.ComfyNode):
         keypoints = keypoints_for(insightface, image_kps, image, faces)
         strength = weight if cn_strength < 0 else cn_strength
         guide = FaceGuide(control_net, keypoints, strength, mask=as_masks(mask), **window)
-        return io.NodeOutput(apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens))
+        return io.NodeOutput(
+            apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
+        )
 
 
 class MegapixelInstantIDAttention(io.ComfyNode):

@@ -55,7 +55,9 @@ def reference_faces(
     if missing:
         log.warning("image: no such face in pictures %s of InstantID, they are left out.", missing)
     if max(counts) > 1 and which_face == WHICH[0]:
-        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", max(counts))
+        log.info(
+            "InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", max(counts)
+        )
     return chosen
 
 
@@ -63,7 +65,9 @@ def _size(image: Tensor) -> tuple[int, int]:
     return image.shape[1], image.shape[2]
 
 
-def face_tokens(instantid: InstantIDModel, faces: Sequence[Face | None], combine: str, noise: float) -> Tokens:
+def face_tokens(
+    instantid: InstantIDModel, faces: Sequence[Face | None], combine: str, noise: float
+) -> Tokens:
     """Return the tokens of one person by the faces that are there, at least one."""
     embeddings = torch.stack([torch.as_tensor(face.embedding).float() for face in faces if face is not None])
     embeddings = combine_embeddings(embeddings, combine)
@@ -72,7 +76,9 @@ def face_tokens(instantid: InstantIDModel, faces: Sequence[Face | None], combine
     return instantid.tokens(embeddings).to(place), instantid.tokens(of_none).to(place)
 
 
-def person_in(instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any) -> Person:
+def person_in(
+    instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
+) -> Person:
     """Return a person for `model`: the keys and values of the tokens in the type that its layers work on."""
     packed = instantid.project(torch.cat(tokens))
     keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
@@ -106,7 +112,9 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
     return mask.float().reshape(-1, *mask.shape[-2:])
 
 
-def keypoints_for(analysis: Any, image_kps: Tensor | None, image: Tensor, faces: Sequence[Face | None]) -> Tensor:
+def keypoints_for(
+    analysis: Any, image_kps: Tensor | None, image: Tensor, faces: Sequence[Face | None]
+) -> Tensor:
     """Return the keypoints (F, H, W, 3) that the ControlNet follows.
 
     They are those of the largest face of each `image_kps`; where none of these shows a face, they are taken for drawn

@@ -73,8 +73,12 @@ class InstantIDModel:
     @property
     def ip_layers(self) -> SimpleNamespace:
         """The projections by the names that the known pack gives them, such as 1_to_k_ip."""
-        pairs = self.network.ip_adapter.items()
-        return SimpleNamespace(to_kvs={f"{key}_{name}": layer for key, pair in pairs for name, layer in pair.items()})  # pyright: ignore
+        projections = self.network.ip_adapter.items()
+        return SimpleNamespace(
+            to_kvs={
+                f"{key}_{name}": layer for key, pair in projections for name, layer in pair.named_children()
+            }
+        )
 
 
 def load_instant_id(name: str) -> InstantIDModel:
@@ -84,7 +88,9 @@ def load_instant_id(name: str) -> InstantIDModel:
         ValueError: the file is damaged, holds code, or is no InstantID; one sentence.
     """
     path = folder_paths.get_full_path_or_raise(FOLDER, name)
-    return build_instant_id(read_weights(path, name), f"instantid_file: expected an InstantID model, got {name}")
+    return build_instant_id(
+        read_weights(path, name), f"instantid_file: expected an InstantID model, got {name}"
+    )
 
 
 def read_weights(path: str, name: str) -> State:
@@ -94,7 +100,8 @@ def read_weights(path: str, name: str) -> State:
         ValueError: the file cannot be read, or holds more than weights; one sentence.
     """
     try:
-        return dict(_flat(comfy.utils.load_torch_file(path, safe_load=True)))
+        state: Any = comfy.utils.load_torch_file(path, safe_load=True)
+        return dict(_flat(state))
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error) and "global" not in str(error):
             raise _damaged(name) from None
@@ -147,7 +154,9 @@ def _check_names(network: nn.Module, state: State, complaint: str) -> None:
     wrong += [name for name in state if name not in expected]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise ValueError(f"{complaint} whose {', '.join(wrong[:3])}{more} is missing or of another shape. {REMEDY}")
+        raise ValueError(
+            f"{complaint} whose {', '.join(wrong[:3])}{more} is missing or of another shape. {REMEDY}"
+        )
 
 
 def as_instant_id(value: Any) -> InstantIDModel:
@@ -171,6 +180,7 @@ def as_instant_id(value: Any) -> InstantIDModel:
 def _known_state(model: Any) -> State:
     resampler = {f"image_proj.{name}": value for name, value in model.image_proj_model.state_dict().items()}
     projections = {
-        f"ip_adapter.{name.replace('_', '.', 1)}.weight": layer.weight for name, layer in model.ip_layers.to_kvs.items()
+        f"ip_adapter.{name.replace('_', '.', 1)}.weight": layer.weight
+        for name, layer in model.ip_layers.to_kvs.items()
     }
     return resampler | projections

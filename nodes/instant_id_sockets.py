@@ -14,7 +14,9 @@ FaceEmbedsSocket = io.Custom("FACE_EMBEDS")
 
 def instant_id_socket() -> io.Input:
     """Return the socket of an InstantID model."""
-    return InstantIDSocket.Input("instantid", tooltip="From Load InstantID Model, or the known pack's loader.")
+    return InstantIDSocket.Input(
+        "instantid", tooltip="From Load InstantID Model, or the known pack's loader."
+    )
 
 
 def analysis_socket() -> io.Input:
@@ -35,7 +37,8 @@ def reference_socket() -> io.Image.Input:
 def control_net_socket() -> io.ControlNet.Input:
     """Return InstantID's own ControlNet."""
     return io.ControlNet.Input(
-        "control_net", tooltip="InstantID's own ControlNet, from Load ControlNet Model. It holds the pose of the face."
+        "control_net",
+        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It holds the pose of the face.",
     )
 
 
@@ -50,31 +53,52 @@ def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input
     """Return both halves of the guidance, which the ControlNet is put on."""
     return (
         io.Conditioning.Input("positive", tooltip="The prompt. ControlNets that it has already are kept."),
-        io.Conditioning.Input("negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."),
+        io.Conditioning.Input(
+            "negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."
+        ),
     )
 
 
 def strength_socket(
-    name: str, default: float, limits: tuple[float, float], tooltip: str, **settings: bool
+    name: str, default: float, limits: tuple[float, float], tooltip: str, optional: bool = False
 ) -> io.Float.Input:
-    """Return a weight between two limits."""
+    """Return a weight between two limits; an optional one is an advanced one."""
     low, high = limits
-    return io.Float.Input(name, default=default, min=low, max=high, step=0.01, tooltip=tooltip, **settings)
+    return io.Float.Input(
+        name,
+        default=default,
+        min=low,
+        max=high,
+        step=0.01,
+        optional=optional,
+        advanced=optional,
+        tooltip=tooltip,
+    )
 
 
 def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
     """Return when a face begins and ends."""
 
     def moment(name: str, default: float, tooltip: str) -> io.Float.Input:
-        return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip)
+        return io.Float.Input(
+            name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip
+        )
 
     return (
-        moment("start_at", 0.0, "When it begins, as a share of sampling, this moment included. 0 is the first step."),
-        moment("end_at", 1.0, "When it ends, this moment included. 1 is the last step; 0.8 leaves details to the prompt."),
+        moment(
+            "start_at",
+            0.0,
+            "When it begins, as a share of sampling, this moment included. 0 is the first step.",
+        ),
+        moment(
+            "end_at",
+            1.0,
+            "When it ends, this moment included. 1 is the last step; 0.8 leaves details to the prompt.",
+        ),
     )
 
 
-def noise_socket(default: float, **settings: bool) -> io.Float.Input:
+def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
     """Return the noise in the negative's face."""
     return io.Float.Input(
         "noise",
@@ -82,10 +106,10 @@ def noise_socket(default: float, **settings: bool) -> io.Float.Input:
         min=0.0,
         max=1.0,
         step=0.05,
+        optional=optional,
         advanced=True,
         tooltip="Noise in place of the empty face that guidance leads away from. 0.35 against burnt pictures; 0 is none. "
         "The same face has the same noise.",
-        **settings,
     )
 
 
@@ -94,9 +118,9 @@ def mask_socket(tooltip: str) -> io.Mask.Input:
     return io.Mask.Input("mask", optional=True, tooltip=tooltip)
 
 
-def keypoints_socket(tooltip: str, **settings: bool) -> io.Image.Input:
+def keypoints_socket(tooltip: str, optional: bool = False) -> io.Image.Input:
     """Return the picture that the ControlNet follows."""
-    return io.Image.Input("image_kps", tooltip=tooltip, **settings)
+    return io.Image.Input("image_kps", optional=optional, tooltip=tooltip)
 
 
 def reading_sockets() -> list[io.Input]:

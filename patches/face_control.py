@@ -30,7 +30,7 @@ class FaceGuide:
     `mask` (M, H, W) limits the positive conditioning, as known.
     """
 
-    network: ControlBase
+    network: Any  # the host's ControlNet, or another pack's
     keypoints: Tensor
     strength: float = 1.0
     start_at: float = 0.0
@@ -84,7 +84,9 @@ def guide_by_face(
     """
     if guide.strength == 0:
         return positive, negative
-    links: dict[ControlBase | None, FaceControl] = {}  # the halves of the guidance share them, to be run in one batch
+    links: dict[
+        ControlBase | None, FaceControl
+    ] = {}  # the halves of the guidance share them, to be run in one batch
 
     def guided(entry: list[Any], text: Tensor, mask: Tensor | None) -> list[Any]:
         options = dict(entry[1])
@@ -119,18 +121,22 @@ def _length(control: ControlBase | None) -> int:
 class FaceControl(ControlBase):
     """A link in a chain of ControlNets, around one network that reads the tokens under `key`."""
 
-    def __init__(self, network: ControlBase, key: str) -> None:
+    def __init__(self, network: Any, key: str) -> None:
         super().__init__()
         self.network = network
         self.key = key
 
     def get_control(
-        self, x_noisy: Tensor, t: Tensor, cond: dict[str, Any], batched_number: int, transformer_options: dict[str, Any]
+        self,
+        x_noisy: Tensor,
+        t: Tensor,
+        cond: dict[str, Any],
+        batched_number: int,
+        transformer_options: dict[str, Any],
     ) -> Any:
         """Return the residuals of the chain up to this link, or None (the host's hook)."""
-        before = None
-        if self.previous_controlnet is not None:
-            before = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        chain: Any = self.previous_controlnet
+        before = chain and chain.get_control(x_noisy, t, cond, batched_number, transformer_options)
         reading = cond | {TEXT: cond[self.key]} if self.key in cond else cond
         own = self.network.get_control(x_noisy, t, reading, batched_number, transformer_options)
         return before if own is None else self.control_merge(own, before, output_dtype=None)
@@ -150,7 +156,9 @@ class FaceControl(ControlBase):
         return self.network.get_extra_hooks() + super().get_extra_hooks()
 
     def inference_memory_requirements(self, dtype: torch.dtype) -> float:
-        return self.network.inference_memory_requirements(dtype) + super().inference_memory_requirements(dtype)
+        return self.network.inference_memory_requirements(dtype) + super().inference_memory_requirements(
+            dtype
+        )
 
     def copy(self) -> FaceControl:
         clone = FaceControl(self.network.copy(), self.key)

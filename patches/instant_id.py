@@ -239,7 +239,10 @@ class TokenMask:
 @lru_cache(maxsize=64)
 def _say_that_tokens_are_no_grid(block: tuple[str, int]) -> None:
     """Say once for a block why it has no face; a cache, because no state outlives a call otherwise."""
-    log.info("InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit", *block)
+    log.info(
+        "InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit",
+        *block,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -273,15 +276,20 @@ class _Face(Effect):
 @lru_cache(maxsize=16)
 def _places(topology: Topology, middle_block: bool) -> tuple[Place, ...]:
     """Return the blocks whose attention sees a face."""
-    places: list[Place] = [("input", number) for number, block in enumerate(topology.inputs) if block.transformers]
-    places += [("output", number) for number, block in enumerate(topology.outputs) if block.transformers]
-    return (*places, ("middle", 0)) if middle_block else tuple(places)
+    inputs: Iterator[Place] = (("input", i) for i, block in enumerate(topology.inputs) if block.transformers)
+    outputs: Iterator[Place] = (
+        ("output", i) for i, block in enumerate(topology.outputs) if block.transformers
+    )
+    middle: tuple[Place, ...] = (("middle", 0),) if middle_block else ()
+    return (*inputs, *outputs, *middle)
 
 
 Placed = tuple[Tensor, Tensor | None]
 
 # A face on the devices where it is used: a few megabytes, copied once and kept as long as the face itself.
-_PLACED: WeakKeyDictionary[Person, dict[tuple[torch.device | None, torch.dtype], Placed]] = WeakKeyDictionary()
+_PLACED: WeakKeyDictionary[Person, dict[tuple[torch.device | None, torch.dtype], Placed]] = (
+    WeakKeyDictionary()
+)
 
 
 def _on_device(person: Person, device: torch.device | None, dtype: torch.dtype) -> Placed:

@@ -84,7 +84,9 @@ class TestNetwork:
         assert shape == ResamplerShape(512, 128, 128, 512, 5, 96, 2)
         assert list(widths) == attention_widths(SMALL) == [32, 64, 64, 64, 64, 64, 32, 64, 64, 64]
 
-    @pytest.mark.parametrize("name", ["image_proj.latents", "image_proj.proj_in.weight", "ip_adapter.1.to_k_ip.weight"])
+    @pytest.mark.parametrize(
+        "name", ["image_proj.latents", "image_proj.proj_in.weight", "ip_adapter.1.to_k_ip.weight"]
+    )
     def test_a_missing_weight_is_named(self, state, name):
         with pytest.raises(KeyError) as error:
             shapes_of({other: value for other, value in state.items() if other != name})
@@ -154,7 +156,9 @@ class TestEmbeddings:
         faces = draw(3, 512) - 0.5
         assert torch.allclose(combine_embeddings(faces, "average"), (faces[:1] + faces[1:2] + faces[2:]) / 3)
         norms = faces.square().sum(0).sqrt()
-        assert torch.allclose(combine_embeddings(faces, "norm average"), sum(face / norms for face in faces)[None] / 3)
+        assert torch.allclose(
+            combine_embeddings(faces, "norm average"), sum(face / norms for face in faces)[None] / 3
+        )
         assert torch.equal(combine_embeddings(faces, "concat"), faces)
 
     def test_noise_is_the_known_one_and_follows_from_the_face(self, draw):

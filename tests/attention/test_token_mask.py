@@ -37,7 +37,9 @@ class TestOnTokens:
 
     def test_full_and_empty_masks_stay_so(self):
         for value in (0.0, 1.0):
-            assert torch.equal(mask_tokens(torch.full((1, 33, 21), value), (5, 8), 1), torch.full((1, 40, 1), value))
+            assert torch.equal(
+                mask_tokens(torch.full((1, 33, 21), value), (5, 8), 1), torch.full((1, 40, 1), value)
+            )
 
     def test_the_last_mask_serves_the_other_pictures_and_surplus_ones_none(self, draw):
         mask = draw(2, 8, 6)

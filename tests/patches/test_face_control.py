@@ -9,10 +9,10 @@ import comfy.t2i_adapter.adapter
 import pytest
 import torch
 from megapixel.patches.face_control import FaceControl, FaceGuide, check_control_net, guide_by_face
-from nodes import ConditioningSetMask, ControlNetApplyAdvanced
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
+from nodes import ConditioningSetMask, ControlNetApplyAdvanced
 
 from .conftest import SHALLOW_SDXL
 
@@ -72,7 +72,9 @@ class Texts:
 
 
 class TestOne:
-    def test_it_is_what_the_host_does_with_another_text_for_all(self, shallow_sdxl, conditions, network, keypoints):
+    def test_it_is_what_the_host_does_with_another_text_for_all(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
         of_face, of_none = tokens_of(0)
         guide = FaceGuide(network, keypoints, 0.7, 0.0, 0.8)
         result = run(shallow_sdxl, guide_by_face(*conditions, guide, (of_face, of_none)), batch=2)
@@ -83,10 +85,16 @@ class TestOne:
         plain = ControlNetApplyAdvanced().apply_controlnet(*conditions, network, keypoints, 0.7, 0.0, 0.8)
         assert relative(result, run(shallow_sdxl, plain, batch=2)) > 1e-4
 
-    def test_each_half_of_the_guidance_reads_its_own_in_one_call(self, shallow_sdxl, conditions, network, keypoints):
+    def test_each_half_of_the_guidance_reads_its_own_in_one_call(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
         of_face, of_none = tokens_of(0)
         with Texts(network) as texts:
-            run(shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none)), batch=2)
+            run(
+                shallow_sdxl,
+                guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none)),
+                batch=2,
+            )
         assert [len(text) for text in texts.read] == [4, 4]
         assert torch.equal(texts.read[0], torch.cat([of_none, of_none, of_face, of_face]))
 
@@ -108,7 +116,9 @@ class TestOne:
             assert texts.read
 
     def test_strength_0_changes_nothing(self, conditions, network, keypoints):
-        guided = guide_by_face(*conditions, FaceGuide(network, keypoints, 0.0, mask=torch.zeros(1, 4, 4)), tokens_of(0))
+        guided = guide_by_face(
+            *conditions, FaceGuide(network, keypoints, 0.0, mask=torch.zeros(1, 4, 4)), tokens_of(0)
+        )
         assert guided[0] is conditions[0]
         assert guided[1] is conditions[1]
 
@@ -126,7 +136,9 @@ class TestOne:
         mask = torch.zeros(1, 34, 44)
         mask[:, :, 20:] = 1.0
         tokens = tokens_of(0)
-        result = run(shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints, mask=mask), tokens))
+        result = run(
+            shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints, mask=mask), tokens)
+        )
         positive, negative = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens)
         [masked] = ConditioningSetMask().append(positive, mask, "default", 1.0)
         assert torch.equal(result, run(shallow_sdxl, (masked, negative)))
@@ -147,7 +159,9 @@ class TestChains:
     def test_one_that_was_there_keeps_reading_the_prompt(
         self, shallow_sdxl, conditions, network, other_network, keypoints
     ):
-        pose = ControlNetApplyAdvanced().apply_controlnet(*conditions, other_network, keypoints, 0.5, 0.0, 1.0)
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
         both = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))
         with Texts(network) as faces, Texts(other_network) as prompts:
             result = run(shallow_sdxl, both)
@@ -162,7 +176,9 @@ class TestChains:
     ):
         face = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         later = ControlNetApplyAdvanced().apply_controlnet(*face, other_network, keypoints, 0.5, 0.0, 1.0)
-        first = ControlNetApplyAdvanced().apply_controlnet(*conditions, other_network, keypoints, 0.5, 0.0, 1.0)
+        first = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
         earlier = guide_by_face(*first, FaceGuide(network, keypoints), tokens_of(0))
         assert relative(run(shallow_sdxl, later), run(shallow_sdxl, earlier)) < 1e-5
 
@@ -179,7 +195,9 @@ class TestChains:
     def test_a_text_that_another_node_gives_to_all_reaches_the_others_alone(
         self, shallow_sdxl, conditions, network, other_network, keypoints
     ):
-        pose = ControlNetApplyAdvanced().apply_controlnet(*conditions, other_network, keypoints, 0.5, 0.0, 1.0)
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
         text = torch.ones(1, 77, UNET["context_dim"])
         for conditioning in pose:
             conditioning[0][1]["cross_attn_controlnet"] = text
@@ -189,17 +207,25 @@ class TestChains:
         assert torch.equal(others.read[0], torch.cat([text, text]))
         assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
 
-    def test_a_conditioning_without_the_face_reads_its_prompt(self, shallow_sdxl, conditions, network, keypoints):
+    def test_a_conditioning_without_the_face_reads_its_prompt(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
         """As where another node puts our ControlNet on the negative one alone."""
         positive, _ = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         options = positive[0][1]
         negative = [[conditions[1][0][0], conditions[1][0][1] | {"control": options["control"]}]]
         with Texts(network) as texts:
             run(shallow_sdxl, (positive, negative), steps=1)
-        assert [text.shape[1] for text in texts.read] == [16, 77] or [text.shape[1] for text in texts.read] == [77, 16]
+        assert [text.shape[1] for text in texts.read] == [16, 77] or [
+            text.shape[1] for text in texts.read
+        ] == [77, 16]
 
-    def test_models_and_memory_of_the_whole_chain_are_told(self, conditions, network, other_network, keypoints):
-        pose = ControlNetApplyAdvanced().apply_controlnet(*conditions, other_network, keypoints, 0.5, 0.0, 1.0)
+    def test_models_and_memory_of_the_whole_chain_are_told(
+        self, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
         link = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))[0][0][1]["control"]
         models = [network.control_model_wrapped, other_network.control_model_wrapped]
         assert link.get_models() == models
@@ -242,14 +268,20 @@ class TestGuard:
 
     def test_a_t2i_adapter(self):
         with torch.device("meta"):
-            adapter = comfy.t2i_adapter.adapter.Adapter(cin=192, channels=[32, 64, 128, 128], nums_rb=1, ksize=1, sk=True)
-        with pytest.raises(ValueError, match=r"^control_net: .*, got a T2I adapter, which reads no text\. Load"):
+            adapter = comfy.t2i_adapter.adapter.Adapter(
+                cin=192, channels=[32, 64, 128, 128], nums_rb=1, ksize=1, sk=True
+            )
+        with pytest.raises(
+            ValueError, match=r"^control_net: .*, got a T2I adapter, which reads no text\. Load"
+        ):
             check_control_net(comfy.controlnet.T2IAdapter(adapter, 3, 8, "nearest-exact"), 2048)
 
     def test_one_for_a_transformer(self):
         with torch.device("meta"):
             control = comfy.controlnet.ControlNet(torch.nn.Linear(1, 1), load_device="cpu")
-        with pytest.raises(ValueError, match=r"^control_net: .*, got one for another kind of model \(Linear\)\. Load"):
+        with pytest.raises(
+            ValueError, match=r"^control_net: .*, got one for another kind of model \(Linear\)\. Load"
+        ):
             check_control_net(control, 2048)
 
     def test_a_control_lora_has_no_layers_before_it_runs(self):

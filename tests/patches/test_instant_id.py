@@ -159,7 +159,9 @@ class LiteralFaces:
 def known_layers():
     """The cross-attentions of the tiny SDXL in the known order."""
     depths = {("input", 4): 2, ("input", 5): 2, ("input", 7): 1, ("input", 8): 1}
-    depths |= {("output", i): 1 for i in range(3)} | {("output", i): 2 for i in range(3, 6)} | {("middle", 0): 1}
+    depths |= (
+        {("output", i): 1 for i in range(3)} | {("output", i): 2 for i in range(3, 6)} | {("middle", 0): 1}
+    )
     return [(*block, depth) for block, count in depths.items() for depth in range(count)]
 
 
@@ -225,11 +227,15 @@ class TestAgainstTheTranscription:
     @pytest.mark.parametrize("case", CASES)
     def test_weights_masks_and_people_in_a_batch(self, shallow_sdxl, person, state, case):
         result = sample(applied(shallow_sdxl, person, case), SIZE, batch=2, steps=1)
-        assert relative(result, sample(literal(shallow_sdxl, state, case), SIZE, batch=2, steps=1)) < TOLERANCE
+        assert (
+            relative(result, sample(literal(shallow_sdxl, state, case), SIZE, batch=2, steps=1)) < TOLERANCE
+        )
         assert relative(result, sample(shallow_sdxl, SIZE, batch=2, steps=1)) > 1e-3
 
     @pytest.mark.parametrize("case", ["one", "masked", "three people"])
-    def test_both_halves_of_the_guidance_in_one_call_or_two(self, shallow_sdxl, person, state, watch, apart, case):
+    def test_both_halves_of_the_guidance_in_one_call_or_two(
+        self, shallow_sdxl, person, state, watch, apart, case
+    ):
         base = shallow_sdxl.clone()
         watcher = watch(base)
         ours, expected = applied(base, person, case), literal(base, state, case)
@@ -313,11 +319,17 @@ class TestAgainstTheTranscription:
     def test_half_precision(self, person, state, dtype):
         def build(dtype):
             return build_unet(
-                comfy.supported_models.SDXL, UNET, lambda network: random_models.random_state(network, 0), dtype
+                comfy.supported_models.SDXL,
+                UNET,
+                lambda network: random_models.random_state(network, 0),
+                dtype,
             )
 
         exact = sample(applied(build(torch.float32), person, "three people"), SIZE, steps=1)
-        half, plain = (sample(model, SIZE, steps=1) for model in (applied(build(dtype), person, "three people"), build(dtype)))
+        half, plain = (
+            sample(model, SIZE, steps=1)
+            for model in (applied(build(dtype), person, "three people"), build(dtype))
+        )
         assert half.isfinite().all()
         assert relative(half, exact) < (0.1 if dtype == torch.bfloat16 else 0.02)
         assert relative(plain, exact) > relative(half, exact)
@@ -330,7 +342,9 @@ def shrunk(model):
 def pooled(model):
     found = topology_of(model.get_model_object("diffusion_model"))
     pairs = pairs_of(found, found.downsamplers[:1], (4,))
-    return apply_rau_net(model, RAUNet(**pairs, time_mode="percent", start_time=0.0, end_time=1.0, ca_end_time=1.0))
+    return apply_rau_net(
+        model, RAUNet(**pairs, time_mode="percent", start_time=0.0, end_time=1.0, ca_end_time=1.0)
+    )
 
 
 class TestMasksOnOtherSizes:
@@ -354,7 +368,9 @@ class TestMasksOnOtherSizes:
         result = sample(applied(shallow_sdxl, person, "masked"), size, steps=1)
         assert relative(result, sample(literal(shallow_sdxl, state, "masked"), size, steps=1)) < TOLERANCE
 
-    def test_tokens_that_are_no_grid_get_no_masked_face_and_it_is_said_once(self, shallow_sdxl, person, caplog):
+    def test_tokens_that_are_no_grid_get_no_masked_face_and_it_is_said_once(
+        self, shallow_sdxl, person, caplog
+    ):
         instant_id._say_that_tokens_are_no_grid.cache_clear()
         base = shallow_sdxl.clone()
         base.set_model_attn2_patch(lambda n, context, value, options: (n[:, :-1], context, value))
@@ -477,7 +493,9 @@ class TestOtherPacks:
         result = sample(apply_instant_id(wrapped, second), SIZE)
         assert relative(result, sample(literal(shallow_sdxl, state, "two people"), SIZE)) < TOLERANCE
 
-    def test_others_append_theirs_within_their_noise_levels_to_their_own_clone_alone(self, shallow_sdxl, person):
+    def test_others_append_theirs_within_their_noise_levels_to_their_own_clone_alone(
+        self, shallow_sdxl, person
+    ):
         base = applied(shallow_sdxl, person, "one")
         alone = sample(base, SIZE)
         seen = []
@@ -523,6 +541,7 @@ class TestOtherPacks:
 
     def test_conditionings_that_a_pack_makes_itself_while_sampling(self, shallow_sdxl, person, state):
         """They carry no mark of ours; the first of a call then counts as the positive one."""
+
         def strip(executor, model, conds, *args):
             for entry in (entry for group in conds for entry in group or ()):
                 entry["model_conds"] = {k: v for k, v in entry["model_conds"].items() if "megapixel" not in k}
@@ -530,7 +549,9 @@ class TestOtherPacks:
 
         stripped = applied(shallow_sdxl, person, "masked").clone()
         stripped.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "strip", strip)
-        assert relative(sample(stripped, SIZE), sample(literal(shallow_sdxl, state, "masked"), SIZE)) < TOLERANCE
+        assert (
+            relative(sample(stripped, SIZE), sample(literal(shallow_sdxl, state, "masked"), SIZE)) < TOLERANCE
+        )
 
 
 class Products(TorchDispatchMode):
@@ -574,7 +595,9 @@ def full_sdxl():
 def full_network():
     """InstantID at its full size; the weights are views of one random pool, so all of it takes 26 MB."""
     with torch.device("meta"):
-        network = InstantID(ResamplerShape(), [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10, plain_attention)
+        network = InstantID(
+            ResamplerShape(), [640] * 4 + [1280] * 50 + [640] * 6 + [1280] * 10, plain_attention
+        )
     pool = torch.randn(5120 * 1280, generator=torch.Generator().manual_seed(0)) * 0.02
     state = {name: pool[: value.numel()].view(value.shape) for name, value in network.state_dict().items()}
     network.load_state_dict(state, assign=True)
@@ -590,9 +613,13 @@ class TestCost:
         plain = products_in_a_run(shallow_sdxl)
         assert plain > 2 * 16 * 4
         assert products_in_a_run(applied(shallow_sdxl, person, "three people")) == plain
-        assert products_in_a_run(literal(shallow_sdxl, state, "one")) >= plain + 2 * 16 * 2  # the count sees one that does
+        assert (
+            products_in_a_run(literal(shallow_sdxl, state, "one")) >= plain + 2 * 16 * 2
+        )  # the count sees one that does
 
-    def test_at_full_size_every_layer_has_its_face_and_all_of_them_take_little_memory(self, full_sdxl, full_network):
+    def test_at_full_size_every_layer_has_its_face_and_all_of_them_take_little_memory(
+        self, full_sdxl, full_network
+    ):
         unet = full_sdxl.get_model_object("diffusion_model")
         check_base_model(full_sdxl, full_network.widths, full_network.context)
         assert len(cross_attentions(unet)) == 70
@@ -610,15 +637,25 @@ class TestCost:
     def test_at_full_size_a_call_projects_nothing_and_waits_for_nothing(self, full_sdxl, full_network):
         """The patches of all 70 layers, called as the UNet calls them, on few tokens."""
         tokens = torch.randn(2, 16, 2048, generator=torch.Generator().manual_seed(1))
-        patched = apply_instant_id(full_sdxl, Person(FaceKeys(full_network.project(tokens), full_network.widths)))
+        patched = apply_instant_id(
+            full_sdxl, Person(FaceKeys(full_network.project(tokens), full_network.widths))
+        )
         [effect] = effects_of(patched).values()
         call = first_call(patched, (3, 5), torch.tensor([5.0, 0.0]))
         plan = effect.plan(replace(call, conditions=(Condition("negative"), Condition("positive"))))
         replaced = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
         syncs, products = HostSyncs(), Products()
-        with model_call._published({"instant_id": plan}, torch.device("cpu")), syncs, syncs.dispatched, products:
+        with (
+            model_call._published({"instant_id": plan}, torch.device("cpu")),
+            syncs,
+            syncs.dispatched,
+            products,
+        ):
             for layer, width in cross_attentions(full_sdxl.get_model_object("diffusion_model")).items():
-                q, k = torch.ones(2, 15, width, dtype=torch.float16), torch.ones(2, 77, width, dtype=torch.float16)
+                q, k = (
+                    torch.ones(2, 15, width, dtype=torch.float16),
+                    torch.ones(2, 77, width, dtype=torch.float16),
+                )
                 options = {"n_heads": width // 64, "block": layer[:2], "activations_shape": [2, width, 3, 5]}
                 assert not torch.equal(replaced[layer](q, k, k, options), torch.ones_like(q))
         assert (products.count, syncs.count) == (0, 0)
@@ -641,7 +678,10 @@ class TestCost:
     def test_compiled_it_is_right_and_traced_for_two_states_alone(self, person_for_short, compiled):
         model, face = person_for_short
         ours, backend = compiled(face(model, 0.3, 0.6))
-        sigmas = [model.get_model_object("model_sampling").percent_to_sigma(p) for p in (0.1, 0.2, 0.4, 0.5, 0.7, 0.8)]
+        sigmas = [
+            model.get_model_object("model_sampling").percent_to_sigma(p)
+            for p in (0.1, 0.2, 0.4, 0.5, 0.7, 0.8)
+        ]
         run = {"sigmas": torch.tensor([*sigmas, 0.0]), "steps": 6, "cfg": 1.0}
         result = sample(ours, (20, 26), **run)
         assert relative(result, sample(face(model, 0.3, 0.6), (20, 26), **run)) < TOLERANCE
@@ -680,8 +720,13 @@ class TestBaseModel:
         assert set(found.values()) == {64, 128}
 
     def test_others_are_one_sentence(self, sd15, sdxl, network):
-        for model, got in ((sd15, "BaseModel with 16 to tokens of 768"), (sdxl, "SDXL with 70 to tokens of 2048")):
-            with pytest.raises(ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"):
+        for model, got in (
+            (sd15, "BaseModel with 16 to tokens of 768"),
+            (sdxl, "SDXL with 70 to tokens of 2048"),
+        ):
+            with pytest.raises(
+                ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"
+            ):
                 check_base_model(model, network.widths, network.context)
         with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. [A-Z]"):
             check_base_model(random_models.flux(), network.widths, network.context)
@@ -704,5 +749,7 @@ class TestWords:
         model = applied(shallow_sdxl, person, "one", end_at=0.5, middle_block=False)
         plan = plan_run(model, SIZE, torch.tensor([14.0, 0.05, 0.0]))
         seen = {("input", 4), ("input", 5), ("input", 7), ("input", 8), *(("output", i) for i in range(6))}
-        assert {place for place, marks in plan.steps[0].marks.items() if ("instant_id", "face") in marks} == seen
+        assert {
+            place for place, marks in plan.steps[0].marks.items() if ("instant_id", "face") in marks
+        } == seen
         assert not plan.steps[1].marks

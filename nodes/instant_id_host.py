@@ -14,7 +14,7 @@ import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..attention.instant_id import InstantID, shapes_of
 from ..patches.host import attend
@@ -142,21 +142,16 @@ def build_instant_id(state: State, complaint: str) -> InstantIDModel:
             f"An IP-Adapter is not an InstantID. {REMEDY}"
         )
     with torch.device("meta"):
-        network = InstantID(shape, widths, attend, comfy.ops.manual_cast).eval().requires_grad_(False)
-    _check_names(network, state, complaint)
-    network.load_state_dict(state, assign=True)
-    return InstantIDModel(network.requires_grad_(False))
-
-
-def _check_names(network: nn.Module, state: State, complaint: str) -> None:
+        network = InstantID(shape, widths, attend, comfy.ops.manual_cast).eval()
     expected = {name: value.shape for name, value in network.state_dict().items()}
     wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
-    wrong += [name for name in state if name not in expected]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ValueError(
             f"{complaint} whose {', '.join(wrong[:3])}{more} is missing or of another shape. {REMEDY}"
         )
+    network.load_state_dict({name: state[name] for name in expected}, assign=True)
+    return InstantIDModel(network.requires_grad_(False))
 
 
 def as_instant_id(value: Any) -> InstantIDModel:

@@ -103,7 +103,7 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     if (own_widths, own_context) != (widths, context):
         raise ValueError(
             f"model: expected an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has "
-            f"them), got {type(model.model).__name__} with {len(own_widths)} to tokens of {own_context}. "
+            f"them), got {type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}. "
             "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
         )
 

@@ -11,9 +11,10 @@ published per device: the host runs its copies of one model on several devices a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -38,11 +39,28 @@ PlanKey = tuple[str, int | None, str]
 _PLANS: dict[PlanKey, Plan | None] = {}
 
 
+class NoiseLevels(Sequence[float]):
+    """The noise levels in a batch, each once. They are read from the device when an effect first looks at them."""
+
+    def __init__(self, sigmas: Tensor) -> None:
+        self._sigmas = sigmas
+
+    @cached_property
+    def _values(self) -> tuple[float, ...]:
+        return tuple(set(self._sigmas.tolist()))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass(frozen=True)
 class ModelCall:
     """What is known of a model call before the UNet runs."""
 
-    sigmas: tuple[float, ...]
+    sigmas: Sequence[float]
     latent_size: tuple[int, int]
     sample_sigmas: Tensor | None
     sampling: Any
@@ -65,6 +83,8 @@ class ModelCall:
         size, and an entry past the window must not be changed.
         """
         window = schedule.resolve(self.sampling, self.sample_sigmas)
+        if window.is_whole:
+            return 1.0
         return min(window.strength(sigma) for sigma in self.sigmas)
 
 
@@ -167,7 +187,7 @@ class _Wrapper:
         marks = kwargs.pop(MARK, None)
         model: BaseModel = executor.class_obj
         call = ModelCall(
-            sigmas=tuple(set(t.tolist())),  # the one read from the device in a call
+            sigmas=NoiseLevels(t),  # the one read from the device in a call, if an effect asks for it
             latent_size=_latent_size(x),
             sample_sigmas=options.get("sample_sigmas"),
             sampling=model.model_sampling,

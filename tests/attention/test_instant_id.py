@@ -161,8 +161,9 @@ class TestEmbeddings:
         )
         assert torch.equal(combine_embeddings(faces, "concat"), faces)
 
-    def test_noise_is_the_known_one_and_follows_from_the_face(self, draw):
-        face = 30 * (draw(1, 512) - 0.4)
+    @pytest.mark.parametrize("sign", [1, -1])
+    def test_noise_is_the_known_one_and_follows_from_the_face(self, draw, sign):
+        face = sign * 30 * draw(1, 512)
         noise = negative_embedding(face, 0.35)
         known = torch.Generator().manual_seed(int(face.sum().item()) % 1000000007)
         assert torch.equal(noise, 0.35 * torch.rand(1, 512, generator=known))

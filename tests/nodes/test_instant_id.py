@@ -161,6 +161,11 @@ class TestLoader:
         assert loaded.tokens(torch.ones(1, 512)).dtype == torch.float32
         assert not any(value.requires_grad for value in loaded.network.parameters())
 
+    def test_what_else_is_in_a_file_does_not_disturb(self, folder, state):
+        torch.save(as_bin(state) | {"step": 3, "extra": torch.zeros(1)}, folder / "more.bin")
+        [loaded] = MegapixelInstantIDLoader.execute("more.bin").args
+        assert loaded.network.state_dict().keys() == state.keys()
+
     def test_a_pickle_with_code_is_refused_and_the_code_not_run(self, folder):
         trace = folder / "it ran"
 
@@ -219,6 +224,14 @@ class TestLoader:
         )
         more = state | {f"ip_adapter.{key}.to_k_ip.weight": torch.zeros(1, 1) for key in (2, 4, 6, 8)}
         assert "without ip_adapter." in complaint(more)
+        few = {
+            key: value
+            for key, value in state.items()
+            if "layers.1" not in key or "norm1" in key or "to_q" in key
+        }
+        assert re.search(
+            r"whose image_proj\.layers\.1\.[^,]+, [^,]+, [^,]+ and \d+ more is missing", complaint(few)
+        )
         odd = state | {"image_proj.proj_out.bias": torch.zeros(3)}
         assert complaint(odd).startswith(
             f"{start} whose image_proj.proj_out.bias is missing or of another shape. "
@@ -532,7 +545,7 @@ class TestOtherPacks:
 class TestWrongModels:
     def test_sd15_is_refused_before_any_face_is_looked_for(self, attention, sd15):
         with pytest.raises(
-            ValueError, match=r"^model: expected an SDXL model .* got BaseModel with 16 to tokens of 768\."
+            ValueError, match=r"^model: expected an SDXL model .* got SD15 with 16 to tokens of 768\."
         ):
             attention(model=sd15, insightface=None)
 

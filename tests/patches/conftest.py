@@ -194,7 +194,12 @@ class HostSyncs(TorchFunctionMode):
 
 
 def syncs_inside_the_unet(model):
+    return syncs_inside(model, WrappersMP.DIFFUSION_MODEL)
+
+
+def syncs_inside(model, kind):
+    """Count them in what the host calls through that kind of wrapper, in a run of three steps."""
     clone, syncs = model.clone(), HostSyncs()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "syncs", syncs.watch)
+    clone.add_wrapper_with_key(kind, "syncs", syncs.watch)
     sample(clone, (37, 29), steps=3)
     return syncs.count

@@ -171,6 +171,18 @@ class TestChains:
         for alone in (pose, guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))):
             assert relative(result, run(shallow_sdxl, alone)) > 1e-4
 
+    def test_outside_its_window_those_before_it_stay(
+        self, shallow_sdxl, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        both = guide_by_face(*pose, FaceGuide(network, keypoints, 1.0, 0.5, 1.0), tokens_of(0))
+        early = torch.tensor([14.0, 10.0, 8.0])
+        result = run(shallow_sdxl, both, sigmas=early)
+        assert torch.equal(result, run(shallow_sdxl, pose, sigmas=early))
+        assert not torch.equal(result, run(shallow_sdxl, conditions, sigmas=early))
+
     def test_one_that_comes_later_reads_the_prompt_too(
         self, shallow_sdxl, conditions, network, other_network, keypoints
     ):

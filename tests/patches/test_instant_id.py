@@ -37,7 +37,7 @@ from devhost.tiny import random_models, topology
 from devhost.tiny.random_faces import instant_id_state
 from devhost.tiny.unet import build_unet
 
-from .conftest import SHALLOW_SDXL, HostSyncs, syncs_inside_the_unet
+from .conftest import SHALLOW_SDXL, HostSyncs, syncs_inside, syncs_inside_the_unet
 
 UNET = topology.SDXL | SHALLOW_SDXL
 CONTEXT = UNET["context_dim"]
@@ -503,7 +503,7 @@ class TestOtherPacks:
         def theirs(out, q, k, v, options, module_key="", sigma_start=0.0, sigma_end=1.0):
             seen.append((module_key, options["sigmas"][0].item()))
             assert out.shape == q.shape
-            return 0.1 * q
+            return 0.1 * q.double()  # in a type that the layers behind could not take
 
         clone = base.clone()  # as IPAdapter does: clone, then append in place
         attention = clone.model_options["transformer_options"]["patches_replace"]["attn2"]["input", 4, 1]
@@ -608,6 +608,15 @@ class TestCost:
     def test_nothing_inside_the_unet_waits_for_the_device(self, shallow_sdxl, person):
         assert syncs_inside_the_unet(shallow_sdxl) == 0
         assert syncs_inside_the_unet(applied(shallow_sdxl, person, "three people")) == 0
+
+    def test_a_step_waits_no_more_often_than_without_a_face(self, shallow_sdxl, person):
+        """Everything between the sampler and its result, our own planning included; a window has to read the time once."""
+        plain = syncs_inside(shallow_sdxl, WrappersMP.CALC_COND_BATCH)
+        sample(always := applied(shallow_sdxl, person, "three people"), (37, 29), steps=1)
+        assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain
+        late = applied(shallow_sdxl, person, "three people", start_at=0.1)
+        sample(late, (37, 29), steps=1)
+        assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + 3
 
     def test_nothing_is_projected_while_sampling(self, shallow_sdxl, person, state):
         plain = products_in_a_run(shallow_sdxl)
@@ -720,10 +729,7 @@ class TestBaseModel:
         assert set(found.values()) == {64, 128}
 
     def test_others_are_one_sentence(self, sd15, sdxl, network):
-        for model, got in (
-            (sd15, "BaseModel with 16 to tokens of 768"),
-            (sdxl, "SDXL with 70 to tokens of 2048"),
-        ):
+        for model, got in ((sd15, "SD15 with 16 to tokens of 768"), (sdxl, "SDXL with 70 to tokens of 2048")):
             with pytest.raises(
                 ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"
             ):
@@ -739,7 +745,9 @@ class TestWords:
         line = "InstantID: weight {}, start_at 0, end_at 0.9, in the mask, 16 layers"
         assert " | ".join(line.format(weight) for weight in (1, 0.6)) in caplog.text
 
-    @pytest.mark.parametrize(("size", "hint"), [((128, 128), True), ((127, 127), False), ((128, 96), False)])
+    @pytest.mark.parametrize(
+        ("size", "hint"), [((128, 128), True), ((127, 127), False), ((128, 96), False), ((136, 128), False)]
+    )
     def test_a_hint_at_watermarks(self, shallow_sdxl, person, size, hint):
         [effect] = effects_of(applied(shallow_sdxl, person, "one")).values()
         words = effect.describe(first_call(shallow_sdxl, size, torch.tensor([5.0, 0.0])))

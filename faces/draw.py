@@ -24,6 +24,7 @@ LIMBS = (0, 1, 3, 4)  # points that are joined with the nose
 HALF_WIDTH = 4
 RADIUS = 10
 DIMMED = 0.6
+WHITE = (255, 255, 255)
 
 Canvas = NDArray[np.uint8]
 
@@ -72,10 +73,21 @@ def _draw_disc(canvas: Canvas, point: NDArray[np.float32], radius: int, colour: 
 
 
 def _draw_box(canvas: Canvas, face: Face, text: str, unit: int) -> None:
+    """Draw the box of a face, with its number on black in the corner that is inside the picture."""
     import cv2
 
     left, top, right, bottom = (round(edge) for edge in face.box)
-    cv2.rectangle(canvas, (left, top), (right, bottom), (255, 255, 255), unit)
-    place = max(left, 0) + 3 * unit, max(top, 0) + 15 * unit  # inside the box, and inside the picture
-    for colour, width in (((0, 0, 0), 3 * unit), ((255, 255, 255), unit)):  # white with a black edge
-        cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, colour, width, cv2.LINE_AA)
+    cv2.rectangle(canvas, (left, top), (right, bottom), WHITE, unit)
+    (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * unit, unit)
+    x, y, gap = max(left, 0), max(top, 0), 3 * unit
+    cv2.rectangle(canvas, (x, y), (x + width + 2 * gap, y + height + 2 * gap), (0, 0, 0), -1)
+    cv2.putText(
+        canvas,
+        text,
+        (x + gap, y + gap + height),
+        cv2.FONT_HERSHEY_SIMPLEX,
+        0.5 * unit,
+        WHITE,
+        unit,
+        cv2.LINE_AA,
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .face_models import AUTO, PROVIDERS, list_model_folders, load_analysis
+from .face_models import AUTO, list_model_folders, load_analysis
+from .face_packages import PROVIDERS
 from .face_sockets import FaceAnalysis
 
 
@@ -33,8 +34,8 @@ class MegapixelFaceAnalysis(io.ComfyNode):
                 io.Combo.Input(
                     "provider",
                     options=list(PROVIDERS),
-                    tooltip="What computes. CPU takes a second a picture and is always there. CUDA, ROCM and CoreML "
-                    "are faster for many pictures; where one cannot start, the CPU takes over and the log says so.",
+                    tooltip="What computes. CPU is always there, and quick enough for a few pictures. CUDA, ROCM and "
+                    "CoreML are for many; where one cannot start, the CPU takes over and the log says so.",
                 ),
                 io.Combo.Input(
                     "folder",

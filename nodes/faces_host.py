@@ -16,7 +16,7 @@ from ..faces.choose import choose_face, order_faces
 from ..faces.draw import draw_boxes, draw_keypoints
 from ..faces.face import Face
 from ..faces.find import Picture, find_faces
-from .face_models import FILES, TASKS
+from .face_models import RECOGNITION, TASKS
 
 log = logging.getLogger("megapixel")
 
@@ -43,22 +43,51 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
     return faces
 
 
+def choose_faces(
+    found: Sequence[list[Face]],
+    size: tuple[int, int],
+    which_face: str,
+    face_index: int,
+    on_no_face: str,
+    otherwise: str,
+) -> list[list[Face]]:
+    """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
+
+    The log tells which pictures have none, and what happens `otherwise`.
+
+    Raises:
+        ValueError: a picture has none, and `on_no_face` says error; one sentence.
+    """
+    chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
+    missing = [
+        f"picture {number} of {len(found)} ({len(faces)} found)"
+        for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
+        if not taken
+    ]
+    if missing:
+        told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
+        if on_no_face == ERROR:
+            raise ValueError(
+                f"{told} Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+            )
+        log.warning("%s %s", told, otherwise)
+    return chosen
+
+
 def draw_faces(
-    analysis: Any, image: Tensor, which_face: str, index: int, on_no_face: str
+    analysis: Any, image: Tensor, which_face: str, face_index: int, on_no_face: str
 ) -> tuple[Tensor, Tensor]:
     """Return the keypoints pictures and the pictures with numbered boxes of an IMAGE, both (B, H, W, 3).
 
     Raises:
-        ValueError: a picture without the face, where `on_no_face` says error; one sentence.
+        ValueError: see `faces_in` and `choose_faces`.
     """
     found = faces_in(analysis, image)
-    height, width = image.shape[1:3]
-    size, order = (height, width), "index" if which_face == ALL else which_face
-    chosen = [faces if which_face == ALL else _one(faces, size, which_face, index) for faces in found]
-    _report_missing(chosen, found, on_no_face)
+    size = image.shape[1], image.shape[2]
+    chosen = choose_faces(found, size, which_face, face_index, on_no_face, "The result is black there.")
     keypoints = [draw_keypoints(faces, size) for faces in chosen]
     boxes = [
-        draw_boxes(to_bytes(picture), order_faces(faces, size, order))
+        draw_boxes(to_bytes(picture), order_faces(faces, size, which_face))
         for picture, faces in zip(image, found, strict=True)
     ]
     device = comfy.model_management.intermediate_device()
@@ -71,26 +100,11 @@ def to_bytes(picture: Tensor) -> Picture:
     return colours.float().nan_to_num(nan=0.0).clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
 
 
-def _one(faces: Sequence[Face], size: tuple[int, int], which_face: str, index: int) -> list[Face]:
-    face = choose_face(faces, size, which_face, index)
+def _chosen(faces: list[Face], size: tuple[int, int], which_face: str, face_index: int) -> list[Face]:
+    if which_face == ALL:
+        return faces
+    face = choose_face(faces, size, which_face, face_index)
     return [] if face is None else [face]
-
-
-def _report_missing(chosen: Sequence[list[Face]], found: Sequence[list[Face]], on_no_face: str) -> None:
-    """Say which pictures, counted from 0, lack the face: in the log, or as an error."""
-    missing = [
-        f"{number} ({len(found[number]) or 'no'} faces in it)"
-        for number, faces in enumerate(chosen)
-        if not faces
-    ]
-    if not missing:
-        return
-    told = f"image: expected the face in each of {len(chosen)} pictures, got none in {', '.join(missing)}."
-    if on_no_face == ERROR:
-        raise ValueError(
-            f"{told} Tried squares of 640 to 192 pixels, and a margin. Take another picture or index."
-        )
-    log.warning("%s Their entries are black.", told)
 
 
 def _check_analysis(analysis: Any, socket: str) -> None:
@@ -105,12 +119,12 @@ def _check_analysis(analysis: Any, socket: str) -> None:
             f"{socket}: expected networks for {' and '.join(TASKS)}, got none for {' and '.join(missing)}. "
             "Connect Face Analysis (Megapixel)."
         )
-    name = Path(str(getattr(models["recognition"], "model_file", FILES[0]))).name
-    if name != FILES[0]:
+    name = Path(str(getattr(models["recognition"], "model_file", RECOGNITION))).name
+    if name != RECOGNITION:
         log.warning(
             "%s: expected %s of antelopev2, got %s: InstantID will make somebody else.",
             socket,
-            FILES[0],
+            RECOGNITION,
             name,
         )
 

@@ -16,7 +16,7 @@ from ..faces.draw import draw_keypoints
 from ..faces.face import Face
 from ..patches.host import compute_dtype
 from ..patches.instant_id import Person, check_base_model
-from .faces_host import ERROR, faces_in
+from .faces_host import ERROR, choose_faces, faces_in
 from .instant_id_host import InstantIDModel, as_instant_id
 
 log = logging.getLogger("megapixel")
@@ -44,21 +44,13 @@ def reference_faces(
         ValueError: a picture has none and that is an error; one sentence that names it.
     """
     found = faces_in(analysis, image, "insightface")
-    chosen = [choose_face(faces, _size(image), which_face, face_index) for faces in found]
-    counts = [len(faces) for faces in found]
-    missing = [number for number, face in enumerate(chosen) if face is None]
-    if missing and on_no_face == ERROR:
-        raise ValueError(
-            f"image: expected the face in each of {len(found)} pictures, got none in picture {missing[0]}, which shows "
-            f"{counts[missing[0]] or 'no'} faces. Show the whole head with room around it, or set on_no_face to pass through."
-        )
-    if missing:
-        log.warning("image: no such face in pictures %s of InstantID, they are left out.", missing)
-    if max(counts) > 1 and which_face == WHICH[0]:
-        log.info(
-            "InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", max(counts)
-        )
-    return chosen
+    chosen = choose_faces(
+        found, _size(image), which_face, face_index, on_no_face, "InstantID leaves them out."
+    )
+    most = max(len(faces) for faces in found)
+    if most > 1 and which_face == WHICH[0]:
+        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", most)
+    return [faces[0] if faces else None for faces in chosen]
 
 
 def _size(image: Tensor) -> tuple[int, int]:

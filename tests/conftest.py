@@ -15,6 +15,7 @@ import_host()  # takes the pack's folder off sys.path again
 import torch
 
 from devhost.tiny import random_models
+from devhost.tiny.faces import save_antelopev2
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,23 @@ def sd15():
 @pytest.fixture(scope="session")
 def sdxl():
     return random_models.sdxl()
+
+
+@pytest.fixture(scope="session")
+def antelopev2(tmp_path_factory):
+    """A folder with the two networks that find and tell apart drawn faces, under the names of the real ones."""
+    return save_antelopev2(tmp_path_factory.mktemp("insightface") / "models" / "antelopev2")
+
+
+@pytest.fixture(scope="session")
+def face_analysis(antelopev2):
+    """The real insightface on them, as ComfyUI_InstantID's loader makes it. No test may change it."""
+    from insightface.app import FaceAnalysis
+
+    root = antelopev2.parent.parent
+    analysis = FaceAnalysis(name="antelopev2", root=str(root), providers=["CPUExecutionProvider"])
+    analysis.prepare(ctx_id=0, det_size=(640, 640))
+    return analysis
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ from torch import nn
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
-from devhost.tiny.faces import Portrait, draw_portraits, save_antelopev2
+from devhost.tiny.faces import Portrait, draw_portraits
 from devhost.tiny.random_faces import as_bin, instant_id_state
 
 UNET = topology.SDXL | {
@@ -57,15 +57,8 @@ NOBODY = torch.full((1, 200, 260, 3), 0.5)
 
 
 @pytest.fixture(scope="module")
-def analysis(tmp_path_factory):
-    from insightface.app import FaceAnalysis
-
-    folder = save_antelopev2(tmp_path_factory.mktemp("faces"))
-    analysis = FaceAnalysis(
-        name=str(folder), allowed_modules=["detection", "recognition"], providers=["CPUExecutionProvider"]
-    )
-    analysis.prepare(ctx_id=0, det_size=(640, 640))
-    return analysis
+def analysis(face_analysis):
+    return face_analysis
 
 
 @pytest.fixture(scope="module")
@@ -357,22 +350,21 @@ class TestReferences:
     def test_a_missing_face_names_its_picture(self, request, node):
         run = request.getfixturevalue(node)
         for batch, told in (
-            (NOBODY, "each of 1 pictures, got none in picture 0, which shows no faces"),
-            (
-                torch.cat([ALICE, NOBODY, BOB]),
-                "each of 3 pictures, got none in picture 1, which shows no faces",
-            ),
+            (NOBODY, r"picture 1 of 1 \(0 found\)"),
+            (torch.cat([ALICE, NOBODY, BOB]), r"picture 2 of 3 \(0 found\)"),
         ):
-            with pytest.raises(ValueError, match=rf"^image: expected the face in {told}\. Show the whole"):
+            with pytest.raises(
+                ValueError, match=rf"^image: expected the face that is asked for, got none in {told}\. Take"
+            ):
                 run(batch)
-        with pytest.raises(ValueError, match=r"got none in picture 0, which shows 2 faces\. Show"):
+        with pytest.raises(ValueError, match=r"got none in picture 1 of 1 \(2 found\)\. Take"):
             run(picture_of(1, 2), which_face="index", face_index=2)
 
     def test_passed_through_the_others_are_enough(self, attention, caplog):
         _, embeds = attention(torch.cat([ALICE, NOBODY, BOB]), on_no_face="pass through")
         _, expected = attention(torch.cat([ALICE, BOB]))
         assert torch.equal(embeds["cond"], expected["cond"])
-        assert "image: no such face in pictures [1] of InstantID, they are left out." in caplog.text
+        assert "got none in picture 2 of 3 (0 found). InstantID leaves them out." in caplog.text
 
     def test_passed_through_without_any_face_nothing_changes(
         self, attention, apply, model, conditions, control_net
@@ -399,7 +391,7 @@ class TestReferences:
 
     def test_a_picture_of_16_pixels(self, attention):
         with pytest.raises(
-            ValueError, match=r"^image: expected the face in each of 1 pictures, got none in picture 0"
+            ValueError, match=r"^image: expected the face that is asked for, got none in picture 1 of 1"
         ):
             attention(torch.rand(1, 16, 16, 3, generator=torch.Generator()))
 

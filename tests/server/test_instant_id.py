@@ -89,7 +89,7 @@ def test_two_people_and_the_attention_apart_from_the_controlnet(server, faces):
     ("who", "settings", "node", "sentence"),
     [
         ("nobody", {}, "MegapixelInstantIDApply",
-         r"image: expected the face in each of 1 pictures, got none in picture 0, which shows no faces\. .*"),
+         r"image: expected the face that is asked for, got none in picture 1 of 1 \(0 found\)\. .*"),
         ("alice", {"instant_id": "cut.safetensors"}, "MegapixelInstantIDLoader",
          r"instantid_file: expected a whole file of weights, got cut\.safetensors, which cannot be read to its end\. .*"),
         ("alice", {"checkpoint": "tiny_sd15.safetensors"}, "MegapixelInstantIDApply",

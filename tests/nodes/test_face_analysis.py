@@ -1,0 +1,293 @@
+"""The loader of the face analysis: where the model lies, what runs it, and what it says where something is missing."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import folder_paths
+import numpy as np
+import pytest
+from megapixel.faces.find import find_faces
+from megapixel.nodes import MegapixelFaceAnalysis, face_packages
+from megapixel.nodes.face_models import FILES, list_model_folders
+
+from devhost.environment import ROOT
+from devhost.tiny.faces import Portrait, draw_portraits
+
+PICTURE = draw_portraits((200, 301), Portrait(1, (150, 100), 80))
+
+
+@pytest.fixture(autouse=True)
+def models(tmp_path, monkeypatch):
+    """The host's models folder, empty, with no other insightface folder registered and no way to the internet."""
+
+    def refuse(*arguments):
+        raise AssertionError("something was to be downloaded")
+
+    monkeypatch.setattr(folder_paths, "models_dir", str(tmp_path / "models"))
+    monkeypatch.delitem(folder_paths.folder_names_and_paths, "insightface", raising=False)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def put(models, antelopev2):
+    """A function that copies antelopev2 into a folder, by default that of the documentation."""
+
+    def copied(folder=models / "insightface" / "models" / "antelopev2"):
+        shutil.copytree(antelopev2, folder)
+        return folder
+
+    return copied
+
+
+def load(provider="CPU", **settings):
+    [analysis] = MegapixelFaceAnalysis.execute(provider, **settings).args
+    return analysis
+
+
+def refusal(*arguments, **settings):
+    with pytest.raises(ValueError, match=r"^\w+: expected ") as raised:
+        load(*arguments, **settings)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def offered():
+    return next(
+        socket for socket in MegapixelFaceAnalysis.define_schema().inputs if socket.id == "folder"
+    ).options
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "models/antelopev2",
+        "antelopev2",
+        "models/antelopev2/antelopev2",
+        "antelopev2/antelopev2",
+        "models",
+        ".",
+    ],
+)
+def test_antelopev2_is_found_however_it_was_unpacked(place, models, put):
+    put(models / "insightface" / place)
+    analysis = load()
+    assert sorted(analysis.models) == ["detection", "recognition"]
+    assert len(find_faces(analysis, PICTURE)) == 1
+    assert offered() == ["auto", place]
+
+
+def test_it_is_insightfaces_own_and_as_another_pack_makes_it(put, face_analysis):
+    from insightface.app import FaceAnalysis
+
+    put()
+    analysis = load()
+    assert type(analysis) is FaceAnalysis
+    [ours], [theirs] = find_faces(analysis, PICTURE), find_faces(face_analysis, PICTURE)
+    assert ours.box == theirs.box
+    assert np.array_equal(ours.embedding, theirs.embedding)
+    [known] = analysis.get(PICTURE[..., ::-1])  # as the known nodes use it
+    np.testing.assert_allclose(known.bbox, ours.box, atol=1e-3)
+
+
+def test_every_registered_folder_is_looked_at_and_one_can_be_chosen(tmp_path, models, put, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    registered = ([str(elsewhere)], set())
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "insightface", registered)
+    first, second = put(elsewhere / "models" / "antelopev2"), put(elsewhere / "old" / "faces")
+    usual = put(models / "insightface" / "antelopev2")
+    assert list_model_folders() == {"models/antelopev2": first, "old/faces": second, "antelopev2": usual}
+    for settings, folder in (
+        ({}, first),
+        ({"folder": "old/faces"}, second),
+        ({"folder": "antelopev2"}, usual),
+    ):
+        assert Path(load(**settings).models["detection"].model_file).parent == folder
+
+
+def test_the_first_folder_counts_where_two_have_one_name(tmp_path, models, put, monkeypatch):
+    registered = ([str(tmp_path / "elsewhere")], set())
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "insightface", registered)
+    first = put(tmp_path / "elsewhere" / "antelopev2")
+    put(models / "insightface" / "antelopev2")
+    assert list_model_folders() == {"antelopev2": first}
+
+
+def test_a_link_to_the_folder_serves_as_well(tmp_path, models, put):
+    real = put(tmp_path / "real")
+    (models / "insightface").mkdir(parents=True)
+    (models / "insightface" / "antelopev2").symlink_to(real)
+    assert len(find_faces(load(), PICTURE)) == 1
+
+
+def test_other_networks_beside_it_are_not_kept(put):
+    folder = put()
+    shutil.copy(folder / FILES[0], folder / "w600k_r50.onnx")
+    assert Path(load().models["recognition"].model_file).name == FILES[0]
+    assert sorted(load().models) == ["detection", "recognition"]
+
+
+def test_a_missing_model_is_one_sentence_with_its_place(models):
+    place = models / "insightface" / "models" / "antelopev2"
+    assert refusal() == (
+        "folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx side by side, got no such folder (auto). "
+        f"Unpack antelopev2.zip from insightface's model zoo into {place}."
+    )
+    assert offered() == ["auto"]
+    assert not models.exists()
+
+
+def test_half_a_model_is_none(put):
+    (put() / FILES[1]).unlink()
+    assert refusal().startswith("folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx side by side")
+
+
+def test_a_folder_that_is_gone_is_named(put):
+    put()
+    assert "got no such folder (old/faces)" in refusal(folder="old/faces")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("length", [0, 200, 0.6], ids=["empty", "200 bytes", "cut off"])
+def test_a_truncated_file_is_named(name, length, put):
+    file = put() / name
+    content = file.read_bytes()
+    file.write_bytes(content[: length if isinstance(length, int) else int(length * len(content))])
+    told = refusal()
+    assert told.startswith(
+        f"folder: expected the networks of antelopev2 in {file.parent}, got files that do not load"
+    )
+    assert name in told
+    assert told.endswith("Copy them there again.")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_network_of_another_kind_is_refused(name, put):
+    folder = put()
+    shutil.copy(folder / next(other for other in FILES if other != name), folder / name)
+    assert "got files that do not load" in refusal()
+
+
+@pytest.mark.parametrize("provider", ["CPU", "CUDA", "ROCM", "CoreML"])
+def test_a_provider_that_cannot_start_leaves_the_cpu_with_one_warning(provider, put, caplog):
+    put()
+    analysis = load(provider)
+    running = analysis.models["detection"].session.get_providers()
+    assert running[-1] == "CPUExecutionProvider"
+    warnings = [record.message for record in caplog.records if record.name == "megapixel"]
+    wanted = face_packages.PROVIDERS[provider]
+    if not wanted or running[0] in wanted:
+        assert warnings == []
+    else:
+        [warning] = warnings
+        assert warning.startswith(f"provider: expected {provider}, got ")
+        assert "the CPU does it" in warning
+    assert len(find_faces(analysis, PICTURE)) == 1
+
+
+def test_an_onnxruntime_for_the_cpu_gets_the_command_for_the_other_one(put, caplog, monkeypatch):
+    import onnxruntime
+
+    put()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    load("CUDA")
+    assert caplog.messages[-1] == (
+        "provider: expected CUDA, got an onnxruntime without it: the CPU does it. "
+        f"Run {sys.executable} -m pip install --force-reinstall --no-deps onnxruntime-gpu"
+    )
+
+
+@pytest.mark.parametrize(
+    ("absent", "told"),
+    [
+        (["insightface"], "got no insightface. Run {python} -m pip install insightface"),
+        (["onnxruntime"], "got no onnxruntime. Run {python} -m pip install onnxruntime"),
+        (
+            ["insightface", "onnxruntime", "cv2"],
+            "got no insightface and no onnxruntime and no opencv-python. "
+            "Run {python} -m pip install insightface onnxruntime opencv-python",
+        ),
+    ],
+    ids=["insightface", "onnxruntime", "all"],
+)
+@pytest.mark.parametrize("python", [sys.executable, r"C:\My ComfyUI\python_embeded\python.exe"])
+def test_a_missing_package_is_one_sentence_with_the_command(absent, told, python, put, monkeypatch):
+    put()
+    for name in [name for name in sys.modules if name.split(".")[0] == "insightface"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in absent:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(sys, "executable", python)
+    monkeypatch.setattr(face_packages, "GPU_BUILD", "not-installed")
+    quoted = f'"{python}"' if " " in python else python
+    expected = f"insightface: expected a package that can be imported, {told.format(python=quoted)}"
+    assert refusal() == f"{expected} and restart ComfyUI."
+
+
+def test_where_the_build_for_gpus_is_installed_the_command_brings_it_back(put, monkeypatch):
+    put()
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
+    monkeypatch.setitem(sys.modules, "insightface", None)
+    monkeypatch.setattr(face_packages, "GPU_BUILD", "numpy")  # some package that is there
+    assert refusal().endswith(
+        f"Run {sys.executable} -m pip install insightface and then "
+        f"{sys.executable} -m pip install --force-reinstall --no-deps numpy and restart ComfyUI."
+    )
+
+
+def test_a_package_that_fails_to_import_is_told_with_its_reason(put, monkeypatch):
+    put()
+    monkeypatch.setitem(sys.modules, "insightface.app", None)  # the package is there, and raises
+    told = refusal()
+    assert told.startswith("insightface: expected a package that can be imported, got an error (")
+    assert "insightface.app" in told
+    assert told.endswith("-m pip install --force-reinstall --no-deps insightface and restart ComfyUI.")
+
+
+def test_without_these_packages_every_other_node_loads_and_works():
+    program = """
+        import sys
+
+        from importlib.machinery import PathFinder
+
+        find = PathFinder.find_spec
+
+        def without(name, path=None, target=None):
+            absent = name.split(".")[0] in ("insightface", "onnxruntime", "onnx", "cv2")
+            return None if absent else find(name, path, target)
+
+        PathFinder.find_spec = without
+        sys.path.insert(0, sys.argv[1])
+        from devhost.host import import_host
+
+        import_host()
+        import torch
+        from megapixel.nodes import NODES, MegapixelFaceAnalysis, MegapixelMSWMSASimple
+        from devhost.tiny import random_models
+
+        for node in NODES:
+            node.GET_SCHEMA()
+        [patched] = MegapixelMSWMSASimple.execute("auto", random_models.sd15()).args
+        assert patched is not None
+        try:
+            MegapixelFaceAnalysis.execute("CPU")
+        except ValueError as failure:
+            print(failure)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program), str(ROOT)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(
+        "insightface: expected a package that can be imported, got no insight"
+    )

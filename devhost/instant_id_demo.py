@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from .environment import ROOT
-from .server import Prompt
+from .server import Prompt, Server
+from .sheet import Block, Cell, draw_sheet
 from .tiny.faces import Portrait, draw_portraits, save_antelopev2
 from .tiny.random_faces import instant_id_state
 from .workflow import prompt_node
@@ -96,3 +97,31 @@ def put_portraits(base: Path, name: str, *portraits: Portrait, size: tuple[int, 
     """Draw faces into a picture in a server's input folder, and return its name."""
     Image.fromarray(draw_portraits(size, *portraits)).save(base / "input" / name)
     return name
+
+
+def draw_faces_sheet(server: Server) -> Image.Image:
+    """Return a picture of two drawn people, as the nodes number their faces and draw their keypoints.
+
+    The picture of the example workflow is this, as JPEG.
+    """
+    people = Portrait(1, (120, 180), 130), Portrait(2, (265, 190), 100, 12)
+    name = put_portraits(server.base, "two people.png", *people, size=(360, 360))
+    pictures = ["1", 0], ["3", 1], ["3", 0]
+    prompt = {
+        "1": prompt_node("LoadImage", "Two people", image=name),
+        "2": prompt_node("MegapixelFaceAnalysis", "Face analysis", provider="CPU"),
+        "3": prompt_node(
+            "MegapixelFaceKeypoints", "Keypoints", faceanalysis=["2", 0], image=["1", 0], which_face="all"
+        ),
+    } | {
+        str(10 + i): prompt_node("SaveImage", "Save", images=picture, filename_prefix="faces")
+        for i, picture in enumerate(pictures)
+    }
+    history = server.run(prompt)
+    cells = [Cell(server.images(history, str(10 + i))[0]) for i in range(len(pictures))]
+    return draw_sheet(
+        title="InstantID: the face stays itself",
+        subtitle="What is read from a picture before anything is sampled; on drawn faces, as the tests use them.",
+        labels=["the picture", "faces by number", "keypoints for the ControlNet"],
+        blocks=[Block("", "", lines=[cells])],
+    )

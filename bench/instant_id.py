@@ -1,6 +1,6 @@
 """What a face costs while sampling: one UNet call with InstantID beside the same call without.
 
-CPU seconds, one process, interleaved. SDXL's topology at 96 channels for 320, heads of 64, tokens of 2048, both halves of
+CPU seconds, one process, interleaved. SDXL's topology at 64 channels for 320, heads of 64, tokens of 2048, both halves of
 the guidance in one call. "projecting" is the attention of the same face with keys and values computed anew at each layer and
 call, and the noise level read from the device there, as the known node does it.
 
@@ -27,7 +27,7 @@ from devhost.sampling import sample
 from devhost.timing import interleave, ratios
 from devhost.tiny import random_models
 
-WIDTH = 96
+WIDTH = 64
 TOKENS, CONTEXT = 16, 2048
 SIGMA = 5.0
 
@@ -74,7 +74,7 @@ def one_call(model: Any, side: int) -> Callable[[], torch.Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--side", type=int, default=64, help="of the latent")
+    parser.add_argument("--side", type=int, default=32, help="of the latent")
     options = parser.parse_args()
     plain = random_models.sdxl(model_channels=WIDTH, num_head_channels=64)
     mask = torch.linspace(0, 1, 512).repeat(1, 512, 1)

@@ -142,8 +142,12 @@ def build_instant_id(state: State, complaint: str) -> InstantIDModel:
             f"An IP-Adapter is not an InstantID. {REMEDY}"
         )
     with torch.device("meta"):
-        network = InstantID(shape, widths, attend, comfy.ops.manual_cast).eval()
-    expected = {name: value.shape for name, value in network.state_dict().items()}
+        expected = {
+            name: value.shape for name, value in InstantID(shape, widths, attend).state_dict().items()
+        }
+        network = InstantID(
+            shape, widths, attend, comfy.ops.manual_cast
+        ).eval()  # may have no weights before it loads
     wrong = [name for name, shape in expected.items() if name not in state or state[name].shape != shape]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""

@@ -10,6 +10,7 @@ import re
 import weakref
 from types import SimpleNamespace
 
+import comfy.memory_management
 import folder_paths
 import pytest
 import safetensors.torch
@@ -153,6 +154,16 @@ class TestLoader:
         assert {value.dtype for value in loaded.network.state_dict().values()} == {torch.float16}
         assert loaded.tokens(torch.ones(1, 512)).dtype == torch.float32
         assert not any(value.requires_grad for value in loaded.network.parameters())
+
+    def test_where_the_host_makes_layers_without_weights(self, folder, state, monkeypatch):
+        """As it does with dynamic memory, on NVIDIA's cards."""
+        monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+        torch.save(as_bin(state), folder / "face.bin")
+        [loaded] = MegapixelInstantIDLoader.execute("face.bin").args
+        monkeypatch.undo()
+        found = loaded.network.state_dict()
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], state[key]) for key in state)
 
     def test_what_else_is_in_a_file_does_not_disturb(self, folder, state):
         torch.save(as_bin(state) | {"step": 3, "extra": torch.zeros(1)}, folder / "more.bin")

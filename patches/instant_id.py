@@ -225,15 +225,10 @@ class TokenMask:
 
     def on(self, grid: Size, pictures: int) -> Tensor:
         """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them."""
-        if torch.compiler.is_compiling():
-            return self._fit(grid, pictures)
-        key = grid, pictures
-        if key not in self.fitted:
-            self.fitted[key] = self._fit(grid, pictures)
-        return self.fitted[key]
-
-    def _fit(self, grid: Size, pictures: int) -> Tensor:
-        return torch.cat([mask_tokens(crop_mask(self.mask, part), grid, pictures) for part in self.parts])
+        if (grid, pictures) not in self.fitted:
+            parts = [mask_tokens(crop_mask(self.mask, part), grid, pictures) for part in self.parts]
+            self.fitted[grid, pictures] = torch.cat(parts)
+        return self.fitted[grid, pictures]
 
 
 @lru_cache(maxsize=64)

@@ -1,8 +1,8 @@
 """Find the faces in a picture with an insightface FaceAnalysis, and who they are.
 
-The detector (SCRFD, arXiv 2105.04714) finds faces between a few and about 400 pixels of the square that it looks at, so a
-face that fills the picture is found in a smaller square only: 640 first, then 64 less each time, as known from
-InstantID's nodes. If that finds none, the picture may lack what is around a face: it is tried again with a black margin.
+The detector (SCRFD, arXiv 2105.04714) looks at a square of a chosen size and overlooks a face that is very large in it, so
+the squares go from 640 pixels down until there is a face, 64 less each time, as known from InstantID's nodes. If there is
+none, the picture may lack what is around a face: the same is tried with a black margin.
 
 insightface 0.7.3 and older take that size from an attribute, 1.0 and newer from another one and otherwise from two squares
 at once. The argument `input_size` of `detect` means the same in all of them, and leaves the shared object as it is.

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..faces.choose import choose_face, order_faces
 from ..faces.draw import draw_boxes, draw_keypoints
 from ..faces.face import Face
-from ..faces.find import Picture, find_faces
+from ..faces.find import SIDES, Picture, find_faces
 from .face_models import RECOGNITION, TASKS
 
 log = logging.getLogger("megapixel")
@@ -68,7 +68,8 @@ def choose_faces(
         told = f"image: expected the face that is asked for, got none in {', '.join(missing)}."
         if on_no_face == ERROR:
             raise ValueError(
-                f"{told} Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+                f"{told} Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
+                f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
             )
         log.warning("%s %s", told, otherwise)
     return chosen
@@ -117,6 +118,11 @@ def _check_analysis(analysis: Any, socket: str) -> None:
     if missing := [task for task in TASKS if task not in models]:
         raise ValueError(
             f"{socket}: expected networks for {' and '.join(TASKS)}, got none for {' and '.join(missing)}. "
+            "Connect Face Analysis (Megapixel)."
+        )
+    if not getattr(models["detection"], "use_kps", True):
+        raise ValueError(
+            f"{socket}: expected a detector that gives the five points of a face, got one for boxes only. "
             "Connect Face Analysis (Megapixel)."
         )
     name = Path(str(getattr(models["recognition"], "model_file", RECOGNITION))).name

@@ -10,7 +10,7 @@ the detector looks at, as with the real one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ GREY = 127
 STRIDES = {8: (24.0, 64.0), 16: (64.0, 128.0), 32: (128.0, 256.0)}  # and the widths that each finds
 SCORE = 0.9
 REACH = 3  # blocks of a stride around a place in which the dots of its face lie
+LEAST = 2e-4  # of these blocks that a dot must fill
 
 
 @dataclass(frozen=True)
@@ -97,45 +98,103 @@ def _rotation(turn: float) -> NDArray[np.float64]:
     return np.array([[cosine, -sine], [sine, cosine]])
 
 
+@dataclass(frozen=True)
+class _Value:
+    """The output of a node, to calculate with: every operator adds a node."""
+
+    graph: _Graph
+    name: str
+
+    def __add__(self, other: Operand) -> _Value:
+        return self.graph.add("Add", self, other)
+
+    def __sub__(self, other: Operand) -> _Value:
+        return self.graph.add("Sub", self, other)
+
+    def __mul__(self, other: Operand) -> _Value:
+        return self.graph.add("Mul", self, other)
+
+    def __truediv__(self, other: Operand) -> _Value:
+        return self.graph.add("Div", self, other)
+
+    def __lt__(self, other: Operand) -> _Value:
+        return self.graph.add("Less", self, other)
+
+    def __gt__(self, other: Operand) -> _Value:
+        return self.graph.add("Greater", self, other)
+
+    def __and__(self, other: _Value) -> _Value:
+        return self.graph.add("And", self, other)
+
+    def __abs__(self) -> _Value:
+        return self.graph.add("Abs", self)
+
+    def at_least(self, least: float) -> _Value:
+        return self.graph.add("Max", self, least)
+
+    def channels(self, first: int, last: int) -> _Value:
+        """Return channels `first` to `last`, not included, of (1, C, H, W)."""
+        return self.graph.add("Slice", self, [first], [last], [1])
+
+    def split(self) -> list[_Value]:
+        """Return the channels of five, each (1, 1, H, W)."""
+        return [self.channels(number, number + 1) for number in range(5)]
+
+    def pooled(self, side: int, before: int, after: int, step: int) -> _Value:
+        """Return the means of squares, with zeros around."""
+        pads = [before, before, after, after]
+        return self.graph.add(
+            "AveragePool", self, kernel_shape=[side] * 2, strides=[step] * 2, pads=pads, count_include_pad=1
+        )
+
+    def coordinates(self, axis: int, step: float = 1.0) -> _Value:
+        """Return 0, `step`, 2 `step`, … along an axis of (1, C, H, W)."""
+        length = self.graph.add(
+            "Squeeze", self.graph.add("Gather", self.graph.add("Shape", self), [axis]), axes=[0]
+        )
+        numbers = self.graph.add("Cast", self.graph.add("Range", 0, length, 1), to=1)
+        return self.graph.add("Reshape", numbers * step, [1, 1, 1, -1] if axis == 3 else [1, 1, -1, 1])
+
+
+Operand = _Value | float
+
+
 class _Graph:
-    """ONNX nodes in the order in which they were added, each with one output that is named after its number."""
+    """ONNX nodes in the order in which they were added, each with one output."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
 
-    def add(self, kind: str, *inputs: Any, **attributes: Any) -> str:
-        """Add a node; inputs are names or numbers."""
+    def add(self, kind: str, *inputs: Any, **attributes: Any) -> _Value:
+        """Add a node; inputs are values, names, or numbers to be kept as weights."""
         from onnx import helper
 
         output = f"{kind}{len(self.nodes)}"
-        names = [one if isinstance(one, str) else self._constant(one) for one in inputs]
-        self.nodes.append(
-            helper.make_node(kind, names, [output], name=f"Node_{len(self.nodes)}", **attributes)
-        )
-        return output
+        names = [self._name(one) for one in inputs]
+        self.nodes.append(helper.make_node(kind, names, [output], **attributes))
+        return _Value(self, output)
 
-    def _constant(self, value: Any) -> str:
+    def _name(self, one: Any) -> str:
         from onnx import numpy_helper
 
-        name = f"weight{len(self.weights)}"
-        array = np.asarray(value)
-        array = array.astype(np.float32) if array.dtype == np.float64 else array
-        self.weights.append(numpy_helper.from_array(array, name))
+        if isinstance(one, _Value | str):
+            return one.name if isinstance(one, _Value) else one
+        name, array = f"weight{len(self.weights)}", np.asarray(one)
+        kept = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        self.weights.append(numpy_helper.from_array(kept, name))
         return name
 
-    def model(
-        self, shape: Sequence[int | str], outputs: Mapping[str, tuple[str, Sequence[int | str]]]
-    ) -> Any:
-        """Return the model; `outputs` names the nodes and shapes of its outputs."""
+    def model(self, shape: Sequence[int | str], outputs: Mapping[str, tuple[_Value, int]]) -> Any:
+        """Return the model; `outputs` gives, by name, rows and how many values each has."""
         from onnx import TensorProto, checker, helper
 
-        for name, (node, _) in outputs.items():
-            self.nodes.append(helper.make_node("Identity", [node], [name]))
+        for name, (value, _) in outputs.items():
+            self.nodes.append(helper.make_node("Identity", [value.name], [name]))
         given = helper.make_tensor_value_info("input.1", TensorProto.FLOAT, shape)
         made = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-            for name, (_, shape) in outputs.items()
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, ("rows", values))
+            for name, (_, values) in outputs.items()
         ]
         graph = helper.make_graph(self.nodes, "tiny", [given], made, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
@@ -147,113 +206,67 @@ def _detector() -> Any:
     """Return a SCRFD: in each place the centroids of the dots around it, and whether they are a face of its own."""
     graph = _Graph()
     planes = _dot_planes(graph)
-    levels = [_level(graph, planes, stride, *widths) for stride, widths in STRIDES.items()]
-    kinds = zip(*levels, strict=True)  # scores, boxes, points, each of three strides
-    names = iter(("448", "471", "494", "451", "474", "497", "454", "477", "500"))
-    outputs = {
-        next(names): (node, ("?", values))
-        for nodes, values in zip(kinds, (1, 4, 10), strict=True)
-        for node in nodes
-    }
-    return graph.model((1, 3, "?", "?"), outputs)
+    levels = [_level(planes, stride, *widths) for stride, widths in STRIDES.items()]
+    scores, boxes, points = zip(*levels, strict=True)
+    rows = [*((one, 1) for one in scores), *((one, 4) for one in boxes), *((one, 10) for one in points)]
+    names = ("448", "471", "494", "451", "474", "497", "454", "477", "500")
+    return graph.model((1, 3, "?", "?"), dict(zip(names, rows, strict=True)))
 
 
-def _dot_planes(graph: _Graph) -> str:
-    """Return (1, 15, H, W): the five colours' places, and the same times x, and times y."""
+def _dot_planes(graph: _Graph) -> _Value:
+    """Return (1, 15, H, W): how much of a dot of each colour is here, and the same times x, and times y."""
     signs = COLOURS / 127.5 - 1
-    # Colours lie in -1 to 1: a dot gives 1, half of it 0 to 1/2, everything that is less pure nothing.
+    # The input lies in -1 to 1: the pure colour gives 1, and what is less than half of it nothing.
     dots = graph.add("Relu", graph.add("Conv", "input.1", signs[:, :, None, None], np.full(5, -2.0)))
-    x, y = (_coordinates(graph, dots, axis) for axis in (3, 2))
-    return graph.add("Concat", dots, graph.add("Mul", dots, x), graph.add("Mul", dots, y), axis=1)
+    return graph.add("Concat", dots, dots * dots.coordinates(3), dots * dots.coordinates(2), axis=1)
 
 
-def _coordinates(graph: _Graph, like: str, axis: int, step: float = 1.0) -> str:
-    """Return the coordinate along an axis of (1, C, H, W), as something to calculate with."""
-    shape = graph.add("Shape", like)
-    length = graph.add("Squeeze", graph.add("Gather", shape, np.array([axis])), axes=[0])
-    numbers = graph.add("Range", np.array(0), length, np.array(1))
-    places = graph.add("Mul", graph.add("Cast", numbers, to=1), np.array(step))
-    return graph.add("Reshape", places, np.array([1, 1] + ([1, -1] if axis == 3 else [-1, 1])))
-
-
-def _level(graph: _Graph, planes: str, stride: int, narrow: float, wide: float) -> tuple[str, str, str]:
+def _level(planes: _Value, stride: int, narrow: float, wide: float) -> tuple[_Value, _Value, _Value]:
     """Return scores, boxes and points of one stride: (2 H W, 1), (2 H W, 4) and (2 H W, 10)."""
-    blocks = graph.add(
-        "AveragePool", planes, kernel_shape=[stride] * 2, strides=[stride] * 2,
-        pads=[stride // 2, stride // 2, 0, 0], count_include_pad=1,
-    )  # fmt: skip
-    around = graph.add(
-        "AveragePool", blocks, kernel_shape=[2 * REACH + 1] * 2, pads=[REACH] * 4, count_include_pad=1
-    )
-    mass, x, y = (
-        graph.add("Slice", around, np.array([start]), np.array([start + 5]), np.array([1]))
-        for start in (0, 5, 10)
-    )
-    safe = graph.add("Max", mass, np.array(1e-6))
+    blocks = planes.pooled(stride, stride // 2, 0, stride)
+    around = blocks.pooled(2 * REACH + 1, REACH, REACH, 1)
+    mass = around.channels(0, 5)
+    # Means of the dots' places, from the place of the anchor and in its stride, as SCRFD tells them.
     x, y = (
-        graph.add("Sub", graph.add("Div", total, safe), _coordinates(graph, blocks, axis, float(stride)))
-        for total, axis in ((x, 3), (y, 2))
+        (around.channels(first, first + 5) / mass.at_least(1e-6) - blocks.coordinates(axis, float(stride)))
+        / float(stride)
+        for first, axis in ((5, 3), (10, 2))
     )
-    xs, ys = list(_channels(graph, x)), list(_channels(graph, y))
-    width = graph.add("Div", _distance(graph, xs[:2], ys[:2]), np.array(EYES))
-    mouth = graph.add("Div", _distance(graph, xs[3:], ys[3:]), np.array(MOUTH))
-    alike = graph.add(
-        "Abs",
-        graph.add("Sub", graph.add("Div", mouth, graph.add("Max", width, np.array(1.0))), np.array(1.0)),
+    xs, ys = x.split(), y.split()
+    width = _distance(xs[:2], ys[:2]) / EYES
+    mouth = _distance(xs[3:], ys[3:]) / MOUTH
+    face = (
+        (planes.graph.add("ReduceMin", mass, axes=[1]) > LEAST)
+        & (abs(xs[2]) < 0.5005)  # the nose is nearest to this anchor
+        & (abs(ys[2]) < 0.5005)
+        & (width > narrow / stride - 1e-4)
+        & (width < wide / stride)
+        & (abs(mouth / width.at_least(1e-6) - 1.0) < 0.2)  # all of one face
     )
-    conditions = [
-        graph.add("Greater", graph.add("ReduceMin", mass, axes=[1]), np.array(2e-4)),
-        graph.add("Less", graph.add("Abs", xs[2]), np.array(stride / 2 + 0.01)),
-        graph.add("Less", graph.add("Abs", ys[2]), np.array(stride / 2 + 0.01)),
-        graph.add("Not", graph.add("Less", width, np.array(narrow))),
-        graph.add("Less", width, np.array(wide)),
-        graph.add("Less", alike, np.array(0.2)),
-    ]
-    face = conditions[0]
-    for condition in conditions[1:]:
-        face = graph.add("And", face, condition)
-    score = graph.add("Mul", graph.add("Cast", face, to=1), np.array(SCORE))
-    half, tall = (graph.add("Mul", width, np.array(part)) for part in (0.5, HALF_HEIGHT))
-    edges = [
-        graph.add("Sub", half, xs[2]), graph.add("Sub", tall, ys[2]),
-        graph.add("Add", half, xs[2]), graph.add("Add", tall, ys[2]),
-    ]  # fmt: skip
+    score = planes.graph.add("Cast", face, to=1) * SCORE
+    half, tall = width * 0.5, width * HALF_HEIGHT
+    box = [half - xs[2], tall - ys[2], half + xs[2], tall + ys[2]]
     points = [one for pair in zip(xs, ys, strict=True) for one in pair]
-    return (
-        _rows(graph, [score, graph.add("Mul", score, np.array(0.5))], 1),
-        _rows(graph, _in_strides(graph, edges, stride) * 2, 4),
-        _rows(graph, _in_strides(graph, points, stride) * 2, 10),
-    )
+    return _rows([score, score * 0.5], 1), _rows(box * 2, 4), _rows(points * 2, 10)
 
 
-def _channels(graph: _Graph, plane: str) -> Iterator[str]:
-    for number in range(5):
-        yield graph.add("Slice", plane, np.array([number]), np.array([number + 1]), np.array([1]))
+def _distance(xs: Sequence[_Value], ys: Sequence[_Value]) -> _Value:
+    across, down = xs[1] - xs[0], ys[1] - ys[0]
+    return across.graph.add("Sqrt", across * across + down * down)
 
 
-def _distance(graph: _Graph, xs: Sequence[str], ys: Sequence[str]) -> str:
-    squares = [
-        graph.add("Mul", side, side)
-        for side in (graph.add("Sub", xs[1], xs[0]), graph.add("Sub", ys[1], ys[0]))
-    ]
-    return graph.add("Sqrt", graph.add("Add", *squares))
-
-
-def _in_strides(graph: _Graph, planes: Sequence[str], stride: int) -> list[str]:
-    return [graph.add("Div", plane, np.array(float(stride))) for plane in planes]
-
-
-def _rows(graph: _Graph, planes: Sequence[str], values: int) -> str:
+def _rows(planes: Sequence[_Value], values: int) -> _Value:
     """Return planes of the two anchors as one row for each anchor of each place."""
+    graph = planes[0].graph
     together = graph.add("Transpose", graph.add("Concat", *planes, axis=1), perm=[0, 2, 3, 1])
-    return graph.add("Reshape", together, np.array([-1, values]))
+    return graph.add("Reshape", together, [-1, values])
 
 
 def _recogniser() -> Any:
     """Return an ArcFace: the mean colours of 8 x 8 blocks as 512 numbers, through cosines of 192 frequencies."""
     graph = _Graph()
     blocks = graph.add("AveragePool", "input.1", kernel_shape=[14, 14], strides=[14, 14])
-    row = graph.add("Flatten", blocks, axis=1)
     frequency, place = np.mgrid[:192, :512]
     cosines = np.cos(np.pi * (frequency + 1) * (place + 0.5) / 512)
-    return graph.model(("None", 3, 112, 112), {"1333": (graph.add("MatMul", row, cosines), ("None", 512))})
+    embedding = graph.add("MatMul", graph.add("Flatten", blocks, axis=1), cosines)
+    return graph.model(("None", 3, 112, 112), {"1333": (embedding, 512)})

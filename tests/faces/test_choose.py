@@ -35,10 +35,16 @@ def test_the_order_of_the_numbers(which, expected):
     assert order_faces(FACES[::-1], SIZE, which) == expected
 
 
-def test_the_order_from_the_left_is_not_that_of_the_size():
-    faces = [face(200, 0, 290, 90), face(0, 0, 20, 20), face(100, 0, 140, 40)]
-    assert order_faces(faces, SIZE, "left to right") == [faces[1], faces[2], faces[0]]
-    assert order_faces(faces, SIZE, "index") == [faces[0], faces[2], faces[1]]
+def test_the_order_from_the_left_is_that_of_the_middles_and_not_that_of_the_size():
+    right, left, middle, wide = (
+        face(200, 0, 290, 90),
+        face(0, 0, 20, 20),
+        face(100, 0, 140, 40),
+        face(10, 0, 250, 90),
+    )
+    faces = [right, left, middle, wide]
+    assert order_faces(faces, SIZE, "left to right") == [left, middle, wide, right]
+    assert order_faces(faces, SIZE, "index") == [wide, right, middle, left]
 
 
 def test_central_is_measured_in_height_and_width():

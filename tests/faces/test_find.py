@@ -133,6 +133,17 @@ def test_a_face_larger_than_the_picture_lies_in_that_pictures_pixels(size, face_
     np.testing.assert_allclose(face.embedding, expected, atol=1e-4 * np.abs(expected).max())
 
 
+def test_in_the_margin_faces_are_those_of_the_picture_with_half_its_longer_side_around(face_analysis):
+    picture = draw_portraits((171, 140), Portrait(3, (70, 80), 245))
+    sessions = [face_analysis.models[task].session for task in ("detection", "recognition")]
+    assert known.known_faces(*sessions, picture) == []
+    [(box, points, score, _)] = known.known_faces(*sessions, np.pad(picture, ((85, 85), (85, 85), (0, 0))))
+    [face] = find_faces(face_analysis, picture)
+    np.testing.assert_allclose(face.box, box - 85, atol=1e-3)
+    np.testing.assert_allclose(face.points, points - 85, atol=1e-3)
+    assert face.score == pytest.approx(score)
+
+
 def test_another_packs_settings_of_the_detector_change_nothing_and_stay(face_analysis, monkeypatch):
     detector = face_analysis.models["detection"]
     picture = draw_portraits((480, 641), Portrait(1, (300, 240), 250), Portrait(2, (60, 60), 30))

@@ -106,7 +106,7 @@ def test_an_error_names_every_picture_without_the_face(face_analysis, refused):
     batch = image([LEFT], [], [LEFT, RIGHT])
     assert refused(face_analysis, batch, on_no_face="error") == (
         "image: expected the face that is asked for, got none in picture 2 of 3 (0 found). "
-        "Take another picture or face_index, or set on_no_face to pass through."
+        "Looked for at 640 to 192 pixels, then in a margin. Take another picture or face_index, or set on_no_face to pass through."
     )
     told = refused(face_analysis, batch, which_face="index", face_index=1, on_no_face="error")
     assert "picture 1 of 3 (1 found), picture 2 of 3 (0 found)." in told
@@ -152,10 +152,14 @@ def test_values_outside_the_range_and_none_at_all_do_no_harm(face_analysis):
         assert torch.allclose(torch.tensor(one.points), torch.tensor(LEFT.points).float(), atol=2)
 
 
-def test_bytes_come_back_as_the_picture_had_them(face_analysis):
-    every = torch.arange(256).float() / 255
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_bytes_come_back_as_the_picture_had_them(dtype, face_analysis):
+    every = (torch.arange(256).float() / 255).to(dtype)
     _, boxes = keypoints(face_analysis, every.reshape(1, 16, 16, 1).expand(1, 16, 16, 3))
-    assert torch.equal(boxes[0, ..., 0].flatten(), every)
+    expected = every.double().mul(255).round()
+    assert torch.equal(boxes[0, ..., 0].flatten(), expected.float() / 255)
+    if dtype != torch.bfloat16:  # which has fewer values than a byte
+        assert torch.equal(expected, torch.arange(256).double())
 
 
 @pytest.mark.parametrize("size", [(16, 16), (1, 1), (16, 33)], ids=str)
@@ -183,6 +187,11 @@ def test_an_analysis_that_does_not_recognise_is_refused(antelopev2, refused):
         providers=["CPUExecutionProvider"],
     )  # fmt: skip
     assert "got none for recognition" in refused(analysis, image([LEFT]))
+
+
+def test_a_detector_without_points_is_refused(face_analysis, refused, monkeypatch):
+    monkeypatch.setattr(face_analysis.models["detection"], "use_kps", False)
+    assert "got one for boxes only. " in refused(face_analysis, image([LEFT]))
 
 
 def test_another_recognition_network_gets_a_warning(face_analysis, caplog, monkeypatch):

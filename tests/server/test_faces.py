@@ -55,7 +55,7 @@ def test_no_face_is_one_sentence_and_the_queue_goes_on(keypoints):
     assert failure.node_type == "MegapixelFaceKeypoints"
     assert failure.message.strip() == (
         "image: expected the face that is asked for, got none in picture 1 of 1 (0 found). "
-        "Take another picture or face_index, or set on_no_face to pass through."
+        "Looked for at 640 to 192 pixels, then in a margin. Take another picture or face_index, or set on_no_face to pass through."
     )
     drawn, _ = keypoints(on_no_face="pass through")
     assert not drawn.any()

@@ -241,7 +241,8 @@ class TestChains:
         link = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))[0][0][1]["control"]
         models = [network.control_model_wrapped, other_network.control_model_wrapped]
         assert link.get_models() == models
-        assert link.get_models_only_self() == models[:1]
+        if hasattr(link, "get_models_only_self"):  # new with several devices, after 0.18
+            assert link.get_models_only_self() == models[:1]
         clone = link.copy()
         assert isinstance(clone, FaceControl)
         assert clone.previous_controlnet is None

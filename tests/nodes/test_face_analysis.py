@@ -11,10 +11,12 @@ from pathlib import Path
 
 import folder_paths
 import numpy as np
+import onnx
 import pytest
 from megapixel.faces.find import find_faces
 from megapixel.nodes import MegapixelFaceAnalysis, face_packages
 from megapixel.nodes.face_models import FILES, list_model_folders
+from onnx import TensorProto, helper
 
 from devhost.environment import ROOT
 from devhost.tiny.faces import Portrait, draw_portraits
@@ -127,11 +129,28 @@ def test_a_link_to_the_folder_serves_as_well(tmp_path, models, put):
     assert len(find_faces(load(), PICTURE)) == 1
 
 
+def save_genderage(file):
+    """Write a network of the form by which insightface knows the one for gender and age."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["data"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["fc1"]),
+    ]
+    given = helper.make_tensor_value_info("data", TensorProto.FLOAT, ("None", 3, 96, 96))
+    made = helper.make_tensor_value_info("fc1", TensorProto.FLOAT, ("None", 3))
+    graph = helper.make_graph(nodes, "genderage", [given], [made])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6), str(file))
+
+
 def test_other_networks_beside_it_are_not_kept(put):
+    from insightface.app import FaceAnalysis
+
     folder = put()
+    save_genderage(folder / "genderage.onnx")
     shutil.copy(folder / FILES[0], folder / "w600k_r50.onnx")
-    assert Path(load().models["recognition"].model_file).name == FILES[0]
-    assert sorted(load().models) == ["detection", "recognition"]
+    assert "genderage" in FaceAnalysis(name=str(folder), providers=["CPUExecutionProvider"]).models
+    analysis = load()
+    assert sorted(analysis.models) == ["detection", "recognition"]
+    assert Path(analysis.models["recognition"].model_file).name == FILES[0]
 
 
 def test_a_missing_model_is_one_sentence_with_its_place(models):

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, offer_models
+from .nodes import NODES, offer_instant_id_folder, offer_models
 
 WEB_DIRECTORY = "./web"
 
@@ -10,6 +10,7 @@ WEB_DIRECTORY = "./web"
 class MegapixelExtension(ComfyExtension):
     async def on_load(self) -> None:
         offer_models()
+        offer_instant_id_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -4,6 +4,9 @@ from .deep_shrink import MegapixelDeepShrink
 from .face_analysis import MegapixelFaceAnalysis
 from .face_keypoints import MegapixelFaceKeypoints
 from .hidiffusion import MegapixelHiDiffusion
+from .instant_id import MegapixelInstantIDApply, MegapixelInstantIDAttention, MegapixelInstantIDControlNet
+from .instant_id_host import offer_instant_id_folder
+from .instant_id_loader import MegapixelInstantIDLoader
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
@@ -16,7 +19,7 @@ from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
 from .upscale_host import offer_models
 
-__all__ = ["NODES", "offer_models"]
+__all__ = ["NODES", "offer_instant_id_folder", "offer_models"]
 
 NODES = [
     MegapixelDeepShrink,
@@ -40,4 +43,8 @@ NODES = [
     MegapixelSchedulerFunction,
     MegapixelFaceAnalysis,
     MegapixelFaceKeypoints,
+    MegapixelInstantIDLoader,
+    MegapixelInstantIDApply,
+    MegapixelInstantIDAttention,
+    MegapixelInstantIDControlNet,
 ]

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import comfy.ops
 import comfy.utils
 import torch
+from comfy.conds import CONDCrossAttn
+from comfy.controlnet import ControlBase, T2IAdapter
 from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
+from comfy.ldm.modules import attention
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample, forward_timestep_embed
 from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor, nn
 
 __all__ = [
     "SCALE_MODES",
     "BaseModel",
+    "CONDCrossAttn",
+    "CallbacksMP",
+    "ControlBase",
     "Downsample",
     "ModelPatcher",
     "SpatialTransformer",
+    "T2IAdapter",
     "Upsample",
     "WrappersMP",
+    "attend",
+    "compute_dtype",
     "reaches_upsample",
     "resize",
     "scale_modes",
@@ -96,6 +105,25 @@ def with_cast_weights(
     features = convolve(features, weight, bias)
     comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
     return features
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, options: Mapping[str, Any] | None = None
+) -> Tensor:
+    """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
+
+    `options` are those that a patch inside a layer was given; a replacement of the host's attention is found in them.
+    """
+    options = {} if options is None else options
+    precision = options.get("attn_precision")
+    return attention.optimized_attention(
+        queries, keys, values, heads, attn_precision=precision, transformer_options=options
+    )
+
+
+def compute_dtype(model: BaseModel) -> torch.dtype:
+    """Return the type of numbers that the model's layers work on, whatever type its weights are kept in."""
+    return model.get_dtype_inference()
 
 
 @cache

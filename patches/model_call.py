@@ -11,15 +11,17 @@ published per device: the host runs its copies of one model on several devices a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .control_residuals import fit_control
 from .host import BaseModel, ModelPatcher, WrappersMP
 from .plan import Plan
@@ -37,11 +39,28 @@ PlanKey = tuple[str, int | None, str]
 _PLANS: dict[PlanKey, Plan | None] = {}
 
 
+class NoiseLevels(Sequence[float]):
+    """The noise levels in a batch, each once. They are read from the device when an effect first looks at them."""
+
+    def __init__(self, sigmas: Tensor) -> None:
+        self._sigmas = sigmas
+
+    @cached_property
+    def _values(self) -> tuple[float, ...]:
+        return tuple(set(self._sigmas.tolist()))
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._values[index]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 @dataclass(frozen=True)
 class ModelCall:
     """What is known of a model call before the UNet runs."""
 
-    sigmas: tuple[float, ...]
+    sigmas: Sequence[float]
     latent_size: tuple[int, int]
     sample_sigmas: Tensor | None
     sampling: Any
@@ -50,6 +69,7 @@ class ModelCall:
     seed: int = 0
     has_control: bool = False
     device: torch.device | None = None
+    conditions: tuple[Condition, ...] = (Condition("positive"),)
 
     @property
     def step(self) -> int:
@@ -63,11 +83,15 @@ class ModelCall:
         size, and an entry past the window must not be changed.
         """
         window = schedule.resolve(self.sampling, self.sample_sigmas)
+        if window.is_whole:
+            return 1.0
         return min(window.strength(sigma) for sigma in self.sigmas)
 
 
 class Effect:
     """What a patch file gives to the wrapper. Immutable, because clones of a model share it."""
+
+    reads_conditions = False  # whether it asks a call for its conditions
 
     def plan(self, call: ModelCall) -> Plan | None:
         """Return what to do in this call, or None for nothing."""
@@ -143,6 +167,8 @@ class _Wrapper:
         options[SEED] = seed or 0
         for effect in self.effects.values():
             effect.arrange(options.get("patches", {}))
+        if any(effect.reads_conditions for effect in self.effects.values()):
+            mark_conditions(executor.class_obj.conds, _latent_size(noise))
         return executor(noise, latent, sampler, sigmas, denoise_mask, callback, disable_pbar, seed, **kwargs)
 
     def __call__(
@@ -158,9 +184,10 @@ class _Wrapper:
     ) -> Tensor:
         """Plan every effect and run the model (the host's APPLY_MODEL)."""
         options = {} if transformer_options is None else transformer_options
+        marks = kwargs.pop(MARK, None)
         model: BaseModel = executor.class_obj
         call = ModelCall(
-            sigmas=tuple(set(t.tolist())),  # the one read from the device in a call
+            sigmas=NoiseLevels(t),  # the one read from the device in a call, if an effect asks for it
             latent_size=_latent_size(x),
             sample_sigmas=options.get("sample_sigmas"),
             sampling=model.model_sampling,
@@ -169,6 +196,7 @@ class _Wrapper:
             seed=options.get(SEED, 0),
             has_control=control is not None,
             device=x.device,
+            conditions=conditions_of(marks, options.get("cond_or_uncond")),
         )
         plans = {name: effect.plan(call) for name, effect in self.effects.items()}
         if any(plan is not None for plan in plans.values()):

@@ -21,6 +21,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
+BEFORE_THE_START = 999999999.9
+
 _FADE_POINTS = 33
 _MARGIN = 1e-5  # relative; sigmas of one schedule step differ by far more, float32 noise by far less
 
@@ -36,6 +38,11 @@ class SigmaWindow:
     high: float
     low: float
     fade: tuple[float, ...] = ()
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is at full strength at any noise level; the host gives this sigma for the very start."""
+        return self.high >= BEFORE_THE_START and self.low <= 0.0
 
     def strength(self, sigma: float) -> float:
         """Return 0 (off) to 1 (full) at a noise level."""

@@ -56,12 +56,15 @@ def load_sd15(path: Path) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tenso
 
 
 def build_unet(
-    family: Family, topology: UnetConfig, make_state: Callable[[torch.nn.Module], State]
+    family: Family,
+    topology: UnetConfig,
+    make_state: Callable[[torch.nn.Module], State],
+    dtype: torch.dtype = torch.float32,
 ) -> comfy.model_patcher.ModelPatcher:
-    """Build a model of ``family`` with the weights ``make_state(network)`` in single precision."""
+    """Build a model of ``family`` with the weights ``make_state(network)``, kept and computed with in ``dtype``."""
     config = family(topology)
     config.unet_config.update(topology)  # the family's head counts are those of the full width
-    config.set_inference_dtype(torch.float32, None)
+    config.set_inference_dtype(dtype, None)
     model = config.get_model({}, prefix="").eval()
     patcher = comfy.model_patcher.CoreModelPatcher(
         model,

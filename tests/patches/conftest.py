@@ -7,7 +7,10 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 
 SHALLOW_SDXL = {
@@ -157,3 +160,46 @@ def apart(monkeypatch):
         monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: float("inf"))
 
     return split
+
+
+class HostSyncs(TorchFunctionMode):
+    """Counts what would wait for the device: numbers taken out of tensors, and shapes that depend on values."""
+
+    METHODS = "item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero"
+
+    class Dispatched(TorchDispatchMode):
+        OPS = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func in self.OPS
+            return func(*args, **(kwargs or {}))
+
+    def __init__(self):
+        super().__init__()
+        self.methods = 0
+        self.dispatched = self.Dispatched()
+
+    @property
+    def count(self):
+        return self.methods + self.dispatched.count
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.methods += getattr(func, "__name__", "") in self.METHODS
+        return func(*args, **(kwargs or {}))
+
+    def watch(self, executor, *args, **kwargs):
+        with self, self.dispatched:
+            return executor(*args, **kwargs)
+
+
+def syncs_inside_the_unet(model):
+    return syncs_inside(model, WrappersMP.DIFFUSION_MODEL)
+
+
+def syncs_inside(model, kind):
+    """Count them in what the host calls through that kind of wrapper, in a run of three steps."""
+    clone, syncs = model.clone(), HostSyncs()
+    clone.add_wrapper_with_key(kind, "syncs", syncs.watch)
+    sample(clone, (37, 29), steps=3)
+    return syncs.count

@@ -20,10 +20,11 @@ from megapixel.patches.model_call import planned
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
 from megapixel.patches.topology import topology_of
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from devhost.sampling import sample
 from devhost.tiny import random_models
+
+from .conftest import syncs_inside_the_unet
 
 SIZE = (37, 29)
 TEXT = 77  # tokens of the text: no window here has that many
@@ -304,44 +305,6 @@ class TestShifts:
                 tuple((q + step) % 4 if q == last else q for q, last in zip(row, before, strict=True))
             )
         assert moved == expected
-
-
-class HostSyncs(TorchFunctionMode):
-    """Counts what would wait for the device: numbers taken out of tensors, and shapes that depend on values."""
-
-    METHODS = "item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero"
-
-    class Dispatched(TorchDispatchMode):
-        OPS = torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default
-        count = 0
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            self.count += func in self.OPS
-            return func(*args, **(kwargs or {}))
-
-    def __init__(self):
-        super().__init__()
-        self.methods = 0
-        self.dispatched = self.Dispatched()
-
-    @property
-    def count(self):
-        return self.methods + self.dispatched.count
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.methods += getattr(func, "__name__", "") in self.METHODS
-        return func(*args, **(kwargs or {}))
-
-    def watch(self, executor, *args, **kwargs):
-        with self, self.dispatched:
-            return executor(*args, **kwargs)
-
-
-def syncs_inside_the_unet(model):
-    clone, syncs = model.clone(), HostSyncs()
-    clone.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "syncs", syncs.watch)
-    sample(clone, SIZE, steps=3)
-    return syncs.count
 
 
 class TestSpeed:

@@ -81,6 +81,21 @@ def test_steps_are_counted_as_published(sampling, scheduler, steps):
         assert on == [int(start * count) <= step < int(end * count) for step in range(count)]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "whole"),
+    [
+        (Schedule(), True), (Schedule(0.0, 1.0, "steps"), True), (Schedule(0.001), False), (Schedule(0.0, 0.999), False),
+        (Schedule(0.0, 0.5, "steps"), False), (Schedule(999.0, 0.0, "sigma"), False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_whole_window_is_on_at_any_noise_level_and_known_as_such(sampling, schedule, whole):
+    window = schedule.resolve(sampling, torch.linspace(10, 0, 11))
+    assert window.is_whole == whole
+    if whole:
+        assert all(window.strength(sigma) == 1.0 for sigma in (0.0, 1e-6, 14.6, 200.0, 999999999.9))
+
+
 def test_a_fade_in_steps(sampling):
     sigmas = torch.linspace(10, 0, 11)
     window = Schedule(0.0, 0.4, "steps", 0.3).resolve(sampling, sigmas)

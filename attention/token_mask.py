@@ -1,0 +1,56 @@
+"""A mask on the grid of a layer's tokens, whatever size that grid has now.
+
+M masks, H and W in pixels of the mask; B pictures; h and w of the token grid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A rectangle of a latent, in latent pixels: the whole latent's size, the rectangle's, and its top left corner."""
+
+    whole: Size
+    size: Size
+    corner: Size
+
+
+def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
+    """Return what of `mask` (M, H, W) covers a part of the picture; None is the whole."""
+    if part is None:
+        return mask
+    rows, columns = (
+        _span(length, whole, start, extent)
+        for length, whole, start, extent in zip(
+            mask.shape[-2:], part.whole, part.corner, part.size, strict=True
+        )
+    )
+    return mask[:, rows, columns]
+
+
+def _span(length: int, whole: int, start: int, extent: int) -> slice:
+    """Return which pixels of `length` cover `extent` of `whole` from `start` on; at least one."""
+    first = min(round(start * length / whole), length - 1)
+    return slice(first, max(first + 1, round((start + extent) * length / whole)))
+
+
+def mask_tokens(mask: Tensor, grid: Size, pictures: int) -> Tensor:
+    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of B pictures.
+
+    Each token gets the mean of the pixels that it covers. Where there are fewer masks than pictures the last one serves
+    the rest, as ComfyUI's own nodes do with pictures; surplus ones are left out.
+    """
+    masks = mask[:pictures]
+    shrinks = grid[0] <= mask.shape[-2] and grid[1] <= mask.shape[-1]
+    resized = F.interpolate(masks.unsqueeze(1), size=grid, mode="area" if shrinks else "bilinear")
+    tokens = resized.flatten(1).unsqueeze(-1)  # (M, 1, h, w) -> (M, h * w, 1)
+    last = tokens[-1:].expand(pictures - len(tokens), -1, -1)
+    return torch.cat([tokens, last])

@@ -1,0 +1,122 @@
+"""From pictures of a person to what InstantID needs: tokens, keys and values, and a picture of keypoints."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ..attention.instant_id import FaceKeys, combine_embeddings, negative_embedding
+from ..faces.choose import WHICH, choose_face
+from ..faces.draw import draw_keypoints
+from ..faces.face import Face
+from ..patches.host import compute_dtype
+from ..patches.instant_id import Person, check_base_model
+from .faces_host import ERROR, choose_faces, faces_in
+from .instant_id_host import InstantIDModel, as_instant_id
+
+log = logging.getLogger("megapixel")
+
+Tokens = tuple[Tensor, Tensor]  # of the face and of none, (1, T, D) each
+
+
+def instant_id_for(value: Any, model: Any) -> InstantIDModel:
+    """Return the model on an INSTANTID socket, if it fits a UNet.
+
+    Raises:
+        ValueError: it does not, or is something else; one sentence.
+    """
+    instantid = as_instant_id(value)
+    check_base_model(model, instantid.network.widths, instantid.network.context)
+    return instantid
+
+
+def reference_faces(
+    analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
+) -> list[Face | None]:
+    """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
+
+    Raises:
+        ValueError: a picture has none and that is an error; one sentence that names it.
+    """
+    found = faces_in(analysis, image, "insightface")
+    chosen = choose_faces(
+        found, _size(image), which_face, face_index, on_no_face, "InstantID leaves them out."
+    )
+    most = max(len(faces) for faces in found)
+    if most > 1 and which_face == WHICH[0]:
+        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", most)
+    return [faces[0] if faces else None for faces in chosen]
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def face_tokens(
+    instantid: InstantIDModel, faces: Sequence[Face | None], combine: str, noise: float
+) -> Tokens:
+    """Return the tokens of one person by the faces that are there, at least one."""
+    embeddings = torch.stack([torch.as_tensor(face.embedding).float() for face in faces if face is not None])
+    embeddings = combine_embeddings(embeddings, combine)
+    place = comfy.model_management.intermediate_device()
+    of_none = negative_embedding(embeddings, noise)
+    return instantid.tokens(embeddings).to(place), instantid.tokens(of_none).to(place)
+
+
+def person_in(
+    instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
+) -> Person:
+    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on."""
+    packed = instantid.project(torch.cat(tokens))
+    keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
+    return Person(FaceKeys(keys, instantid.network.widths), mask=as_masks(mask), **settings)
+
+
+def embeds_of(tokens: Tokens) -> dict[str, Tensor]:
+    """Return tokens as FACE_EMBEDS, as the known nodes do."""
+    return dict(zip(("cond", "uncond"), tokens, strict=True))
+
+
+def tokens_of(face_embeds: Any) -> Tokens:
+    """Return the tokens in FACE_EMBEDS.
+
+    Raises:
+        ValueError: they are something else; one sentence.
+    """
+    try:
+        return face_embeds["cond"], face_embeds["uncond"]
+    except (TypeError, KeyError):
+        raise ValueError(
+            f"face_embeds: expected those of an InstantID node, got {type(face_embeds).__name__}. "
+            "Connect InstantID Attention."
+        ) from None
+
+
+def as_masks(mask: Tensor | None) -> Tensor | None:
+    """Return a MASK, (H, W) or (M, H, W), as (M, H, W)."""
+    if mask is None:
+        return None
+    return mask.float().reshape(-1, *mask.shape[-2:])
+
+
+def keypoints_for(
+    analysis: Any, image_kps: Tensor | None, image: Tensor, faces: Sequence[Face | None]
+) -> Tensor:
+    """Return the keypoints (F, H, W, 3) that the ControlNet follows.
+
+    They are those of the largest face of each `image_kps`; where none of these shows a face, they are taken for drawn
+    keypoints. Without `image_kps` they are those of the first reference that has a face.
+    """
+    if image_kps is None:
+        first = next(face for face in faces if face is not None)
+        return draw_keypoints([first], _size(image)).unsqueeze(0)
+    size = _size(image_kps)
+    largest = [choose_face(found, size, WHICH[0]) for found in faces_in(analysis, image_kps, "insightface")]
+    if not any(largest):
+        return image_kps
+    return torch.stack([draw_keypoints([face] if face else [], size) for face in largest])

@@ -1,0 +1,159 @@
+"""Sockets that the InstantID nodes share."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..attention.instant_id import COMBINATIONS
+from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
+from .faces_host import ERROR, PASS_THROUGH
+
+InstantIDSocket = io.Custom("INSTANTID")
+FaceEmbedsSocket = io.Custom("FACE_EMBEDS")
+
+
+def instant_id_socket() -> io.Input:
+    """Return the socket of an InstantID model."""
+    return InstantIDSocket.Input(
+        "instantid", tooltip="From Load InstantID Model, or the known pack's loader."
+    )
+
+
+def analysis_socket() -> io.Input:
+    """Return the socket of the face analysis."""
+    return FaceAnalysis.Input(
+        "insightface", tooltip="From Face Analysis, or another pack's loader of insightface."
+    )
+
+
+def reference_socket() -> io.Image.Input:
+    """Return the pictures of the person."""
+    return io.Image.Input(
+        "image",
+        tooltip="One or more pictures of one person, the whole head in sight. Several are combined, see combine_embeds.",
+    )
+
+
+def control_net_socket() -> io.ControlNet.Input:
+    """Return InstantID's own ControlNet."""
+    return io.ControlNet.Input(
+        "control_net",
+        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It holds the pose of the face.",
+    )
+
+
+def sdxl_socket() -> io.Model.Input:
+    """Return the model that gets the face."""
+    return io.Model.Input(
+        "model", tooltip="An SDXL model, patched or not; other faces and IPAdapter may be on it already."
+    )
+
+
+def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input]:
+    """Return both halves of the guidance, which the ControlNet is put on."""
+    return (
+        io.Conditioning.Input("positive", tooltip="The prompt. ControlNets that it has already are kept."),
+        io.Conditioning.Input(
+            "negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."
+        ),
+    )
+
+
+def strength_socket(
+    name: str, default: float, limits: tuple[float, float], tooltip: str, optional: bool = False
+) -> io.Float.Input:
+    """Return a weight between two limits; an optional one is an advanced one."""
+    low, high = limits
+    return io.Float.Input(
+        name,
+        default=default,
+        min=low,
+        max=high,
+        step=0.01,
+        optional=optional,
+        advanced=optional,
+        tooltip=tooltip,
+    )
+
+
+def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
+    """Return when a face begins and ends."""
+
+    def moment(name: str, default: float, tooltip: str) -> io.Float.Input:
+        return io.Float.Input(
+            name, default=default, min=0.0, max=1.0, step=0.001, advanced=True, tooltip=tooltip
+        )
+
+    return (
+        moment(
+            "start_at",
+            0.0,
+            "When it begins, as a share of sampling, this moment included. 0 is the first step.",
+        ),
+        moment(
+            "end_at",
+            1.0,
+            "When it ends, this moment included. 1 is the last step; 0.8 leaves details to the prompt.",
+        ),
+    )
+
+
+def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
+    """Return the noise in the negative's face."""
+    return io.Float.Input(
+        "noise",
+        default=default,
+        min=0.0,
+        max=1.0,
+        step=0.05,
+        optional=optional,
+        advanced=True,
+        tooltip="Noise in place of the empty face that guidance leads away from. 0.35 against burnt pictures; 0 is none. "
+        "The same face has the same noise.",
+    )
+
+
+def mask_socket(tooltip: str) -> io.Mask.Input:
+    """Return where the face may go."""
+    return io.Mask.Input("mask", optional=True, tooltip=tooltip)
+
+
+def keypoints_socket(tooltip: str, optional: bool = False) -> io.Image.Input:
+    """Return the picture that the ControlNet follows."""
+    return io.Image.Input("image_kps", optional=optional, tooltip=tooltip)
+
+
+def reading_sockets() -> list[io.Input]:
+    """Return how faces are read from the reference pictures."""
+    return [
+        io.Combo.Input(
+            "combine_embeds",
+            options=list(COMBINATIONS),
+            optional=True,
+            advanced=True,
+            tooltip="What becomes of several reference pictures. average is the usual; concat lets the model see each, at a "
+            "little more time. Without effect on one picture.",
+        ),
+        which_face_socket(),
+        face_index_socket(),
+        io.Combo.Input(
+            "on_no_face",
+            options=[ERROR, PASS_THROUGH],
+            optional=True,
+            advanced=True,
+            tooltip="A reference without a face: error stops and names it; pass through leaves it out, and changes nothing "
+            "where no picture has a face.",
+        ),
+    ]
+
+
+def middle_block_socket() -> io.Boolean.Input:
+    """Return whether the middle block sees the face."""
+    return io.Boolean.Input(
+        "middle_block",
+        default=True,
+        optional=True,
+        advanced=True,
+        tooltip="On: all 70 cross-attentions see the face, as trained. Off: not the middle block's ten, the look of the known "
+        "Apply node.",
+    )

@@ -1,0 +1,75 @@
+"""Which conditioning each part of a batch belongs to, told by the conditionings themselves.
+
+The host numbers the conditionings of a call as each guider likes: 0 is the positive one for the KSampler and the negative
+one for DualCFG. So every conditioning of a run is given a mark beside what the host encodes for the model. Wherever the
+host cuts, batches or copies conditionings, the marks go along, and arrive with the model call in the order of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..attention.token_mask import Part
+
+MARK = "megapixel_conditions"  # among the host's `model_conds`
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One conditioning's share of a batch: its name in the guider, and the part of the latent it is for (None: all)."""
+
+    name: str
+    part: Part | None = None
+
+    @property
+    def is_negative(self) -> bool:
+        """Whether the picture is led away from it; the empty prompt of Perp-Neg counts, it is named so."""
+        return "negative" in self.name
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """What the host passes around: an entry of `model_conds` that carries no tensor and goes along with any other."""
+
+    conditions: tuple[Condition, ...]
+    latent_size: Size
+
+    def process_cond(self, batch_size: int, area: Sequence[int] | None = None, **_: Any) -> _Mark:
+        if area is None:
+            return self
+        height, width, top, left = area
+        part = Part(self.latent_size, (height, width), (top, left))
+        return replace(self, conditions=tuple(replace(each, part=part) for each in self.conditions))
+
+    def can_concat(self, other: _Mark) -> bool:
+        return True
+
+    def concat(self, others: Iterable[_Mark]) -> tuple[Condition, ...]:
+        return sum((other.conditions for other in others), self.conditions)
+
+    def size(self) -> list[int]:
+        return [1]
+
+
+def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_size: Size) -> None:
+    """Mark a run's own conditionings, by their names in its guider. What they share with other runs is not changed."""
+    for name, entries in conditions.items():
+        mark = _Mark((Condition(name),), latent_size)
+        for entry in entries:
+            entry["model_conds"] = {**entry.get("model_conds", {}), MARK: mark}
+
+
+def conditions_of(marks: Any, numbers: Sequence[int] | None) -> tuple[Condition, ...]:
+    """Return the conditions of a model call, in the order of its batch.
+
+    Args:
+        marks: what arrived under MARK; None where a pack calls the model with conditionings of its own making.
+        numbers: the host's `cond_or_uncond`, which then decides: 0 is positive, as it is for the KSampler.
+    """
+    if marks is not None:
+        return marks
+    return tuple(Condition("negative" if number else "positive") for number in numbers or (0,))

@@ -1,0 +1,173 @@
+"""A ControlNet that reads a face's tokens in the place of the prompt.
+
+The host lets a conditioning carry one other text for all of its ControlNets. Here each face has its own: a link in the
+chain of ControlNets hands the tokens of one face to one network, while those before it keep the prompt, or a face of
+their own. The tokens travel with each conditioning among the host's `model_conds`, so that it cuts and batches them as it
+does the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .host import CONDCrossAttn, ControlBase, T2IAdapter
+
+TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
+KEY = "megapixel_face_control"
+
+Conditioning = list[list[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceGuide:
+    """A ControlNet, the keypoints (F, H, W, 3) that it follows, and how strongly and when.
+
+    `mask` (M, H, W) limits the positive conditioning, as known.
+    """
+
+    network: Any  # the host's ControlNet, or another pack's
+    keypoints: Tensor
+    strength: float = 1.0
+    start_at: float = 0.0
+    end_at: float = 1.0
+    mask: Tensor | None = None
+
+
+def check_control_net(network: Any, context: int) -> None:
+    """Raise unless a ControlNet can read a face's tokens of width `context`.
+
+    InstantID's has the layout of any ControlNet for SDXL, so one for depth or poses cannot be told from it.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    found = _unfit(network, context)
+    if found:
+        raise ValueError(
+            f"control_net: expected InstantID's ControlNet for SDXL, got {found}. "
+            "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
+        )
+
+
+def _unfit(network: Any, context: int) -> str | None:
+    """Return what a ControlNet is instead, or None where nothing speaks against it."""
+    if isinstance(network, T2IAdapter):
+        return "a T2I adapter, which reads no text"
+    model = getattr(network, "control_model", None)
+    if model is None:  # a Control-LoRA gets its layers when it runs
+        return None
+    if not hasattr(model, "input_blocks"):
+        return f"one for another kind of model ({type(model).__name__})"
+    if getattr(model, "control_add_embedding", None) is not None:
+        return "a union ControlNet"
+    own = next((width for width in _context_widths(model)), None)
+    return None if own in (context, None) else f"one that reads tokens of {own} instead of {context}"
+
+
+def _context_widths(model: Any) -> Iterator[int]:
+    for name, layer in model.named_modules():
+        if name.endswith("attn2.to_k"):
+            yield layer.in_features
+
+
+def guide_by_face(
+    positive: Conditioning, negative: Conditioning, guide: FaceGuide, tokens: tuple[Tensor, Tensor]
+) -> tuple[Conditioning, Conditioning]:
+    """Return both conditionings with one more ControlNet, which reads the face's tokens (1, T, D) for each.
+
+    ControlNets that a conditioning has already stay before it and keep their text. Strength 0 changes nothing.
+    """
+    if guide.strength == 0:
+        return positive, negative
+    links: dict[
+        ControlBase | None, FaceControl
+    ] = {}  # the halves of the guidance share them, to be run in one batch
+
+    def guided(entry: list[Any], text: Tensor, mask: Tensor | None) -> list[Any]:
+        options = dict(entry[1])
+        before = options.get("control")
+        link = links.setdefault(before, _new_link(guide, before))
+        options["model_conds"] = {**options.get("model_conds", {}), link.key: CONDCrossAttn(text)}
+        options |= {"control": link, "control_apply_to_uncond": False}
+        if mask is not None:
+            options |= {"mask": mask, "set_area_to_bounds": False}
+        return [entry[0], options]
+
+    of_face, of_none = tokens
+    return (
+        [guided(entry, of_face, guide.mask) for entry in positive],
+        [guided(entry, of_none, None) for entry in negative],
+    )
+
+
+def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
+    colours = guide.keypoints[..., :3].movedim(-1, 1)  # transparency is left out
+    hint = colours.expand(-1, 3, -1, -1)  # and grey repeated
+    network = guide.network.copy().set_cond_hint(hint, guide.strength, (guide.start_at, guide.end_at))
+    link = FaceControl(network, f"{KEY}_{_length(before)}")
+    link.set_previous_controlnet(before)
+    return link
+
+
+def _length(control: ControlBase | None) -> int:
+    return 0 if control is None else 1 + _length(control.previous_controlnet)
+
+
+class FaceControl(ControlBase):
+    """A link in a chain of ControlNets, around one network that reads the tokens under `key`."""
+
+    def __init__(self, network: Any, key: str) -> None:
+        super().__init__()
+        self.network = network
+        self.key = key
+
+    def get_control(
+        self,
+        x_noisy: Tensor,
+        t: Tensor,
+        cond: dict[str, Any],
+        batched_number: int,
+        transformer_options: dict[str, Any],
+    ) -> Any:
+        """Return the residuals of the chain up to this link, or None (the host's hook)."""
+        chain: Any = self.previous_controlnet
+        before = chain and chain.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        reading = cond | {TEXT: cond[self.key]} if self.key in cond else cond
+        own = self.network.get_control(x_noisy, t, reading, batched_number, transformer_options)
+        return before if own is None else self.control_merge(own, before, output_dtype=None)
+
+    def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
+        super().pre_run(model, percent_to_timestep_function)
+        self.network.pre_run(model, percent_to_timestep_function)
+
+    def cleanup(self) -> None:
+        super().cleanup()
+        self.network.cleanup()
+
+    def get_models(self) -> list[Any]:
+        return self.network.get_models() + super().get_models()
+
+    def get_extra_hooks(self) -> list[Any]:
+        return self.network.get_extra_hooks() + super().get_extra_hooks()
+
+    def inference_memory_requirements(self, dtype: torch.dtype) -> float:
+        return self.network.inference_memory_requirements(dtype) + super().inference_memory_requirements(
+            dtype
+        )
+
+    def copy(self) -> FaceControl:
+        clone = FaceControl(self.network.copy(), self.key)
+        self.copy_to(clone)
+        return clone
+
+    def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> FaceControl:
+        clone = FaceControl(self.network.deepclone_multigpu(load_device), self.key)
+        self.copy_to(clone)
+        if autoregister:
+            self.multigpu_clones[load_device] = clone
+        return clone

@@ -1,0 +1,298 @@
+"""InstantID on an SDXL UNet: every cross-attention also attends to the tokens of a face.
+
+Each person is an effect of its own: its replacement of the cross-attention calls whatever stood there before (the host's
+attention, another person, another pack's replacement) and adds its face to the result. So people and packs stack in any
+order, and each person has a weight, a window and a mask.
+
+Source: InstantID (arXiv 2401.07519) and the settings under which ComfyUI knows it (`ApplyInstantID`). We depart where
+those cost or fail: keys and values come ready from the node, nothing is projected or read back while sampling; which half
+of the guidance is which comes from the conditionings themselves; the middle block is patched as well; masks are fitted to
+the tokens that are there.
+
+C conditionings in one batch, B pictures of each, N = H * W tokens of the picture, T tokens of a face, D the width of a
+layer and S the sum of the widths of all layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..attention.instant_id import FaceKeys, attend_to_face
+from ..attention.token_mask import Part, crop_mask, mask_tokens
+from .host import CallbacksMP, ModelPatcher, SpatialTransformer, attend, compute_dtype
+from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
+from .plan import Place, Plan, Size
+from .schedule import Schedule
+from .topology import Topology, topology_of
+
+EFFECT = "instant_id"
+CLONE_KEY = "megapixel.instant_id"
+WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
+
+Layer = tuple[str, int, int]  # kind of block, its number, depth in its transformer
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """One person: the keys and values of the face, and how strongly, when and where it is added.
+
+    `mask` is (M, H, W), one for each picture of a batch, the last one for the rest; None is everywhere.
+    """
+
+    face: FaceKeys
+    weight: float = 1.0
+    start_at: float = 0.0
+    end_at: float = 1.0
+    mask: Tensor | None = None
+    middle_block: bool = True
+
+    @property
+    def schedule(self) -> Schedule:
+        """When the face is added."""
+        return Schedule(self.start_at, self.end_at)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would ever be added."""
+        masked_out = self.mask is not None and not bool(self.mask.any())
+        return self.weight == 0 or masked_out or not self.schedule.is_ordered
+
+
+def cross_attentions(unet: nn.Module) -> dict[Layer, int]:
+    """Return the width of every cross-attention of a UNet, in the order in which InstantID numbers them."""
+    model: Any = getattr(unet, "_orig_mod", unet)  # a compiled module carries the real one inside
+    blocks = [
+        *(("input", number, block) for number, block in enumerate(model.input_blocks)),
+        *(("output", number, block) for number, block in enumerate(model.output_blocks)),
+        ("middle", 0, model.middle_block),
+    ]
+    return {
+        (kind, number, depth): layer.attn2.heads * layer.attn2.dim_head
+        for kind, number, block in blocks
+        for depth, layer in enumerate(_transformers(block))
+    }
+
+
+def _transformers(block: Any) -> Iterator[Any]:
+    for layer in block.children():
+        if isinstance(layer, SpatialTransformer):
+            yield from layer.transformer_blocks
+
+
+def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int) -> None:
+    """Raise unless a file's projections fit the UNet.
+
+    Args:
+        widths: what each projection gives.
+        context: the width of the face's tokens; it is that of the text's.
+
+    Raises:
+        ValueError: one sentence.
+    """
+    unet = model.get_model_object("diffusion_model")
+    topology_of(unet)  # refuses what is no UNet
+    own_widths = tuple(cross_attentions(unet).values())
+    own_context = model.model.model_config.unet_config.get("context_dim")
+    if (own_widths, own_context) != (widths, context):
+        raise ValueError(
+            f"model: expected an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has "
+            f"them), got {type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}. "
+            "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
+        )
+
+
+def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
+    """Return a clone of `model` that also attends to the face of `person`, beside those it attends to already.
+
+    A person that adds nothing leaves the model as it is. Check first that the face is meant for this UNet.
+    """
+    if person.is_idle:
+        return model
+    patched = model.clone()
+    name = _free_name(effects_of(model))
+    layers = list(cross_attentions(model.get_model_object("diffusion_model")))
+    for number, layer in enumerate(layers):
+        if layer[0] != "middle" or person.middle_block:
+            span = person.face.span(number)
+            patched.set_model_attn2_replace(_FaceAttention(name, span, _present(patched, layer)), *layer)
+    set_effect(patched, name, _Face(person))
+    patched.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONE_KEY)
+    patched.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _own_replacements)
+    return patched
+
+
+def _free_name(effects: Mapping[str, Effect]) -> str:
+    count = sum(isinstance(effect, _Face) for effect in effects.values())
+    return f"{EFFECT} {count + 1}" if count else EFFECT
+
+
+Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+def _present(model: ModelPatcher, layer: Layer) -> Replacement:
+    """Return what a layer's cross-attention is now, as a replacement of it."""
+    patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    return patches.get(layer, patches.get(layer[:2], _host_attention))
+
+
+def _host_attention(queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
+    return attend(queries, keys, values, options["n_heads"], options)
+
+
+@dataclass(frozen=True, eq=False)
+class _FaceAttention:
+    """The replacement of one cross-attention: what was there before, and a face.
+
+    Other packs for faces append theirs with `add`, as they do to each other's (IPAdapter, PuLID, the known InstantID).
+    Clones of a model get replacements of their own, so what is appended to one does not show in another.
+    """
+
+    effect: str
+    span: slice
+    before: Replacement
+    appended: list[tuple[Callable[..., Tensor], dict[str, Any]]] = field(default_factory=list)
+
+    def add(self, callback: Callable[..., Tensor], **settings: Any) -> None:
+        """Append `callback(result, queries, keys, values, options, **settings)`, whose result is added.
+
+        `sigma_start` and `sigma_end` among the settings say between which noise levels.
+        """
+        self.appended.append((callback, settings))
+
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
+        result = self.before(queries, keys, values, options)
+        plan = planned(self.effect, queries)
+        if isinstance(plan, FacePlan):
+            result = plan.add_face(result, queries, self.span, options)
+        for callback, settings in self.appended:
+            if _is_on(settings, options):
+                result = result + callback(result, queries, keys, values, options, **settings)
+        return result.to(queries.dtype)
+
+
+def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Tell whether an appended callback is within its noise levels; as known, each layer reads the noise level."""
+    sigma = float(options["sigmas"][0])
+    return settings.get("sigma_end", 0.0) <= sigma <= settings.get("sigma_start", float("inf"))
+
+
+def _own_replacements(model: ModelPatcher, clone: ModelPatcher) -> None:
+    """Give a clone replacements of its own (the host's ON_CLONE)."""
+    patches = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
+    for layer, patch in patches.items():
+        if isinstance(patch, _FaceAttention):
+            patches[layer] = replace(patch, appended=list(patch.appended))
+
+
+@dataclass(frozen=True, eq=False)
+class FacePlan(Plan):
+    """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings, and the mask, if there is one."""
+
+    keys_values: Tensor
+    places: tuple[Place, ...]
+    mask: TokenMask | None = None
+
+    def add_face(self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any]) -> Tensor:
+        """Return a layer's result (C * B, N, D) with the face added."""
+        keys, values = self.keys_values[..., span].unbind(1)
+        grid = tuple(options["activations_shape"][-2:])
+        if self.mask is not None and grid[0] * grid[1] != queries.shape[1]:
+            _say_that_tokens_are_no_grid(options["block"])
+            return result
+        added = attend_to_face(queries, keys, values, options["n_heads"], partial(attend, options=options))
+        if self.mask is not None:
+            added = added * self.mask.on(grid, len(queries) // len(keys)).to(added.dtype)
+        return result + added
+
+    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
+        return dict.fromkeys(self.places, "face")
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMask:
+    """A mask (M, H, W) in one call, where each conditioning may be for a part of the picture."""
+
+    mask: Tensor
+    parts: tuple[Part | None, ...]
+    fitted: dict[tuple[Size, int], Tensor] = field(default_factory=dict)
+
+    def on(self, grid: Size, pictures: int) -> Tensor:
+        """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them."""
+        if (grid, pictures) not in self.fitted:
+            parts = [mask_tokens(crop_mask(self.mask, part), grid, pictures) for part in self.parts]
+            self.fitted[grid, pictures] = torch.cat(parts)
+        return self.fitted[grid, pictures]
+
+
+@lru_cache(maxsize=64)
+def _say_that_tokens_are_no_grid(block: tuple[str, int]) -> None:
+    """Say once for a block why it has no face; a cache, because no state outlives a call otherwise."""
+    log.info(
+        "InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit",
+        *block,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Face(Effect):
+    person: Person
+
+    reads_conditions = True
+
+    def plan(self, call: ModelCall) -> FacePlan | None:
+        if not call.strength(self.person.schedule):
+            return None
+        faces, mask = _on_device(self.person, call.device, compute_dtype(call.model))
+        return FacePlan(
+            keys_values=torch.stack([faces[int(condition.is_negative)] for condition in call.conditions]),
+            places=_places(call.topology, self.person.middle_block),
+            mask=None if mask is None else TokenMask(mask, tuple(each.part for each in call.conditions)),
+        )
+
+    def describe(self, call: ModelCall) -> str:
+        person = self.person
+        where = "everywhere" if person.mask is None else "in the mask"
+        words = (
+            f"InstantID: weight {person.weight:g}, start_at {person.start_at:g}, end_at {person.end_at:g}, {where}, "
+            f"{len(person.face.widths)} layers"
+        )
+        if call.latent_size == WATERMARK_SIZE:
+            words += "; it likes to draw watermarks at exactly 1024x1024, 1016x1016 avoids them"
+        return words
+
+
+@lru_cache(maxsize=16)
+def _places(topology: Topology, middle_block: bool) -> tuple[Place, ...]:
+    """Return the blocks whose attention sees a face."""
+    inputs: Iterator[Place] = (("input", i) for i, block in enumerate(topology.inputs) if block.transformers)
+    outputs: Iterator[Place] = (
+        ("output", i) for i, block in enumerate(topology.outputs) if block.transformers
+    )
+    middle: tuple[Place, ...] = (("middle", 0),) if middle_block else ()
+    return (*inputs, *outputs, *middle)
+
+
+Placed = tuple[Tensor, Tensor | None]
+
+# A face on the devices where it is used: a few megabytes, copied once and kept as long as the face itself.
+_PLACED: WeakKeyDictionary[Person, dict[tuple[torch.device | None, torch.dtype], Placed]] = (
+    WeakKeyDictionary()
+)
+
+
+def _on_device(person: Person, device: torch.device | None, dtype: torch.dtype) -> Placed:
+    """Return the weighted keys and values (2, 2, T, S) and the mask (M, H, W) where the UNet works."""
+    placed = _PLACED.setdefault(person, {})
+    if (device, dtype) not in placed:
+        with torch.inference_mode(False):  # they outlive this run, and may serve one that keeps gradients
+            faces = person.face.weighted(person.weight).to(device, dtype)
+            mask = None if person.mask is None else person.mask.to(device)
+        placed[device, dtype] = faces, mask
+    return placed[device, dtype]

@@ -1,0 +1,74 @@
+"""Masks on the grid of a layer's tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from megapixel.attention.token_mask import Part, crop_mask, mask_tokens
+
+
+def mean_over(mask, row, column, grid):
+    """The mean of the pixels that a token covers, pixel by pixel."""
+    (height, width), (rows, columns) = mask.shape, grid
+    pixels = [
+        mask[y, x]
+        for y in range(row * height // rows, -(-(row + 1) * height // rows))
+        for x in range(column * width // columns, -(-(column + 1) * width // columns))
+    ]
+    return torch.stack(pixels).mean()
+
+
+class TestOnTokens:
+    @pytest.mark.parametrize("grid", [(6, 4), (5, 7), (1, 3), (13, 17)], ids=str)
+    def test_each_token_gets_the_mean_of_its_pixels(self, draw, grid):
+        mask = draw(2, 26, 34)
+        tokens = mask_tokens(mask, grid, 2)
+        assert tokens.shape == (2, grid[0] * grid[1], 1)
+        for picture in range(2):
+            expected = [mean_over(mask[picture], y, x, grid) for y in range(grid[0]) for x in range(grid[1])]
+            assert torch.allclose(tokens[picture, :, 0], torch.stack(expected), atol=1e-6)
+
+    def test_a_mask_smaller_than_the_grid_grows_smoothly(self):
+        tokens = mask_tokens(torch.tensor([[[0.0, 1.0]]]), (3, 8), 1).reshape(3, 8)
+        assert torch.equal(tokens[0], tokens[2])
+        assert (tokens[0].diff() >= 0).all()
+        assert tokens[0, 0] == 0
+        assert tokens[0, -1] == 1
+
+    def test_full_and_empty_masks_stay_so(self):
+        for value in (0.0, 1.0):
+            assert torch.equal(
+                mask_tokens(torch.full((1, 33, 21), value), (5, 8), 1), torch.full((1, 40, 1), value)
+            )
+
+    def test_the_last_mask_serves_the_other_pictures_and_surplus_ones_none(self, draw):
+        mask = draw(2, 8, 6)
+        four = mask_tokens(mask, (4, 3), 4)
+        assert torch.equal(four[:2], mask_tokens(mask, (4, 3), 2))
+        assert torch.equal(four[2], four[1])
+        assert torch.equal(four[3], four[1])
+        assert torch.equal(mask_tokens(mask, (4, 3), 1), four[:1])
+
+
+class TestCrop:
+    def test_no_part_is_the_whole(self, draw):
+        mask = draw(1, 9, 7)
+        assert crop_mask(mask, None) is mask
+
+    def test_a_part_is_cut_at_the_masks_own_resolution(self, draw):
+        mask = draw(2, 64, 48)
+        part = Part(whole=(8, 6), size=(3, 2), corner=(1, 4))
+        assert torch.equal(crop_mask(mask, part), mask[:, 8:32, 32:48])
+
+    @pytest.mark.parametrize("corner", [(0, 0), (3, 5), (7, 5)])
+    def test_a_coarse_mask_keeps_at_least_a_pixel(self, corner):
+        part = Part(whole=(8, 6), size=(1, 1), corner=corner)
+        assert crop_mask(torch.ones(1, 3, 2), part).shape == (1, 1, 1)
+
+    def test_parts_side_by_side_cover_every_pixel_once(self):
+        for length in (7, 8, 13, 64):
+            seen = [
+                crop_mask(torch.arange(length).reshape(1, length, 1), Part((8, 1), (2, 1), (top, 0)))
+                for top in (0, 2, 4, 6)
+            ]
+            assert torch.cat(seen, dim=1).flatten().tolist() == list(range(length))

@@ -1,0 +1,301 @@
+"""ControlNets that read a face, on tiny real ones, sampled by the host."""
+
+from __future__ import annotations
+
+import comfy.cldm.cldm
+import comfy.controlnet
+import comfy.ops
+import comfy.t2i_adapter.adapter
+import pytest
+import torch
+from megapixel.patches.face_control import FaceControl, FaceGuide, check_control_net, guide_by_face
+
+from devhost.sampling import sample
+from devhost.tiny import random_models, topology
+from nodes import ConditioningSetMask, ControlNetApplyAdvanced
+
+from .conftest import SHALLOW_SDXL
+
+UNET = topology.SDXL | SHALLOW_SDXL
+SIZE = (17, 22)
+
+
+def relative(result, expected):
+    return ((result - expected).abs().max() / expected.abs().max()).item()
+
+
+def tokens_of(seed, count=16):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(1, count, UNET["context_dim"], generator=generator) for _ in range(2))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return random_models.controlnet(UNET, effect=0.3)
+
+
+@pytest.fixture(scope="module")
+def other_network():
+    return random_models.controlnet(UNET, seed=1, effect=0.3)
+
+
+@pytest.fixture
+def conditions(shallow_sdxl):
+    return [random_models.conditioning(shallow_sdxl, seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def keypoints(draw):
+    return draw(1, 40, 56, 3)
+
+
+def run(model, conditions, **settings):
+    positive, negative = conditions
+    return sample(model, SIZE, positive=positive, negative=negative, **settings)
+
+
+class Texts:
+    """The texts (B, T, D) that a ControlNet reads, call by call."""
+
+    def __init__(self, network):
+        self.read = []
+        self.handle = network.control_model.register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, module, args, kwargs):
+        self.read.append(kwargs["context"])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.handle.remove()
+
+
+class TestOne:
+    def test_it_is_what_the_host_does_with_another_text_for_all(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        of_face, of_none = tokens_of(0)
+        guide = FaceGuide(network, keypoints, 0.7, 0.0, 0.8)
+        result = run(shallow_sdxl, guide_by_face(*conditions, guide, (of_face, of_none)), batch=2)
+        known = ControlNetApplyAdvanced().apply_controlnet(*conditions, network, keypoints, 0.7, 0.0, 0.8)
+        for conditioning, text in zip(known, (of_face, of_none), strict=True):
+            conditioning[0][1]["cross_attn_controlnet"] = text
+        assert torch.equal(result, run(shallow_sdxl, known, batch=2))
+        plain = ControlNetApplyAdvanced().apply_controlnet(*conditions, network, keypoints, 0.7, 0.0, 0.8)
+        assert relative(result, run(shallow_sdxl, plain, batch=2)) > 1e-4
+
+    def test_each_half_of_the_guidance_reads_its_own_in_one_call(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        of_face, of_none = tokens_of(0)
+        with Texts(network) as texts:
+            run(
+                shallow_sdxl,
+                guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none)),
+                batch=2,
+            )
+        assert [len(text) for text in texts.read] == [4, 4]
+        assert torch.equal(texts.read[0], torch.cat([of_none, of_none, of_face, of_face]))
+
+    def test_apart_it_is_the_same(self, shallow_sdxl, conditions, network, keypoints, apart):
+        guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        together = run(shallow_sdxl, guided)
+        apart(shallow_sdxl)
+        assert relative(run(shallow_sdxl, guided), together) < 1e-5
+
+    def test_outside_its_window_it_does_not_run(self, shallow_sdxl, conditions, network, keypoints):
+        guided = guide_by_face(*conditions, FaceGuide(network, keypoints, 1.0, 0.5, 1.0), tokens_of(0))
+        early = torch.tensor([14.0, 10.0, 8.0])
+        with Texts(network) as texts:
+            assert torch.equal(
+                run(shallow_sdxl, guided, sigmas=early), run(shallow_sdxl, conditions, sigmas=early)
+            )
+            assert not texts.read
+            run(shallow_sdxl, guided)
+            assert texts.read
+
+    def test_strength_0_changes_nothing(self, conditions, network, keypoints):
+        guided = guide_by_face(
+            *conditions, FaceGuide(network, keypoints, 0.0, mask=torch.zeros(1, 4, 4)), tokens_of(0)
+        )
+        assert guided[0] is conditions[0]
+        assert guided[1] is conditions[1]
+
+    def test_what_it_is_given_is_not_changed(self, conditions, network, keypoints):
+        before = [set(conditioning[0][1]) for conditioning in conditions]
+        first = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        marks = [dict(conditioning[0][1]["model_conds"]) for conditioning in first]
+        guide_by_face(*first, FaceGuide(network, keypoints), tokens_of(1))
+        assert [set(conditioning[0][1]) for conditioning in conditions] == before
+        assert [conditioning[0][1]["model_conds"] for conditioning in first] == marks
+        assert network.previous_controlnet is None
+        assert network.cond_hint_original is None
+
+    def test_the_mask_limits_the_positive_one(self, shallow_sdxl, conditions, network, keypoints):
+        mask = torch.zeros(1, 34, 44)
+        mask[:, :, 20:] = 1.0
+        tokens = tokens_of(0)
+        result = run(
+            shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints, mask=mask), tokens)
+        )
+        positive, negative = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens)
+        [masked] = ConditioningSetMask().append(positive, mask, "default", 1.0)
+        assert torch.equal(result, run(shallow_sdxl, (masked, negative)))
+        assert not torch.equal(result, run(shallow_sdxl, (positive, negative)))
+
+    @pytest.mark.parametrize("channels", [1, 4])
+    def test_grey_keypoints_and_transparent_ones(self, shallow_sdxl, conditions, network, draw, channels):
+        picture = draw(1, 40, 56, channels)
+        colours = picture[..., :3].expand(-1, -1, -1, 3)
+        results = [
+            run(shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, each), tokens_of(0)), steps=1)
+            for each in (picture, colours)
+        ]
+        assert torch.equal(*results)
+
+
+class TestChains:
+    def test_one_that_was_there_keeps_reading_the_prompt(
+        self, shallow_sdxl, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        both = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))
+        with Texts(network) as faces, Texts(other_network) as prompts:
+            result = run(shallow_sdxl, both)
+        prompt = torch.cat([conditions[1][0][0], conditions[0][0][0]])
+        assert torch.equal(prompts.read[0], prompt)
+        assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
+        for alone in (pose, guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))):
+            assert relative(result, run(shallow_sdxl, alone)) > 1e-4
+
+    def test_outside_its_window_those_before_it_stay(
+        self, shallow_sdxl, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        both = guide_by_face(*pose, FaceGuide(network, keypoints, 1.0, 0.5, 1.0), tokens_of(0))
+        early = torch.tensor([14.0, 10.0, 8.0])
+        result = run(shallow_sdxl, both, sigmas=early)
+        assert torch.equal(result, run(shallow_sdxl, pose, sigmas=early))
+        assert not torch.equal(result, run(shallow_sdxl, conditions, sigmas=early))
+
+    def test_one_that_comes_later_reads_the_prompt_too(
+        self, shallow_sdxl, conditions, network, other_network, keypoints
+    ):
+        face = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        later = ControlNetApplyAdvanced().apply_controlnet(*face, other_network, keypoints, 0.5, 0.0, 1.0)
+        first = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        earlier = guide_by_face(*first, FaceGuide(network, keypoints), tokens_of(0))
+        assert relative(run(shallow_sdxl, later), run(shallow_sdxl, earlier)) < 1e-5
+
+    def test_two_people_each_have_their_own_face(self, shallow_sdxl, conditions, network, keypoints, draw):
+        alice, bob = tokens_of(1), tokens_of(2, count=5)
+        one = guide_by_face(*conditions, FaceGuide(network, keypoints), alice)
+        two = guide_by_face(*one, FaceGuide(network, draw(1, 30, 30, 3, seed=3)), bob)
+        with Texts(network) as texts:
+            result = run(shallow_sdxl, two, steps=1)
+        assert torch.equal(texts.read[0], torch.cat(alice[::-1]))
+        assert torch.equal(texts.read[1], torch.cat(bob[::-1]))
+        assert relative(result, run(shallow_sdxl, one, steps=1)) > 1e-4
+
+    def test_a_text_that_another_node_gives_to_all_reaches_the_others_alone(
+        self, shallow_sdxl, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        text = torch.ones(1, 77, UNET["context_dim"])
+        for conditioning in pose:
+            conditioning[0][1]["cross_attn_controlnet"] = text
+        both = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))
+        with Texts(network) as faces, Texts(other_network) as others:
+            run(shallow_sdxl, both, steps=1)
+        assert torch.equal(others.read[0], torch.cat([text, text]))
+        assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
+
+    def test_a_conditioning_without_the_face_reads_its_prompt(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        """As where another node puts our ControlNet on the negative one alone."""
+        positive, _ = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        options = positive[0][1]
+        negative = [[conditions[1][0][0], conditions[1][0][1] | {"control": options["control"]}]]
+        with Texts(network) as texts:
+            run(shallow_sdxl, (positive, negative), steps=1)
+        assert [text.shape[1] for text in texts.read] == [16, 77] or [
+            text.shape[1] for text in texts.read
+        ] == [77, 16]
+
+    def test_models_and_memory_of_the_whole_chain_are_told(
+        self, conditions, network, other_network, keypoints
+    ):
+        pose = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        link = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))[0][0][1]["control"]
+        models = [network.control_model_wrapped, other_network.control_model_wrapped]
+        assert link.get_models() == models
+        if hasattr(link, "get_models_only_self"):  # new with several devices, after 0.18
+            assert link.get_models_only_self() == models[:1]
+        clone = link.copy()
+        assert isinstance(clone, FaceControl)
+        assert clone.previous_controlnet is None
+        assert clone.get_models() == models[:1]
+        assert clone.key == link.key
+        assert clone.network is not link.network
+
+    def test_a_run_leaves_nothing_behind(self, shallow_sdxl, conditions, network, keypoints):
+        guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        first = run(shallow_sdxl, guided)
+        inner = guided[0][0][1]["control"].network
+        assert inner.cond_hint is None
+        assert inner.timestep_range is None
+        assert torch.equal(run(shallow_sdxl, guided), first)
+
+
+class TestGuard:
+    def test_a_control_net_for_sdxl_passes(self, network):
+        check_control_net(network, UNET["context_dim"])
+
+    def test_one_for_sd15(self):
+        with pytest.raises(
+            ValueError,
+            match=r"^control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 768 instead of 2048\. Load",
+        ):
+            check_control_net(random_models.controlnet(), 2048)
+
+    def test_a_union_control_net(self):
+        config = topology.controlnet_config(UNET)
+        with torch.device("meta"):
+            model = comfy.cldm.cldm.ControlNet(
+                **config, union_controlnet_num_control_type=6, operations=comfy.ops.disable_weight_init
+            )
+        with pytest.raises(ValueError, match=r"^control_net: .*, got a union ControlNet\. Load"):
+            check_control_net(comfy.controlnet.ControlNet(model, load_device="cpu"), 2048)
+
+    def test_a_t2i_adapter(self):
+        with torch.device("meta"):
+            adapter = comfy.t2i_adapter.adapter.Adapter(
+                cin=192, channels=[32, 64, 128, 128], nums_rb=1, ksize=1, sk=True
+            )
+        with pytest.raises(
+            ValueError, match=r"^control_net: .*, got a T2I adapter, which reads no text\. Load"
+        ):
+            check_control_net(comfy.controlnet.T2IAdapter(adapter, 3, 8, "nearest-exact"), 2048)
+
+    def test_one_for_a_transformer(self):
+        with torch.device("meta"):
+            control = comfy.controlnet.ControlNet(torch.nn.Linear(1, 1), load_device="cpu")
+        with pytest.raises(
+            ValueError, match=r"^control_net: .*, got one for another kind of model \(Linear\)\. Load"
+        ):
+            check_control_net(control, 2048)
+
+    def test_a_control_lora_has_no_layers_before_it_runs(self):
+        check_control_net(comfy.controlnet.ControlLora({}), 2048)

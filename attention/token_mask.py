@@ -23,6 +23,14 @@ class Part:
     corner: Size
 
 
+@dataclass(frozen=True)
+class View:
+    """What each picture of a batch shows of a larger one that masks were made for: a part of one of its frames."""
+
+    parts: tuple[Part, ...]
+    frames: tuple[int, ...]
+
+
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
     """Return what of `mask` (M, H, W) covers a part of the picture; None is the whole."""
     if part is None:
@@ -40,6 +48,17 @@ def _span(length: int, whole: int, start: int, extent: int) -> slice:
     """Return which pixels of `length` cover `extent` of `whole` from `start` on; at least one."""
     first = min(round(start * length / whole), length - 1)
     return slice(first, max(first + 1, round((start + extent) * length / whole)))
+
+
+def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pictures: int) -> Tensor:
+    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of a part of what B pictures show."""
+    if view is None:
+        return mask_tokens(crop_mask(mask, part), grid, pictures)
+    own = [
+        crop_mask(mask[min(frame, len(mask) - 1)].unsqueeze(0), seen)
+        for seen, frame in zip(view.parts, view.frames, strict=True)
+    ]
+    return torch.cat([mask_tokens(crop_mask(each, part), grid, 1) for each in own])
 
 
 def mask_tokens(mask: Tensor, grid: Size, pictures: int) -> Tensor:

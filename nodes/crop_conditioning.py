@@ -1,7 +1,7 @@
 """Conditioning that belongs to its crop: what lies somewhere in the picture is cut out with the segment.
 
 Masks, ControlNet hints and the host's inpainting entries cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels of the
-picture that came in. Entries that have no place pass untouched.
+picture that came in. Entries that have no place pass untouched. The crop itself goes along, for effects on the model that have masks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..attention.token_mask import Part, View
+from ..patches.conditions import VIEW
 from ..segs.box import Box, Size
 from ..segs.crop import crop_resized, fit_aspect
 
@@ -89,6 +91,8 @@ def _fit(options: Mapping[str, Any], place: Place, canvas: Canvas) -> _Fit:
 class _Cropper:
     def __init__(self, places: Sequence[Place], canvas: Canvas) -> None:
         self._places, self._canvas = places, canvas
+        parts = (Part(canvas.size, place.box.size, (place.box.top, place.box.left)) for place in places)
+        self._view = View(tuple(parts), tuple(place.frame for place in places))
         self._controls: dict[int, Any] = {}  # one that both lists share is cut once and stays shared
 
     def crop(self, conditioning: Conditioning) -> Conditioning:
@@ -101,7 +105,7 @@ class _Cropper:
         return [[self._rows(text), self._options(options, fit)] for (text, options), fit in kept or pairs]
 
     def _options(self, options: Mapping[str, Any], fit: _Fit) -> dict[str, Any]:
-        cut = dict(options)
+        cut = dict(options) | {VIEW: self._view}
         for name in _ROWS & cut.keys():
             cut[name] = self._rows(cut[name])
         if "area" in cut:

@@ -11,19 +11,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention.token_mask import Part
+from ..attention.token_mask import Part, View
 
 MARK = "megapixel_conditions"  # among the host's `model_conds`
+VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
 
 Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One conditioning's share of a batch: its name in the guider, and the part of the latent it is for (None: all)."""
+    """One conditioning's share of a batch.
+
+    Attributes:
+        name: its name in the guider.
+        part: of the latent that it is for; None is all.
+        view: what the pictures show of a larger one that masks were made for; None is all.
+    """
 
     name: str
     part: Part | None = None
+    view: View | None = None
 
     @property
     def is_negative(self) -> bool:
@@ -58,8 +66,8 @@ class _Mark:
 def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_size: Size) -> None:
     """Mark a run's own conditionings, by their names in its guider. What they share with other runs is not changed."""
     for name, entries in conditions.items():
-        mark = _Mark((Condition(name),), latent_size)
         for entry in entries:
+            mark = _Mark((Condition(name, view=entry.get(VIEW)),), latent_size)
             entry["model_conds"] = {**entry.get("model_conds", {}), MARK: mark}
 
 

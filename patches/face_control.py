@@ -122,9 +122,20 @@ class FaceControl(ControlBase):
     """A link in a chain of ControlNets, around one network that reads the tokens under `key`."""
 
     def __init__(self, network: Any, key: str) -> None:
-        super().__init__()
         self.network = network
+        hint = network.cond_hint_original
+        super().__init__()
+        self.cond_hint_original = hint
         self.key = key
+
+    @property
+    def cond_hint_original(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The keypoints (F, 3, H, W). Whoever cuts them for a part of the picture sets them on a copy, as on any ControlNet."""
+        return self.network.cond_hint_original
+
+    @cond_hint_original.setter
+    def cond_hint_original(self, hint: Tensor | None) -> None:
+        self.network.cond_hint_original = hint
 
     def get_control(
         self,

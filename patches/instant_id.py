@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
-from ..attention.token_mask import Part, crop_mask, mask_tokens
+from ..attention.token_mask import mask_view
+from .conditions import Condition
 from .host import CallbacksMP, ModelPatcher, SpatialTransformer, attend, compute_dtype
 from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
 from .plan import Place, Plan, Size
@@ -220,13 +221,13 @@ class TokenMask:
     """A mask (M, H, W) in one call, where each conditioning may be for a part of the picture."""
 
     mask: Tensor
-    parts: tuple[Part | None, ...]
+    conditions: tuple[Condition, ...]
     fitted: dict[tuple[Size, int], Tensor] = field(default_factory=dict)
 
     def on(self, grid: Size, pictures: int) -> Tensor:
         """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them."""
         if (grid, pictures) not in self.fitted:
-            parts = [mask_tokens(crop_mask(self.mask, part), grid, pictures) for part in self.parts]
+            parts = [mask_view(self.mask, each.view, each.part, grid, pictures) for each in self.conditions]
             self.fitted[grid, pictures] = torch.cat(parts)
         return self.fitted[grid, pictures]
 
@@ -253,7 +254,7 @@ class _Face(Effect):
         return FacePlan(
             keys_values=torch.stack([faces[int(condition.is_negative)] for condition in call.conditions]),
             places=_places(call.topology, self.person.middle_block),
-            mask=None if mask is None else TokenMask(mask, tuple(each.part for each in call.conditions)),
+            mask=None if mask is None else TokenMask(mask, call.conditions),
         )
 
     def describe(self, call: ModelCall) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from megapixel.attention.token_mask import Part, crop_mask, mask_tokens
+from megapixel.attention.token_mask import Part, View, crop_mask, mask_tokens, mask_view
 
 
 def mean_over(mask, row, column, grid):
@@ -72,3 +72,25 @@ class TestCrop:
                 for top in (0, 2, 4, 6)
             ]
             assert torch.cat(seen, dim=1).flatten().tolist() == list(range(length))
+
+
+def test_a_view_gives_each_picture_its_own_part_of_its_frames_mask():
+    masks = torch.rand(2, 24, 36, generator=torch.Generator().manual_seed(2))
+    whole = (48, 72)  # the picture is twice as large as the masks
+    view = View((Part(whole, (16, 24), (8, 12)), Part(whole, (16, 24), (32, 48))), (1, 5))
+    seen = mask_view(masks, view, None, (8, 12), 2)
+    assert torch.allclose(seen[0, :, 0].view(8, 12), masks[1, 4:12, 6:18])
+    assert torch.allclose(seen[1, :, 0].view(8, 12), masks[1, 16:24, 24:36])  # the last mask is for all frames after it
+
+
+def test_an_area_lies_inside_what_the_view_shows():
+    mask = torch.rand(1, 24, 36, generator=torch.Generator().manual_seed(3))
+    view = View((Part((24, 36), (16, 24), (4, 6)),), (0,))
+    area = Part((8, 12), (4, 6), (2, 3))  # in latent pixels of the view
+    seen = mask_view(mask, view, area, (8, 12), 1)
+    assert torch.allclose(seen[0, :, 0].view(8, 12), mask[0, 8:16, 12:24])
+
+
+def test_without_a_view_a_mask_is_fitted_as_it_is():
+    mask = torch.rand(1, 24, 36, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(mask_view(mask, None, None, (6, 9), 2), mask_tokens(mask, (6, 9), 2))

@@ -10,7 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from megapixel.nodes import crop_conditioning as module
-from megapixel.nodes.crop_conditioning import Canvas, Place, crop_conditioning, effect_in
+from megapixel.nodes.crop_conditioning import Canvas, Place, effect_in
+from megapixel.patches.conditions import VIEW
 from megapixel.segs.box import Box
 from megapixel.segs.crop import fit_aspect
 
@@ -33,6 +34,19 @@ AREAS = {  # picture pixels: top, left, height, width
     "beside it": (0, 88, 96, 56),
     "above it": (0, 0, 20, 144),
 }
+
+
+def crop_conditioning(conditionings, places, canvas):
+    """Return the cut conditionings without the view of the crop, which every entry has."""
+    cut = module.crop_conditioning(conditionings, places, canvas)
+    for conditioning in cut:
+        for _, options in conditioning:
+            view = options.pop(VIEW)
+            assert [(part.whole, part.size, part.corner) for part in view.parts] == [
+                (canvas.size, place.box.size, (place.box.top, place.box.left)) for place in places
+            ]
+            assert view.frames == tuple(place.frame for place in places)
+    return cut
 
 
 def place_of(box=BOX, frame=0):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 ALL_ONES = 1 - 1e-6  # sums of weights round off
-_BLOCK = 64  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
+_BLOCK = 32  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
 
 
 def blur_mask(mask: Tensor, radius: int) -> Tensor:

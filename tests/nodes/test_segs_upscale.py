@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from types import SimpleNamespace
 
@@ -763,3 +764,12 @@ def test_every_segment_of_a_batch_has_its_own_mask(size):
     alone = [comfy.sampler_helpers.prepare_mask(mask, (1, *size[1:]), "cpu") for mask in masks]
     together = comfy.sampler_helpers.prepare_mask(stack_masks(list(masks), len(size)), size, "cpu")
     assert torch.equal(together, torch.cat(alone))
+
+
+def test_pictures_with_a_time_or_with_transparency_from_a_vae_are_taken(upscale, vae):
+    expected = upscale(segs_of())
+    video, layered = copy.copy(vae), copy.copy(vae)
+    video.decode = lambda latent: vae.decode(latent)[:, None]  # (B, T, H, W, C), as VAEs for videos give it
+    layered.decode = lambda latent: torch.nn.functional.pad(vae.decode(latent), (0, 1), value=0.5)
+    assert torch.equal(upscale(segs_of(), vae=video), expected)
+    assert torch.equal(upscale(segs_of(), vae=layered), expected)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The development commands: `python3 dev.py env | demo | test | lint | bench`.
+"""The development commands: `python3 dev.py env | demo | test | lint | bench | locales`.
 
 Each makes the environment first if it is missing, so all that a fresh checkout needs is a Python and pip.
 """
@@ -33,6 +33,8 @@ def main() -> int:
             return _python(environment, "-m", "pytest", *rest)
         if options.command == "lint":
             return _lint(environment)
+        if options.command == "locales":
+            return _python(environment, "-m", "devhost.locales")
         return _bench(environment, options.names, rest)
     except EnvironmentFailure as failure:
         print(f"dev: {failure}", file=sys.stderr)
@@ -49,6 +51,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("demo", help="run the shipped workflow and draw what came out", add_help=False)
     commands.add_parser("test", help="run pytest; all further arguments are its own", add_help=False)
     commands.add_parser("lint", help="run ruff and pyright")
+    commands.add_parser("locales", help="write the English words of all nodes from their schemas")
     bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")
     bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
     options, rest = parser.parse_known_args()

@@ -29,6 +29,17 @@ def test_every_picture_of_a_help_page_is_there():
             assert picture in PAGES, f"{page.name} shows {picture}"
 
 
+def test_the_words_of_every_language_are_served(server):
+    with urllib.request.urlopen(f"{server.address}/i18n") as answer:
+        served = json.load(answer)
+    files = sorted((ROOT / "locales").glob("*/nodeDefs.json"))
+    assert {file.parent.name for file in files} == {"en", "ja", "ko", "zh"}
+    for file in files:
+        words = json.loads(file.read_text(encoding="utf-8"))
+        assert served[file.parent.name]["nodeDefs"].items() >= words.items()
+    assert served["ja"]["nodeCategories"]["segments"] == "セグメント"
+
+
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_workflow_is_the_one_that_runs_in_the_demo(server, file):
     example = json.loads(file.read_text(encoding="utf-8"))

@@ -6,8 +6,8 @@ node without `_meta`, and on one with an optional input that is not connected; s
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
-from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
@@ -104,13 +104,11 @@ REPLACEMENTS = (
 
 async def offer_replacements() -> None:
     """Tell ComfyUI of all replacements, and make them in prompts that come over HTTP."""
-    from server import PromptServer  # heavy, and loaded already wherever there is a server
-
-    if not hasattr(PromptServer, "instance"):
-        return  # a script that uses the nodes without a server
+    if (server := _server()) is None:
+        return
     for entry in REPLACEMENTS:
         await ComfyAPI().node_replacement.register(entry)
-    PromptServer.instance.add_on_prompt_handler(replace_known)
+    server.add_on_prompt_handler(replace_known)
 
 
 def replace_known(body: dict[str, Any]) -> dict[str, Any]:
@@ -122,13 +120,16 @@ def replace_known(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def _server() -> Any:
+    """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
 def _replacement_of(known: Any) -> io.NodeReplace | None:
     """Return our replacement of a node that no pack brings, unless another pack's comes first."""
-    if known in import_module("nodes").NODE_CLASS_MAPPINGS:  # the host's, not this folder
+    if known in sys.modules["nodes"].NODE_CLASS_MAPPINGS:  # the host's nodes.py
         return None
-    from server import PromptServer
-
-    offered = PromptServer.instance.node_replace_manager.get_replacement(known)
+    offered = _server().node_replace_manager.get_replacement(known)
     return offered[0] if offered and offered[0] in REPLACEMENTS else None
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import os
 
 import pytest
+from comfy_api.latest import io
 from megapixel.nodes import NODES, offer_replacements
 from megapixel.nodes.replacements import REPLACEMENTS
 
+import nodes as host_nodes
 from devhost.known_nodes import KNOWN, SEED_CONTROL, saved_widgets
 
 OURS = {node.__name__: node for node in NODES}
@@ -91,6 +95,62 @@ def test_a_known_face_keeps_its_look(known):
 def test_a_known_id_finds_our_node_in_the_search():
     for entry in REPLACEMENTS:
         assert entry.old_node_id in OURS[entry.new_node_id].GET_SCHEMA().search_aliases
+
+
+@pytest.fixture
+def prompt_server(monkeypatch):
+    """The host's own server, which listens nowhere, with the replacements of this pack."""
+    monkeypatch.syspath_prepend(os.environ["COMFYUI_PATH"])  # older hosts have a second `utils` on the path
+    from server import PromptServer
+
+    loop = asyncio.new_event_loop()
+    running = PromptServer(loop)
+    loop.run_until_complete(offer_replacements())
+    yield running
+    loop.close()
+    del PromptServer.instance
+
+
+def posted(server, known, **inputs):
+    """Return the node that the host goes on with."""
+    prompt = {"1": {"class_type": known, "inputs": inputs}}
+    return server.trigger_on_prompt({"prompt": prompt})["prompt"]["1"]
+
+
+def test_the_host_knows_every_replacement(prompt_server):
+    offered = prompt_server.node_replace_manager.as_dict()
+    assert {known: entry[0]["new_node_id"] for known, entry in offered.items()} == {
+        known: entry.new_node_id for known, entry in BY_KNOWN.items()
+    }
+
+
+def test_only_what_is_given_and_known_goes_to_our_node(prompt_server):
+    node = posted(prompt_server, "ApplyInstantIDAdvanced", ip_weight=0.5, mask=["2", 0], unknown=["3", 0])
+    assert node == {
+        "class_type": "MegapixelInstantIDApply",
+        "inputs": {"weight": 0.5, "mask": ["2", 0], "middle_block": False},
+    }
+
+
+def test_a_node_that_a_pack_brings_stays(prompt_server, monkeypatch):
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "MaskToSEGS", object)
+    assert posted(prompt_server, "MaskToSEGS", mask=["2", 0])["class_type"] == "MaskToSEGS"
+
+
+def test_the_replacement_of_another_pack_stays_where_it_came_first(prompt_server):
+    manager = prompt_server.node_replace_manager
+    manager._replacements.clear()
+    for entry in (io.NodeReplace("Theirs", "MaskToSEGS"), BY_KNOWN["MaskToSEGS"]):
+        manager.register(entry)
+    assert posted(prompt_server, "MaskToSEGS", mask=["2", 0])["class_type"] == "MaskToSEGS"
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"prompt": {}}, {"prompt": {"1": {}}}, {"prompt": {"1": {"class_type": "KSampler"}}}]
+)
+def test_a_body_without_known_nodes_stays_as_it_is(prompt_server, body, caplog):
+    assert prompt_server.trigger_on_prompt(copy.deepcopy(body)) == body
+    assert not caplog.records
 
 
 def test_the_pack_loads_where_there_is_no_server():

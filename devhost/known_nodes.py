@@ -38,7 +38,8 @@ def _strength(default: float, low: float, high: float) -> list[Any]:
 
 def _face_and_prompt(widgets: dict[str, Any]) -> Inputs:
     required = {
-        "instantid": ["INSTANTID"], "insightface": ["FACEANALYSIS"], "control_net": ["CONTROL_NET"], "image": ["IMAGE"],
+        "instantid": ["INSTANTID"], "insightface": ["FACEANALYSIS"], "control_net": ["CONTROL_NET"],
+        "image": ["IMAGE"],
         "model": ["MODEL"], "positive": ["CONDITIONING"], "negative": ["CONDITIONING"],
     }  # fmt: skip
     return {"required": required | widgets, "optional": {"image_kps": ["IMAGE"], "mask": ["MASK"]}}
@@ -73,9 +74,9 @@ def _segs_upscaler(models: dict[str, Any], prompts: dict[str, Any]) -> Inputs:
 HIDIFFUSION: dict[str, tuple[Inputs, list[str]]] = {  # id -> inputs and outputs
     "ApplyRAUNet": ({
         "required": {
-            "model": ["MODEL"], "input_blocks": _text("3"), "output_blocks": _text("8"), "time_mode": _TIME_MODE,
-            "start_time": _time(0.0), "end_time": _time(0.45), "upscale_mode": [_SCALES],
-            "ca_start_time": _time(0.0), "ca_end_time": _time(0.3),
+            "model": ["MODEL"], "input_blocks": _text("3"), "output_blocks": _text("8"),
+            "time_mode": _TIME_MODE, "start_time": _time(0.0), "end_time": _time(0.45),
+            "upscale_mode": [_SCALES], "ca_start_time": _time(0.0), "ca_end_time": _time(0.3),
             "ca_input_blocks": _text("4"), "ca_output_blocks": _text("8"), "ca_upscale_mode": [_SCALES],
             "ca_downscale_mode": [["avg_pool2d", "adaptive_avg_pool2d", *_SCALES]],
             "ca_downscale_factor": ["FLOAT", {"default": 2.0, "min": 0.01, "step": 0.1}],
@@ -108,14 +109,16 @@ INSTANT_ID: dict[str, tuple[Inputs, list[str]]] = {
     ),
     "ApplyInstantIDAdvanced": (
         _face_and_prompt({
-            "ip_weight": _strength(0.8, 0.0, 3.0), "cn_strength": _strength(0.8, 0.0, 10.0), "start_at": _START, "end_at": _END,
-            "noise": _NOISE, "combine_embeds": [["average", "norm average", "concat"], {"default": "average"}],
+            "ip_weight": _strength(0.8, 0.0, 3.0), "cn_strength": _strength(0.8, 0.0, 10.0),
+            "start_at": _START, "end_at": _END, "noise": _NOISE,
+            "combine_embeds": [["average", "norm average", "concat"], {"default": "average"}],
         }),
         ["MODEL", "CONDITIONING", "CONDITIONING"],
     ),
     "InstantIDAttentionPatch": ({
         "required": {
-            "instantid": ["INSTANTID"], "insightface": ["FACEANALYSIS"], "image": ["IMAGE"], "model": ["MODEL"],
+            "instantid": ["INSTANTID"], "insightface": ["FACEANALYSIS"], "image": ["IMAGE"],
+            "model": ["MODEL"],
             "weight": _strength(1.0, -1.0, 3.0), "start_at": _START, "end_at": _END, "noise": _NOISE,
         },
         "optional": {"mask": ["MASK"]},
@@ -161,7 +164,7 @@ def saved_widgets(inputs: Inputs) -> list[str]:
     return names
 
 
-_PACK = '''"""Nodes that say in the log that they ran, and return what they were given of each output's type."""
+_PACK = '''"""Nodes that log that they ran, and return what they were given of each output's type."""
 
 import json
 from pathlib import Path

@@ -1,7 +1,8 @@
 """Known nodes of other packs, and which of ours run in their place where no pack brings them.
 
-ComfyUI offers the replacement to whoever opens such a graph, and makes it in a prompt that comes over HTTP. There it fails on a
-node without `_meta`, and on one with an optional input that is not connected; so a handler of ours makes it a moment earlier.
+ComfyUI offers the replacement to whoever opens such a graph, and makes it in a prompt that comes over HTTP.
+There it fails on a node without `_meta`, and on one with an optional input that is not connected; so a
+handler of ours makes it a moment earlier.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def replacement(
 
     Args:
         known, ours: ids of nodes.
-        links, widgets: the known node's inputs. Graphs save the values of widgets in this order, and without names.
+        links, widgets: the known node's inputs. Graphs save the values of widgets in this order only.
         outputs: how many the known node has; ours begin with the same ones.
         renamed: what an input is called in ours, where not the same.
         settings: of ours, where its default is another than what the known node does.
@@ -60,7 +61,8 @@ REPLACEMENTS = (
         "two_stage_upscale_mode yaml_parameters",
     ),
     replacement(
-        "ApplyRAUNetSimple", "MegapixelRAUNetSimple", "model", "model_type res_mode upscale_mode ca_upscale_mode"
+        "ApplyRAUNetSimple", "MegapixelRAUNetSimple", "model",
+        "model_type res_mode upscale_mode ca_upscale_mode",
     ),
     replacement(
         "ApplyMSWMSAAttention", "MegapixelMSWMSA", "model",
@@ -77,7 +79,8 @@ REPLACEMENTS = (
     replacement(
         "ApplyInstantIDAdvanced", "MegapixelInstantIDApply",
         "instantid insightface control_net image model positive negative image_kps mask",
-        "ip_weight cn_strength start_at end_at noise combine_embeds", outputs=3, renamed={"ip_weight": "weight"}, settings=KNOWN_LOOK,
+        "ip_weight cn_strength start_at end_at noise combine_embeds",
+        outputs=3, renamed={"ip_weight": "weight"}, settings=KNOWN_LOOK,
     ),
     replacement(
         "InstantIDAttentionPatch", "MegapixelInstantIDAttention", "instantid insightface image model mask",
@@ -112,7 +115,7 @@ async def offer_replacements() -> None:
 
 
 def replace_known(body: dict[str, Any]) -> dict[str, Any]:
-    """Put our nodes in the place of known ones in a posted prompt, and return it. Outputs keep their numbers."""
+    """Put our nodes in the place of known ones in a posted prompt, and return it."""
     for node in body.get("prompt", {}).values():
         if chosen := _replacement_of(node.get("class_type")):
             node["class_type"] = chosen.new_node_id

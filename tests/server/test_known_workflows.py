@@ -1,4 +1,4 @@
-"""Prompts made with other packs' nodes, posted as scripts post them: alone with this pack, and beside packs that own them."""
+"""Prompts of other packs' nodes, posted as scripts post them: without those packs, and beside them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ EFFECT = "5"  # the node between checkpoint and sampler
 SIMPLE = {"model": ["1", 0], "model_type": "SD15", "res_mode": "high (1536-2048)",
           "upscale_mode": "default", "ca_upscale_mode": "bilinear"}  # fmt: skip
 ADVANCED = {
-    "model": ["1", 0], "input_blocks": "3", "output_blocks": "8", "time_mode": "percent", "start_time": 0.0, "end_time": 0.45,
-    "upscale_mode": "bicubic", "ca_start_time": 0.0, "ca_end_time": 0.3, "ca_input_blocks": "1", "ca_output_blocks": "11",
-    "ca_upscale_mode": "bicubic", "ca_downscale_mode": "avg_pool2d", "ca_downscale_factor": 2.0, "two_stage_upscale_mode": "disabled",
+    "model": ["1", 0], "input_blocks": "3", "output_blocks": "8", "time_mode": "percent",
+    "start_time": 0.0, "end_time": 0.45, "upscale_mode": "bicubic", "ca_start_time": 0.0, "ca_end_time": 0.3,
+    "ca_input_blocks": "1", "ca_output_blocks": "11", "ca_upscale_mode": "bicubic",
+    "ca_downscale_mode": "avg_pool2d", "ca_downscale_factor": 2.0, "two_stage_upscale_mode": "disabled",
 }  # fmt: skip
 WINDOWS = {"input_blocks": "1,2", "middle_blocks": "", "output_blocks": "9,10,11", "time_mode": "percent",
            "start_time": 0.2, "end_time": 1.0, "model": [EFFECT, 0]}  # fmt: skip
@@ -55,7 +56,7 @@ def run(server, prompt):
 
 
 def large_prompt(*effects):
-    """A picture at twice the tiny model's size with effects between checkpoint and sampler, each behind the one before."""
+    """A picture at twice the tiny model's size, with effects behind each other ahead of the sampler."""
     prompt = untitled(workflow_prompt(
         ("plain",), checkpoint="tiny_sd15.safetensors", checkpoint_class="MegapixelDevCheckpoint",
         text="a red person", negative_text="", size=256, steps=2, scheduler="normal",
@@ -184,7 +185,8 @@ def test_a_known_node_without_its_required_inputs_is_named_like_any_other(server
 PIPE = """
 class ToBasicPipe:
     INPUT_TYPES = classmethod(lambda cls: {"required": {
-        "model": ["MODEL"], "clip": ["CLIP"], "vae": ["VAE"], "positive": ["CONDITIONING"], "negative": ["CONDITIONING"],
+        "model": ["MODEL"], "clip": ["CLIP"], "vae": ["VAE"],
+        "positive": ["CONDITIONING"], "negative": ["CONDITIONING"],
     }})
     RETURN_TYPES = ("BASIC_PIPE",)
     FUNCTION = "run"
@@ -200,7 +202,7 @@ NODE_CLASS_MAPPINGS["ToBasicPipe"] = ToBasicPipe
 
 @pytest.fixture(scope="module")
 def shared_server(tmp_path_factory):
-    """A server on which two more packs own the nodes of HiDiffusion and InstantID; one of them makes pipes, too."""
+    """A server on which two more packs own the nodes of HiDiffusion and InstantID; one makes pipes, too."""
     folder = tmp_path_factory.mktemp("packs")
     owner = write_pack(folder / "z_pack", INSTANT_ID)
     with (owner / "__init__.py").open("a", encoding="utf-8") as code:

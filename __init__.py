@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, offer_instant_id_folder, offer_models
+from .nodes import NODES, offer_instant_id_folder, offer_models, offer_replacements
 
 WEB_DIRECTORY = "./web"
 
@@ -11,6 +11,7 @@ class MegapixelExtension(ComfyExtension):
     async def on_load(self) -> None:
         offer_models()
         offer_instant_id_folder()
+        await offer_replacements()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

@@ -10,6 +10,7 @@ from .instant_id_loader import MegapixelInstantIDLoader
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
+from .replacements import offer_replacements
 from .segs_filter import MegapixelSEGSFilter
 from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
 from .segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
@@ -19,7 +20,7 @@ from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
 from .upscale_host import offer_models
 
-__all__ = ["NODES", "offer_instant_id_folder", "offer_models"]
+__all__ = ["NODES", "offer_instant_id_folder", "offer_models", "offer_replacements"]
 
 NODES = [
     MegapixelDeepShrink,

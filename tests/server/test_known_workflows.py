@@ -35,6 +35,7 @@ FACE = {"instantid": ["5", 0], "insightface": ["6", 0], "image": ["4", 0], "mode
 POSE = {"control_net": ["7", 0], "positive": ["2", 0], "negative": ["3", 0]}
 KPS, MASK = {"image_kps": ["21", 0]}, {"mask": ["22", 0]}
 LOOK = {"middle_block": False}
+SEGS = {"overlaps": "in order", "smallest_crop": 8}
 
 
 def node(class_type, **inputs):
@@ -169,7 +170,7 @@ def test_segments_of_a_mask_are_refined_by_ours(server):
     prompt["20"] = node("MegapixelSaveProgressHook", filename_prefix="known", seconds=30.0)
     history, ran = run(server, prompt)
     assert ran["6"] == ("MegapixelMaskToSEGS", prompt["6"]["inputs"])
-    assert ran[UPSCALE] == ("MegapixelSEGSUpscale", prompt[UPSCALE]["inputs"])
+    assert ran[UPSCALE] == ("MegapixelSEGSUpscale", prompt[UPSCALE]["inputs"] | SEGS)
     assert server.images(history, "9")
 
 
@@ -238,5 +239,5 @@ def test_what_no_pack_owns_runs_on_ours_beside_them(shared_server):
     prompt["20"] = node("ToBasicPipe", **pipe)
     prompt[UPSCALE] = node("SEGSUpscalerPipe", **inputs, basic_pipe=["20", 0])
     history, ran = run(shared_server, prompt)
-    assert ran[UPSCALE] == ("MegapixelSEGSUpscalePipe", prompt[UPSCALE]["inputs"])
+    assert ran[UPSCALE] == ("MegapixelSEGSUpscalePipe", prompt[UPSCALE]["inputs"] | SEGS)
     assert shared_server.images(history, "9")

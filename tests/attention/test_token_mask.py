@@ -80,7 +80,9 @@ def test_a_view_gives_each_picture_its_own_part_of_its_frames_mask():
     view = View((Part(whole, (16, 24), (8, 12)), Part(whole, (16, 24), (32, 48))), (1, 5))
     seen = mask_view(masks, view, None, (8, 12), 2)
     assert torch.allclose(seen[0, :, 0].view(8, 12), masks[1, 4:12, 6:18])
-    assert torch.allclose(seen[1, :, 0].view(8, 12), masks[1, 16:24, 24:36])  # the last mask is for all frames after it
+    assert torch.allclose(
+        seen[1, :, 0].view(8, 12), masks[1, 16:24, 24:36]
+    )  # the last mask is for all frames after it
 
 
 def test_an_area_lies_inside_what_the_view_shows():

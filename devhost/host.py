@@ -18,7 +18,14 @@ PACK = "megapixel"
 
 
 def import_host() -> None:
-    """Make `comfy`, the host's `nodes` and `megapixel` importable. CPU, PyTorch attention, one thread.
+    """Make `comfy`, the host's `nodes` and `megapixel` importable. For the rest see `find_host`."""
+    find_host()
+    if PACK not in sys.modules:
+        _register_pack()
+
+
+def find_host() -> None:
+    """Make `comfy` and the host's `nodes` importable, without the pack. CPU, PyTorch attention, one thread.
 
     Raises:
         RuntimeError: COMFYUI_PATH does not name a ComfyUI; one sentence.
@@ -37,8 +44,6 @@ def import_host() -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    if PACK not in sys.modules:
-        _register_pack()
 
 
 def _register_pack() -> ModuleType:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
 import torch
 from torch import Tensor
 
@@ -15,7 +14,6 @@ from .crop import crop_resized
 from .segment import SEG
 
 EVERY_SIDE = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner belong together
-_image: Any = scipy.ndimage  # it has no types
 
 
 def mask_segments(
@@ -36,7 +34,7 @@ def mask_segments(
     values = mask.float().cpu()
     present = values > 0
     if contour_fill:
-        filled = torch.as_tensor(_image.binary_fill_holes(present.numpy()))
+        filled = torch.as_tensor(_ndimage().binary_fill_holes(present.numpy()))
         values, present = torch.where(filled & ~present, 1.0, values), filled
     labelled = present.int() if combined else _labelled(present)
     segments: list[SEG] = []
@@ -111,13 +109,13 @@ def _part_of(mask: Tensor, size: Size) -> Callable[[Box], Tensor]:
 
 def _labelled(present: Tensor) -> Tensor:
     """Return (H, W) with another number above 0 in each connected part."""
-    labelled, _ = _image.label(present.numpy(), structure=EVERY_SIDE)
+    labelled, _ = _ndimage().label(present.numpy(), structure=EVERY_SIDE)
     return torch.as_tensor(labelled)
 
 
 def _boxes(labelled: Tensor) -> list[Box]:
     """Return the box of each number from 1 on."""
-    found = _image.find_objects(labelled.numpy())
+    found = _ndimage().find_objects(labelled.numpy())
     return [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
 
 
@@ -131,3 +129,10 @@ def _tile_axis(length: int, tile: int, overlap: int) -> tuple[Sequence[int], int
         return [0], length
     count = -(-(length - overlap) // max(1, tile - overlap))
     return [round(number * (length - tile) / (count - 1)) for number in range(count)], tile
+
+
+def _ndimage() -> Any:
+    """Return scipy's part for pictures, which has no types. It is slow to load, and only masks need it."""
+    import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
+
+    return scipy.ndimage

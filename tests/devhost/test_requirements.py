@@ -5,6 +5,7 @@ Packages come from the index that pip is set to; where it cannot be reached, the
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,6 +48,17 @@ def test_line_by_line_the_build_for_gpus_is_the_one_that_imports(tmp_path):
     assert version == np.__version__
     assert ("CUDAExecutionProvider" in providers) == Requirement(GPU_LINE).marker.evaluate()
     assert providers[-1] == "CPUExecutionProvider"
+
+
+def test_no_line_changes_what_a_host_with_numpy_2_has(tmp_path):
+    venv.create(tmp_path, with_pip=True, symlinks=os.name != "nt")
+    python = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    pip = [python, "-m", "pip", "install", "--quiet"]
+    run([*pip, "numpy==2.1.3", "opencv-python==4.12.0.88"])  # older than what pip takes where there is none
+    plans = [json.loads(run([*pip, "--dry-run", "--report", "-", line])) for line in LINES]
+    names = {package["metadata"]["name"] for plan in plans for package in plan["install"]}
+    assert "insightface" in names
+    assert not [name for name in names if name.startswith(("numpy", "opencv", "torch"))]
 
 
 @pytest.mark.parametrize(

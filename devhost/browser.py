@@ -35,9 +35,7 @@ _DROP = """([name, type, content]) => {
     const drop = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true })
     document.querySelector('#graph-canvas').dispatchEvent(drop)
 }"""
-_UNKNOWN_NODES = (
-    "() => app.graph.nodes.map((node) => node.type).filter((type) => !(type in LiteGraph.registered_node_types))"
-)
+_UNKNOWN_NODES = "() => app.graph.nodes.map((node) => node.type).filter((type) => !(type in LiteGraph.registered_node_types))"
 _RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
     const output = app.graph.getNodeById(link.origin_id)?.outputs[link.origin_slot]
     const input = app.graph.getNodeById(link.target_id)?.inputs[link.target_slot]
@@ -122,9 +120,9 @@ class FrontEnd:
         self.page.wait_for_function(f"() => {loaded}")
 
     def clear(self) -> None:
-        """Empty the graph and close what is open above it."""
+        """Close what is open above the graph and begin an empty one."""
         self.page.keyboard.press("Escape")
-        self.page.evaluate("() => app.graph.clear()")
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
 
     def photograph(self, file: Path) -> None:
         """Save a screenshot."""

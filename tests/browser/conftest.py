@@ -28,7 +28,9 @@ def server(tmp_path_factory):
     settings.write_text('{"Comfy.TutorialCompleted": true}')  # or templates cover the page of a new person
     with running_server(current_environment(), packs, base=base) as running:
         # The picture that every new ComfyUI has in its input folder, smaller.
-        Image.linear_gradient("L").resize((48, 32)).convert("RGB").save(running.base / "input" / "example.png")
+        Image.linear_gradient("L").resize((48, 32)).convert("RGB").save(
+            running.base / "input" / "example.png"
+        )
         yield running
 
 

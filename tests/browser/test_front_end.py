@@ -77,7 +77,11 @@ def assert_opens_whole(front_end, file, expected):
 def test_search_finds_each_node_by_its_known_name(server, front_end):
     schemas = server.object_info()
     found = dict(zip(KNOWN_NAMES, front_end.search(*KNOWN_NAMES), strict=True))
-    missed = {name: found[name] for name, ours in KNOWN_NAMES.items() if schemas[ours]["display_name"] not in found[name]}
+    missed = {
+        name: found[name]
+        for name, ours in KNOWN_NAMES.items()
+        if schemas[ours]["display_name"] not in found[name]
+    }
     assert missed == {}
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -81,11 +80,20 @@ class FrontEnd:
         """Return the links that join sockets of different types, or lead nowhere."""
         return self.page.evaluate(_RED_LINKS)
 
-    def search(self, *texts: str) -> list[list[str]]:
-        """Return the names of the nodes that the search box finds for each of the texts."""
+    def open_search(self) -> None:
+        """Open the search box by a double click beside all nodes."""
         self.clear()
-        self.page.mouse.dblclick(VIEW["width"] // 2, VIEW["height"] * 4 // 5)
-        return [self._find(text) for text in texts]
+        # As slow as a person: at once, the box may take the second click for one beside it, and close.
+        self.page.mouse.dblclick(VIEW["width"] // 2, VIEW["height"] * 4 // 5, delay=40)
+
+    def find(self, text: str, name: str) -> None:
+        """Type a text into the search box, and wait until a node of that name is among the results."""
+        box = self.page.get_by_placeholder("Add a node")
+        results = self.page.get_by_test_id("result-item")
+        box.fill("no such node at all")
+        results.first.wait_for(state="detached")  # what follows is of this text, not of the one before
+        box.fill(text)
+        results.get_by_text(name, exact=True).wait_for()
 
     def press_run(self) -> None:
         """Press the Run button."""
@@ -128,12 +136,6 @@ class FrontEnd:
         """Save a screenshot."""
         file.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=file)
-
-    def _find(self, text: str) -> list[str]:
-        box = self.page.get_by_role("combobox", name=re.compile("add a node", re.IGNORECASE))
-        box.fill(text)
-        self.page.wait_for_timeout(500)  # the list follows the text after a moment, and says nothing about it
-        return [entry.split("\n")[0] for entry in self.page.get_by_test_id("result-item").all_inner_texts()]
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ def browser():
 
 
 @pytest.fixture
-def front_end(server, browser, request):
+def front_end(browser, server, request):
     """The front end in a fresh page; how it looks in the end is saved in output/browser."""
     with open_front_end(browser, server.address) as opened:
         yield opened

@@ -97,6 +97,22 @@ def prepare() -> Environment:
     return Environment(python, comfyui, _version(comfyui))
 
 
+def extra_package(pin: str) -> Path:
+    """Return a folder with one more package for this Python, installed if it is missing; it goes on `sys.path`.
+
+    For what only a few tests need: the environment of all others stays as it is.
+    """
+    cache = cache_folder()
+    folder = cache / "python-{}.{}-{}".format(*sys.version_info[:2], pin)
+    with _lock(cache / "lock"):
+        if not (folder / "finished").is_file():
+            _say(f"installing {pin} in {folder}")
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _run([*install, "--target", str(folder), "--upgrade", pin], f"install {pin}")
+            (folder / "finished").touch()
+    return folder
+
+
 def _comfyui(cache: Path) -> Path:
     if chosen := os.environ.get("COMFYUI_PATH"):
         path = Path(chosen).expanduser().resolve()

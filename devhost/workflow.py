@@ -17,6 +17,7 @@ Graph = dict[str, Any]
 
 _WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 _SEED_NAMES = {"seed", "noise_seed"}
+_SHOW_PICTURES = {"LoadImage", "SaveImage", "PreviewImage", "MegapixelPlan", "MegapixelSEGSPreview"}
 _GAP = (80, 80)
 _WIDTH, _TEXT_WIDTH = 320, 420
 _TITLE, _SLOT, _WIDGET, _TEXT, _PICTURE = 40, 24, 30, 110, 320
@@ -65,7 +66,7 @@ class _Node:
         texts = sum(entry.is_text for entry in widgets)
         slots = max(len(self.inputs) - len(widgets), len(self.outputs))
         lines = len(widgets) + sum(entry.is_seed for entry in widgets)
-        shows = self.type in {"SaveImage", "PreviewImage", "MegapixelPlan"}
+        shows = self.type in _SHOW_PICTURES
         height = _TITLE + _SLOT * slots + _WIDGET * lines + _TEXT * texts + _PICTURE * shows
         return (_TEXT_WIDTH if texts or shows else _WIDTH), height
 

@@ -1,0 +1,167 @@
+"""The front end of a running server, as a person uses it: a real Chromium, driven by Playwright.
+
+    with open_browser() as browser, open_front_end(browser, server.address) as front_end:
+        front_end.drop(ROOT / "assets" / "upscale.png")
+        front_end.press_run()
+
+Chromium is the system's own. Playwright lies in a folder of its own in the cache, made on first use.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .environment import extra_package
+from .workflow import Graph
+
+PLAYWRIGHT = "playwright==1.65.2"
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+VIEW = {"width": 1600, "height": 1000}
+
+_HAS_NODES = "() => Boolean(window.app?.graph?.nodes.length)"
+_DROP = """([name, type, content]) => {
+    const bytes = Uint8Array.from(atob(content), (byte) => byte.charCodeAt(0))
+    const dataTransfer = new DataTransfer()
+    dataTransfer.items.add(new File([bytes], name, { type }))
+    const drop = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true })
+    document.querySelector('#graph-canvas').dispatchEvent(drop)
+}"""
+_UNKNOWN_NODES = "() => app.graph.nodes.map((node) => node.type).filter((type) => !(type in LiteGraph.registered_node_types))"
+_RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
+    const output = app.graph.getNodeById(link.origin_id)?.outputs[link.origin_slot]
+    const input = app.graph.getNodeById(link.target_id)?.inputs[link.target_slot]
+    return !output || !input || !LiteGraph.isValidConnection(output.type, input.type)
+}).map((link) => link.id)"""
+_PICTURES = """() => app.graph.nodes.filter((node) => node.type === 'SaveImage')
+    .flatMap((node) => node.imgs ?? []).map((image) => [image.naturalHeight, image.naturalWidth])"""
+_ADD_NODE = """(type) => {
+    const node = LiteGraph.createNode(type)
+    app.graph.add(node)
+    app.canvas.centerOnNode(node)
+    app.canvas.canvas.focus()
+}"""
+_HELP = ".node-help-content"
+
+
+class BrowserFailure(Exception):
+    """There is no browser; the message is one sentence for the person at the terminal."""
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """A page with the graph; `page` is Playwright's."""
+
+    page: Any
+
+    def drop(self, file: Path) -> None:
+        """Drag a file (.png or .json) into the page and wait for its graph."""
+        self.clear()
+        kind = {".png": "image/png", ".json": "application/json"}[file.suffix]
+        self.page.evaluate(_DROP, [file.name, kind, base64.b64encode(file.read_bytes()).decode()])
+        self.page.wait_for_function(_HAS_NODES)
+
+    def graph(self) -> Graph:
+        """Return the graph as the front end would save it."""
+        return self.page.evaluate("() => app.graph.serialize()")
+
+    def unknown_nodes(self) -> list[str]:
+        """Return the types of nodes that the front end has no schema for."""
+        return self.page.evaluate(_UNKNOWN_NODES)
+
+    def red_links(self) -> list[int]:
+        """Return the links that join sockets of different types, or lead nowhere."""
+        return self.page.evaluate(_RED_LINKS)
+
+    def open_search(self) -> None:
+        """Open the search box by a double click beside all nodes."""
+        self.clear()
+        # As slow as a person: at once, the box may take the second click for one beside it, and close.
+        self.page.mouse.dblclick(VIEW["width"] // 2, VIEW["height"] * 4 // 5, delay=40)
+
+    def find(self, text: str, name: str) -> None:
+        """Type a text into the search box, and wait until a node of that name is among the results."""
+        box = self.page.get_by_placeholder("Add a node")
+        results = self.page.get_by_test_id("result-item")
+        box.fill("no such node at all")
+        results.first.wait_for(state="detached")  # what follows is of this text, not of the one before
+        box.fill(text)
+        results.get_by_text(name, exact=True).wait_for()
+
+    def press_run(self) -> None:
+        """Press the Run button."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def wait_for_picture(self) -> tuple[int, int]:
+        """Wait until a node that saves pictures shows one, and return its (height, width)."""
+        self.page.wait_for_function(f"() => ({_PICTURES})().length > 0")
+        [size] = self.page.evaluate(_PICTURES)
+        return tuple(size)
+
+    def wait_for_error(self) -> str:
+        """Wait until the front end tells of an error, and return all that it says in its panel."""
+        self.page.get_by_test_id("error-overlay-see-errors").click()
+        return self.page.get_by_test_id("error-group-execution").inner_text()
+
+    def open_help(self, node_type: str) -> None:
+        """Put a new node into an empty graph, select it, and open its help from its toolbox."""
+        self.clear()
+        self.page.evaluate(_ADD_NODE, node_type)
+        self.page.keyboard.press("Control+a")
+        self.page.get_by_test_id("info-button").click()
+
+    def help_headings(self, first: str) -> list[str]:
+        """Return the headings of the help page that is open, once it is the page under `first`."""
+        self.page.locator(_HELP).get_by_role("heading", name=first, exact=True).first.wait_for()
+        return self.page.locator(f"{_HELP} :is(h1, h2, h3)").all_inner_texts()
+
+    def wait_for_help_pictures(self) -> None:
+        """Wait until all pictures of the help page are there."""
+        loaded = f"[...document.querySelectorAll('{_HELP} img')].every((image) => image.naturalWidth > 0)"
+        self.page.wait_for_function(f"() => {loaded}")
+
+    def clear(self) -> None:
+        """Close what is open above the graph and begin an empty one."""
+        self.page.keyboard.press("Escape")
+        self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+
+    def photograph(self, file: Path) -> None:
+        """Save a screenshot."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=file)
+
+
+@contextlib.contextmanager
+def open_browser() -> Iterator[Any]:
+    """Start a Chromium without a window; when the block is left, it is gone.
+
+    Raises:
+        BrowserFailure: there is none on this machine.
+    """
+    program = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
+    if program is None:
+        raise BrowserFailure("chromium: expected it on the PATH, got none. Run apt-get install chromium.")
+    if (folder := str(extra_package(PLAYWRIGHT))) not in sys.path:
+        sys.path.append(folder)  # at the end: what the environment has comes first
+    playwright = importlib.import_module("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program)
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def open_front_end(browser: Any, address: str) -> Iterator[FrontEnd]:
+    """Open the front end at `address` as a person does who has never been there."""
+    with browser.new_page(viewport=VIEW) as page:
+        page.goto(address)
+        page.wait_for_function(_HAS_NODES)  # of the graph that ComfyUI shows at first
+        page.locator(".p-blockui-mask").wait_for(state="detached")
+        yield FrontEnd(page)

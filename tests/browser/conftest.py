@@ -1,0 +1,52 @@
+"""One real server for all tests of this folder, and a browser for each of its files."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from devhost.browser import BrowserFailure, open_browser, open_front_end
+from devhost.environment import ROOT
+from devhost.server import current_environment, running_server
+
+SCREENSHOTS = ROOT / "output" / "browser"
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "browser" in item.nodeid.split("::")[0].split("/"):
+            item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.xdist_group("browser"))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    packs = {"megapixel": ROOT, "megapixel-tiny": ROOT / "devhost" / "tiny"}
+    base = tmp_path_factory.mktemp("base")
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"Comfy.TutorialCompleted": true}')  # or templates cover the page of a new person
+    with running_server(current_environment(), packs, base=base) as running:
+        # The picture that every new ComfyUI has in its input folder, smaller.
+        Image.linear_gradient("L").resize((48, 32)).convert("RGB").save(
+            running.base / "input" / "example.png"
+        )
+        yield running
+
+
+# Not for the whole session: while Playwright is there, no other test of the process could run an event loop.
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        with open_browser() as opened:
+            yield opened
+    except BrowserFailure as failure:
+        pytest.skip(str(failure))
+
+
+@pytest.fixture
+def front_end(browser, server, request):
+    """The front end in a fresh page; how it looks in the end is saved in output/browser."""
+    with open_front_end(browser, server.address) as opened:
+        yield opened
+        opened.photograph(SCREENSHOTS / f"{request.node.name}.png")

@@ -1,0 +1,135 @@
+"""The pack in the real front end, in a real browser: searched for, opened, run, and read about."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from megapixel.nodes import NODES
+
+from devhost.demo import workflow_prompt
+from devhost.environment import ROOT
+from devhost.workflow import prompt_node, to_graph
+
+EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
+KNOWN_NAMES = {
+    "PatchModelAddDownscale": "MegapixelDeepShrink",
+    "HiDiffusion": "MegapixelHiDiffusion",
+    "ApplyRAUNet": "MegapixelRAUNet",
+    "ApplyRAUNetSimple": "MegapixelRAUNetSimple",
+    "ApplyMSWMSAAttention": "MegapixelMSWMSA",
+    "ApplyMSWMSAAttentionSimple": "MegapixelMSWMSASimple",
+    "ImageUpscaleWithModel": "MegapixelUpscale",
+    "SEGSUpscaler": "MegapixelSEGSUpscale",
+    "SEGSUpscalerPipe": "MegapixelSEGSUpscalePipe",
+    "InstantIDModelLoader": "MegapixelInstantIDLoader",
+    "InstantIDFaceAnalysis": "MegapixelFaceAnalysis",
+    "ApplyInstantID": "MegapixelInstantIDApply",
+    "ApplyInstantIDAdvanced": "MegapixelInstantIDApply",
+    "InstantIDAttentionPatch": "MegapixelInstantIDAttention",
+    "ApplyInstantIDControlNet": "MegapixelInstantIDControlNet",
+    "FaceKeypointsPreprocessor": "MegapixelFaceKeypoints",
+}
+
+
+def tiny_prompt(**settings):
+    """A picture of the tiny model with HiDiffusion as an API prompt."""
+    return workflow_prompt(
+        ("hidiffusion",), checkpoint="tiny_sd15.safetensors", checkpoint_class="MegapixelDevCheckpoint",
+        text="a red person", negative_text="", steps=3, cfg=2.5, scheduler="normal", trained_size=128, **settings,
+    )  # fmt: skip
+
+
+def named_links(graph):
+    """The links of a saved graph as (node, output, node, input), sockets by name: the front end moves them."""
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    return {
+        (source, nodes[source]["outputs"][output]["name"], target, nodes[target]["inputs"][place]["name"])
+        for _, source, output, target, place, _ in graph["links"]
+    }
+
+
+def drawn_nodes(graph):
+    """The nodes of a saved graph without their sizes: a node grows as its picture arrives."""
+    return {node["id"]: (node["type"], node["title"], node["pos"]) for node in graph["nodes"]}
+
+
+def widget_values(graph):
+    return {node["id"]: node.get("widgets_values", []) for node in graph["nodes"]}
+
+
+def meaning(graph):
+    return drawn_nodes(graph), named_links(graph), widget_values(graph)
+
+
+def assert_opens_whole(front_end, file, expected):
+    front_end.drop(file)
+    opened = front_end.graph()
+    assert front_end.unknown_nodes() == []
+    assert front_end.red_links() == []
+    assert named_links(opened) == named_links(expected)
+    assert drawn_nodes(opened) == drawn_nodes(expected)
+    for node, values in widget_values(expected).items():  # upload buttons come after what is saved
+        assert widget_values(opened)[node][: len(values)] == values
+
+
+def test_search_finds_each_node_by_its_known_name(server, front_end):
+    schemas = server.object_info()
+    front_end.open_search()
+    for name, ours in KNOWN_NAMES.items():
+        front_end.find(name, schemas[ours]["display_name"])
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_opens_whole_and_is_the_same_after_a_round_trip(front_end, example, tmp_path):
+    assert_opens_whole(front_end, example, json.loads(example.read_text(encoding="utf-8")))
+    saved = front_end.graph()
+    again = tmp_path / "again.json"
+    again.write_text(json.dumps(saved), encoding="utf-8")
+    front_end.drop(again)
+    assert meaning(front_end.graph()) == meaning(saved)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
+def test_the_picture_of_an_example_opens_as_its_graph(front_end, example):
+    picture = ROOT / "assets" / f"{example.stem}.png"
+    assert_opens_whole(front_end, picture, json.loads(example.read_text(encoding="utf-8")))
+
+
+def test_a_shipped_picture_runs_as_it_is_and_the_result_appears_in_the_page(front_end):
+    front_end.drop(ROOT / "assets" / "upscale.png")
+    front_end.press_run()
+    assert front_end.wait_for_picture() == (4 * 32, 4 * 48)
+
+
+def test_a_sampled_picture_and_its_plan_appear_in_the_page(server, front_end, tmp_path):
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(to_graph(tiny_prompt(size=256), server.object_info())))
+    front_end.drop(file)
+    front_end.press_run()
+    assert front_end.wait_for_picture() == (256, 256)
+
+
+def test_a_wrong_input_is_told_in_one_sentence_at_the_node(server, front_end, tmp_path):
+    prompt = tiny_prompt(size=256)
+    [key] = [key for key, node in prompt.items() if node["class_type"] == "MegapixelHiDiffusion"]
+    prompt[key] = prompt_node(
+        "MegapixelRAUNet", "The wrong one", model=["1", 0], input_blocks="3", output_blocks="9"
+    )
+    file = tmp_path / "wrong.json"
+    file.write_text(json.dumps(to_graph(prompt, server.object_info())))
+    front_end.drop(file)
+    front_end.press_run()
+    told = front_end.wait_for_error()
+    assert "The wrong one" in told
+    assert "output_blocks: expected 8 for input_blocks 3, got 9." in told
+
+
+def test_the_help_of_every_node_is_our_page_with_its_pictures(front_end):
+    for node in NODES:
+        page = (ROOT / "web" / "docs" / f"{node.__name__}.md").read_text(encoding="utf-8")
+        headings = [text.replace("`", "") for text in re.findall(r"^#{1,3} (.+)$", page, re.MULTILINE)]
+        front_end.open_help(node.__name__)
+        assert front_end.help_headings(headings[0]) == headings
+        front_end.wait_for_help_pictures()

@@ -110,6 +110,12 @@ class FrontEnd:
         self.page.get_by_test_id("error-overlay-see-errors").click()
         return self.page.get_by_test_id("error-group-execution").inner_text()
 
+    def replace_nodes(self) -> None:
+        """Press Replace All, which the front end offers where nodes of a graph have others in their place."""
+        self.page.get_by_test_id("error-overlay-see-errors").click()
+        self.page.get_by_role("button", name="Replace All").first.click()
+        self.page.wait_for_function(f"() => ({_UNKNOWN_NODES})().length === 0")
+
     def open_help(self, node_type: str) -> None:
         """Put a new node into an empty graph, select it, and open its help from its toolbox."""
         self.clear()

@@ -10,6 +10,10 @@ from megapixel.nodes import NODES
 
 from devhost.demo import workflow_prompt
 from devhost.environment import ROOT
+from devhost.known_nodes import KNOWN
+from devhost.segs_demo import UPSCALE, draw_figures
+from devhost.segs_demo import tiny_prompt as tiny_prompt_of_segs
+from devhost.upscale_demo import write_picture
 from devhost.workflow import prompt_node, to_graph
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -124,6 +128,62 @@ def test_a_wrong_input_is_told_in_one_sentence_at_the_node(server, front_end, tm
     told = front_end.wait_for_error()
     assert "The wrong one" in told
     assert "output_blocks: expected 8 for input_blocks 3, got 9." in told
+
+
+OLD = {  # a graph with nodes of other packs, which of them, and what their widgets say after the replacement
+    "RAU-Net": (
+        "ApplyRAUNetSimple", "MegapixelRAUNetSimple", ["auto", "high (1536-2048)", "bilinear", "default", "known"],
+    ),
+    "SEGS": (
+        "SEGSUpscaler", "MegapixelSEGSUpscale",
+        [4.0, "nearest", "true", 8, 7, "randomize", 2, 3.0, "euler", "karras", 0.4, 5, False, 20, "in order", 0, 8, 0, True],
+    ),
+}  # fmt: skip
+
+
+def old_segs_prompt(folder):
+    """A prompt with the known packs' nodes for segments; its pictures lie in `folder`."""
+    drawn = draw_figures()
+    write_picture(drawn.small, folder / "old.png")
+    write_picture(drawn.mask.expand(1, 3, -1, -1), folder / "old_mask.png")
+    prompt = tiny_prompt_of_segs("old.png", "old_mask.png", seed=7, steps=2, resampling_method="nearest")
+    for key, known in {"6": "MaskToSEGS", UPSCALE: "SEGSUpscaler"}.items():
+        inputs = KNOWN[known][0]
+        names = {**inputs["required"], **inputs.get("optional", {})}
+        given = {name: value for name, value in prompt[key]["inputs"].items() if name in names}
+        prompt[key] = prompt_node(known, known, **given)
+    return prompt
+
+
+def old_rau_net_prompt():
+    prompt = tiny_prompt(size=256)
+    [key] = [key for key, node in prompt.items() if node["class_type"] == "MegapixelHiDiffusion"]
+    settings = {"model_type": "auto", "res_mode": "high (1536-2048)", "upscale_mode": "bilinear"}
+    prompt[key] = prompt_node(
+        "ApplyRAUNetSimple", "Old", model=["1", 0], ca_upscale_mode="default", **settings
+    )
+    return prompt
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_a_workflow_of_other_packs_runs_after_a_click_on_replace(server, front_end, tmp_path, old):
+    prompt = old_rau_net_prompt() if old == "RAU-Net" else old_segs_prompt(server.base / "input")
+    known, ours, values = OLD[old]
+    schemas = {name: {"input": inputs, "output": outputs, "output_name": outputs}
+               for name, (inputs, outputs) in KNOWN.items()}  # fmt: skip
+    graph = to_graph(prompt, server.object_info() | schemas)
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(graph), encoding="utf-8")
+    front_end.drop(file)
+    assert known in front_end.unknown_nodes()
+    front_end.replace_nodes()
+    assert front_end.red_links() == []
+    opened = front_end.graph()
+    assert named_links(opened) == named_links(graph)
+    [node] = [node for node in opened["nodes"] if node["type"] == ours]
+    assert node["widgets_values"] == values
+    front_end.press_run()
+    assert front_end.wait_for_picture() == (256, 256)
 
 
 def test_the_help_of_every_node_is_our_page_with_its_pictures(front_end):

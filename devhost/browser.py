@@ -34,7 +34,8 @@ _DROP = """([name, type, content]) => {
     const drop = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true })
     document.querySelector('#graph-canvas').dispatchEvent(drop)
 }"""
-_UNKNOWN_NODES = "() => app.graph.nodes.map((node) => node.type).filter((type) => !(type in LiteGraph.registered_node_types))"
+_UNKNOWN_NODES = """() => app.graph.nodes.map((node) => node.type)
+    .filter((type) => !(type in LiteGraph.registered_node_types))"""
 _RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
     const output = app.graph.getNodeById(link.origin_id)?.outputs[link.origin_slot]
     const input = app.graph.getNodeById(link.target_id)?.inputs[link.target_slot]
@@ -66,7 +67,12 @@ class FrontEnd:
         self.clear()
         kind = {".png": "image/png", ".json": "application/json"}[file.suffix]
         self.page.evaluate(_DROP, [file.name, kind, base64.b64encode(file.read_bytes()).decode()])
+        self.wait_for_graph()
+
+    def wait_for_graph(self) -> None:
+        """Wait until a graph with nodes is there, and nothing covers it."""
         self.page.wait_for_function(_HAS_NODES)
+        self.page.locator(".p-blockui-mask").wait_for(state="detached")
 
     def graph(self) -> Graph:
         """Return the graph as the front end would save it."""
@@ -162,6 +168,6 @@ def open_front_end(browser: Any, address: str) -> Iterator[FrontEnd]:
     """Open the front end at `address` as a person does who has never been there."""
     with browser.new_page(viewport=VIEW) as page:
         page.goto(address)
-        page.wait_for_function(_HAS_NODES)  # of the graph that ComfyUI shows at first
-        page.locator(".p-blockui-mask").wait_for(state="detached")
-        yield FrontEnd(page)
+        front_end = FrontEnd(page)
+        front_end.wait_for_graph()  # the one that ComfyUI shows at first
+        yield front_end

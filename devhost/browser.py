@@ -111,10 +111,11 @@ class FrontEnd:
         [size] = self.page.evaluate(_PICTURES)
         return tuple(size)
 
-    def wait_for_error(self) -> str:
-        """Wait until the front end tells of an error, and return all that it says in its panel."""
+    def wait_for_error(self, node: str, sentence: str) -> None:
+        """Wait until the front end's panel says this sentence under the title of the node."""
         self.page.get_by_test_id("error-overlay-see-errors").click()
-        return self.page.get_by_test_id("error-group-execution").inner_text()
+        told = self.page.get_by_test_id("error-group-execution")
+        told.filter(has_text=node).filter(has_text=sentence).wait_for()
 
     def open_help(self, node_type: str) -> None:
         """Put a new node into an empty graph, select it, and open its help from its toolbox."""

@@ -34,7 +34,8 @@ _DROP = """([name, type, content]) => {
     const drop = new DragEvent('drop', { dataTransfer, bubbles: true, cancelable: true })
     document.querySelector('#graph-canvas').dispatchEvent(drop)
 }"""
-_UNKNOWN_NODES = "() => app.graph.nodes.map((node) => node.type).filter((type) => !(type in LiteGraph.registered_node_types))"
+_UNKNOWN_NODES = """() => app.graph.nodes.map((node) => node.type)
+    .filter((type) => !(type in LiteGraph.registered_node_types))"""
 _RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
     const output = app.graph.getNodeById(link.origin_id)?.outputs[link.origin_slot]
     const input = app.graph.getNodeById(link.target_id)?.inputs[link.target_slot]
@@ -66,7 +67,12 @@ class FrontEnd:
         self.clear()
         kind = {".png": "image/png", ".json": "application/json"}[file.suffix]
         self.page.evaluate(_DROP, [file.name, kind, base64.b64encode(file.read_bytes()).decode()])
+        self.wait_for_graph()
+
+    def wait_for_graph(self) -> None:
+        """Wait until a graph with nodes is there, and nothing covers it."""
         self.page.wait_for_function(_HAS_NODES)
+        self.page.locator(".p-blockui-mask").wait_for(state="detached")
 
     def graph(self) -> Graph:
         """Return the graph as the front end would save it."""
@@ -105,10 +111,11 @@ class FrontEnd:
         [size] = self.page.evaluate(_PICTURES)
         return tuple(size)
 
-    def wait_for_error(self) -> str:
-        """Wait until the front end tells of an error, and return all that it says in its panel."""
+    def wait_for_error(self, node: str, sentence: str) -> None:
+        """Wait until the front end's panel says this sentence under the title of the node."""
         self.page.get_by_test_id("error-overlay-see-errors").click()
-        return self.page.get_by_test_id("error-group-execution").inner_text()
+        told = self.page.get_by_test_id("error-group-execution")
+        told.filter(has_text=node).filter(has_text=sentence).wait_for()
 
     def replace_nodes(self) -> None:
         """Press Replace All, which the front end offers where nodes of a graph have others in their place."""
@@ -168,6 +175,6 @@ def open_front_end(browser: Any, address: str) -> Iterator[FrontEnd]:
     """Open the front end at `address` as a person does who has never been there."""
     with browser.new_page(viewport=VIEW) as page:
         page.goto(address)
-        page.wait_for_function(_HAS_NODES)  # of the graph that ComfyUI shows at first
-        page.locator(".p-blockui-mask").wait_for(state="detached")
-        yield FrontEnd(page)
+        front_end = FrontEnd(page)
+        front_end.wait_for_graph()  # the one that ComfyUI shows at first
+        yield front_end

@@ -125,9 +125,8 @@ def test_a_wrong_input_is_told_in_one_sentence_at_the_node(server, front_end, tm
     file.write_text(json.dumps(to_graph(prompt, server.object_info())))
     front_end.drop(file)
     front_end.press_run()
-    told = front_end.wait_for_error()
-    assert "The wrong one" in told
-    assert "output_blocks: expected 8 for input_blocks 3, got 9." in told
+    sentence = "output_blocks: expected 8 for input_blocks 3, got 9."
+    front_end.wait_for_error("The wrong one", sentence)
 
 
 OLD = {  # a graph with nodes of other packs, which of them, and what their widgets say after the replacement

@@ -30,8 +30,8 @@ SIDE = 1016  # at exactly 1024 SDXL likes to draw watermarks
 
 TINY_INSTANT_ID = "tiny.safetensors"
 TINY: Mapping[str, Any] = {
-    "checkpoint": "tiny_sdxl.safetensors", "checkpoint_class": "MegapixelDevCheckpoint",
-    "control_net": "tiny_sdxl.safetensors", "control_net_class": "MegapixelDevControlNet",
+    "checkpoint": "random_sdxl.safetensors", "checkpoint_class": "MegapixelDevCheckpoint",
+    "control_net": "random_sdxl.safetensors", "control_net_class": "MegapixelDevControlNet",
     "instant_id": TINY_INSTANT_ID, "text": "a red person", "negative_text": "", "size": (136, 176), "steps": 2,
 }  # fmt: skip
 

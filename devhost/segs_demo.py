@@ -52,7 +52,7 @@ def draw_figures(seed: int = 5) -> Figures:
     """Draw a grid of whole red persons, each as large as the tiny model draws one, and reduce it."""
     from .tiny.scenes import random_scenes
 
-    scenes = random_scenes(20 * COUNT, (16, 16), torch.Generator().manual_seed(seed), close_ups=0.0)
+    scenes = random_scenes(20 * COUNT, (16, 16), torch.Generator().manual_seed(seed))
     persons = [number for number, kind in enumerate(scenes.classes.tolist()) if kind == 0][:COUNT]
     pictures = _grid(scenes.pictures()[persons])
     masks = _grid(F.interpolate((scenes.latents()[persons, 3:] > -0.99).float(), scale_factor=8))

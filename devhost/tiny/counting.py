@@ -1,6 +1,6 @@
-"""Count the objects in latents of the toy world: does a picture show exactly one, and is it whole?
+"""Count the objects in latents of the toy world: does a picture show as many as it was asked for, and are they whole?
 
-An object is a connected part of the mask channel; its one light part (head or bar) is counted on its own,
+An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its own,
 because objects that touch are one component but still have two light parts. Thresholds lie half-way between
 background and object in each picture, since a sampled picture is softer than a drawn one.
 
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from .forms import RING_EXTENT, is_person, person_parts, ring_parts
+from .forms import RING_EXTENT, crowd_count, is_crowd, is_person, parts_of
 
 Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
-MIN_AREA = 17.6
-"""Least area of an object: a fifth of the median object of the training pictures (16 x 16 latent pixels)."""
+MIN_AREA, MIN_BALL_AREA = 10.8, 1.6
+"""Least area of an object, a ball: a fifth of the median one of the training pictures (16 x 16 latent pixels)."""
 MIN_LIGHT_AREA = 2
 MIN_CONTRAST = 0.7
 """Least difference of the mask channel between object and background; in drawn scenes it is 2."""
@@ -40,6 +40,7 @@ class PictureCount:
     light_parts: int
     overlap: float
     edge: float
+    asked: int = 1
 
     @property
     def objects(self) -> int:
@@ -52,9 +53,14 @@ class PictureCount:
         return self.objects == 1
 
     @property
+    def exact(self) -> bool:
+        """Tell whether there are as many objects as the prompt asked for."""
+        return self.objects == self.asked
+
+    @property
     def whole(self) -> bool:
-        """Tell whether there is one object and it has the shape of its class."""
-        return self.exactly_one and self.overlap > MIN_OVERLAP
+        """Tell whether there are as many objects as asked for and the largest has the shape of its class."""
+        return self.exact and self.overlap > MIN_OVERLAP
 
 
 @dataclass(frozen=True)
@@ -78,10 +84,10 @@ class CountSummary:
         )
 
 
-def count_objects(latents: Any, classes: Sequence[int], min_area: float = MIN_AREA) -> list[PictureCount]:
+def count_objects(latents: Any, classes: Sequence[int]) -> list[PictureCount]:
     """Count the objects of each picture in latents (B, 4, H, W) that were asked for as ``classes``."""
     pictures = np.asarray(latents, dtype=np.float32)
-    return [_count_picture(picture, int(c), min_area) for picture, c in zip(pictures, classes, strict=True)]
+    return [_count_picture(picture, int(c)) for picture, c in zip(pictures, classes, strict=True)]
 
 
 def summarise(counts: Sequence[PictureCount]) -> CountSummary:
@@ -109,18 +115,19 @@ def wilson_interval(successes: int, n: int, z: float = 1.96) -> tuple[float, flo
     return (max(0.0, (centre - radius) / (1 + spread)), min(1.0, (centre + radius) / (1 + spread)))
 
 
-def _count_picture(picture: Floats, class_id: int, min_area: float) -> PictureCount:
+def _count_picture(picture: Floats, class_id: int) -> PictureCount:
     colours, mask = picture[:3], picture[3]
     labels, areas = _components(_object_mask(mask))
-    large = np.flatnonzero(areas >= min_area) + 1
-    edge = edge_sharpness(colours)
+    large = np.flatnonzero(areas >= (MIN_BALL_AREA if is_crowd(class_id) else MIN_AREA)) + 1
+    edge, asked = edge_sharpness(colours), crowd_count(class_id)
     if not len(large):
-        return PictureCount(components=0, light_parts=0, overlap=0.0, edge=edge)
+        return PictureCount(components=0, light_parts=0, overlap=0.0, edge=edge, asked=asked)
     return PictureCount(
         components=len(large),
         light_parts=_count_light_parts(colours, np.isin(labels, large)),
         overlap=_overlap_with_shape(labels == areas.argmax() + 1, class_id),
         edge=edge,
+        asked=asked,
     )
 
 
@@ -148,7 +155,9 @@ def _overlap_with_shape(component: Flags, class_id: int) -> float:
     rows, columns = ndimage.find_objects(component.astype(np.int8))[0]
     sides = (rows.stop - rows.start, columns.stop - columns.start)
     centre = ((rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2)
-    height = sides[0] if is_person(class_id) else sum(sides) / 2 / RING_EXTENT
+    height = (
+        sides[0] if is_person(class_id) else sum(sides) / 2 / (1.0 if is_crowd(class_id) else RING_EXTENT)
+    )
     shapes = (
         draw_shape(class_id, component.shape, (centre[0] + dy, centre[1] + dx), height * scale)
         for scale, dy, dx in product((0.93, 1.0, 1.07), (-0.5, 0.0, 0.5), (-0.5, 0.0, 0.5))
@@ -162,8 +171,7 @@ def draw_shape(
     """Draw the mask (H, W) of an object: pixels that it covers by more than half."""
     y, x = ((np.arange(n * supersampling) + 0.5) / supersampling for n in size)
     v, u = (y[:, None] - centre[0]) / height, (x - centre[1]) / height
-    parts = person_parts(u, v) if is_person(class_id) else ring_parts(u, v)
-    samples = parts.whole.reshape(size[0], supersampling, size[1], supersampling)
+    samples = parts_of(class_id, u, v).whole.reshape(size[0], supersampling, size[1], supersampling)
     return samples.mean((1, 3)) > 0.5
 
 

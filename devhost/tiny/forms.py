@@ -1,21 +1,25 @@
-"""The two forms of the toy world and their classes.
+"""The forms of the toy world and its prompts.
 
-An object has a form (person or ring) and a colour; it has a body in that colour, exactly one light part (the
-person's head, the ring's bar) and, for the person, dark legs. Shapes are given in object coordinates: v runs
-down and u to the right from the object's centre, in units of the object's height. Only plain operators are
-used, so NumPy arrays and torch tensors both work.
+A person or a ring stands alone; balls come in numbers that the prompt names. An object has a colour: a body in that
+colour, exactly one light part (the person's head, the ring's bar, the ball's core) and, for the person, dark
+legs. Shapes are given in object coordinates: v runs down and u to the right from the object's centre, in units
+of the object's height. Only plain operators are used, so NumPy arrays and torch tensors both work.
 """
 
 from typing import Any, NamedTuple
 
 FORMS = ("person", "ring")
 COLOURS = ("red", "green", "blue")
-CLASS_NAMES = tuple(f"{form} {colour}" for form in FORMS for colour in COLOURS)
+CROWD_COUNTS = (2, 3, 4, 5)
+NUMBER_WORDS = ("two", "three", "four", "five")
+"""The words for ``CROWD_COUNTS``."""
+
 CLASS_TEXTS = tuple(f"a {colour} {form}" for form in FORMS for colour in COLOURS)
-"""A prompt for each class, in the order of the class ids."""
-CLOSE_UP_OFFSET = len(CLASS_NAMES)
-"""Class ids from here on are the same classes as close-ups: larger than the frame and cut by it."""
-EMPTY_CLASS = 2 * len(CLASS_NAMES)
+"""A prompt for each class of one object, in the order of the class ids."""
+CROWD_TEXTS = tuple(f"{number} {colour} balls" for number in NUMBER_WORDS for colour in COLOURS)
+"""A prompt for each class of several objects; their ids go on behind those of ``CLASS_TEXTS``."""
+FIRST_CROWD = len(CLASS_TEXTS)
+EMPTY_CLASS = FIRST_CROWD + len(CROWD_TEXTS)
 """Class id of the empty prompt."""
 
 RING_EXTENT = 0.8
@@ -53,6 +57,30 @@ def ring_parts(u: Any, v: Any) -> Parts:
     return Parts(ring, bar, ring & ~ring)
 
 
+def ball_parts(u: Any, v: Any) -> Parts:
+    """Return the ball and its core at object coordinates (u, v); nothing of it is dark."""
+    radius = (u**2 + v**2) ** 0.5
+    ball = radius < 0.5
+    return Parts(ball, radius < 0.24, ball & ~ball)
+
+
+def parts_of(class_id: int, u: Any, v: Any) -> Parts:
+    """Return the parts of one object of a class at object coordinates (u, v)."""
+    if is_crowd(class_id):
+        return ball_parts(u, v)
+    return person_parts(u, v) if is_person(class_id) else ring_parts(u, v)
+
+
 def is_person(classes: Any) -> Any:
-    """Tell which class ids (close-ups included) are persons."""
-    return classes % CLOSE_UP_OFFSET < len(COLOURS)
+    """Tell which class ids are a person."""
+    return classes < len(COLOURS)
+
+
+def is_crowd(classes: Any) -> Any:
+    """Tell which class ids are several balls."""
+    return classes >= FIRST_CROWD
+
+
+def crowd_count(class_id: int) -> int:
+    """Return how many objects a class shows."""
+    return CROWD_COUNTS[(class_id - FIRST_CROWD) // len(COLOURS)] if is_crowd(class_id) else 1

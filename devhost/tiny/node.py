@@ -12,7 +12,7 @@ from comfy_api.latest import ComfyExtension, io
 from . import random_models, topology
 from .forms import EMPTY_CLASS
 from .text import build_clip
-from .unet import load_sd15
+from .unet import load_sd15, load_sdxl
 from .vae import load_vae
 
 # The host reaches this folder through a link; the assets lie beside the real one.
@@ -24,9 +24,15 @@ CONTROLNET_EFFECT = 0.1
 Checkpoint = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
 
-def load_trained_sd15() -> Checkpoint:
+def load_trained_sd15(dtype: torch.dtype = torch.float32) -> Checkpoint:
     """Load the trained model of the toy world with its text encoder and autoencoder."""
-    model, class_tokens = load_sd15(ASSETS / "sd15.safetensors")
+    model, class_tokens = load_sd15(ASSETS / "sd15.safetensors", dtype)
+    return model, build_clip(class_tokens), load_vae(ASSETS / "vae.safetensors")
+
+
+def load_trained_sdxl(dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Load the trained model of SDXL's topology with its text encoder and autoencoder."""
+    model, class_tokens = load_sdxl(ASSETS / "sdxl.safetensors", dtype)
     return model, build_clip(class_tokens), load_vae(ASSETS / "vae.safetensors")
 
 
@@ -41,11 +47,13 @@ def load_random_sdxl() -> Checkpoint:
 
 CHECKPOINTS: dict[str, Callable[[], Checkpoint]] = {
     "tiny_sd15.safetensors": load_trained_sd15,
-    "tiny_sdxl.safetensors": load_random_sdxl,
+    "tiny_sdxl.safetensors": load_trained_sdxl,
+    "random_sdxl.safetensors": load_random_sdxl,
 }
 CONTROLNETS: dict[str, topology.UnetConfig] = {
     "tiny_sd15.safetensors": topology.TRAINED_SD15,
-    "tiny_sdxl.safetensors": topology.SDXL,
+    "tiny_sdxl.safetensors": topology.TRAINED_SDXL,
+    "random_sdxl.safetensors": topology.SDXL,
 }
 
 
@@ -59,14 +67,14 @@ class TinyCheckpoint(io.ComfyNode):
             display_name="Tiny checkpoint",
             category=CATEGORY,
             description=(
-                "Loads a tiny model for development. The trained SD 1.5 draws one person or ring a picture "
-                'at 128 x 128 pixels; prompts such as "a red person" or "a blue ring, close-up" choose which.'
+                "Loads a tiny model for development. The trained ones draw one person, one ring or some balls "
+                'at 128 x 128 pixels, as a prompt says: "a red person", "a blue ring", "three green balls".'
             ),
             inputs=[
                 io.Combo.Input(
                     "ckpt_name",
                     options=list(CHECKPOINTS),
-                    tooltip="The SD 1.5 is trained; the SDXL has random weights and gives noise.",
+                    tooltip="The model's topology. A random one has random weights and gives noise.",
                 )
             ],
             outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],

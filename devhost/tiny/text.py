@@ -1,6 +1,6 @@
 """A text encoder that knows the classes of the toy world: a table of token sequences, one row a class.
 
-"a red person" or "a blue ring, close-up" choose a row, in any wording that names a colour and a form; any
+"a red person" or "three blue balls" choose a row, in any wording that names a colour and a form or number; any
 other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text nodes work with it.
 
 Dimensions: K rows, T tokens, D their width, P the pooled width.
@@ -15,20 +15,16 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 
-from .forms import CLOSE_UP_OFFSET, COLOURS, EMPTY_CLASS, FORMS
+from .forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS
 
 WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
 def class_of_prompt(text: str) -> int:
-    """Return the class id that a prompt names, or the empty prompt's where it lacks a colour or a form."""
-    words = re.findall(r"[a-z]+", text.lower())
-    colour = next((COLOURS.index(word) for word in words if word in COLOURS), None)
-    form = next((FORMS.index(word) for word in words if word in FORMS), None)
-    if colour is None or form is None:
-        return EMPTY_CLASS
-    close_up = "close" in words or "closeup" in words
-    return form * len(COLOURS) + colour + CLOSE_UP_OFFSET * close_up
+    """Return the class id that a prompt names: all words of the class, its article aside, in any order and wording."""
+    words = set(re.findall(r"[a-z]+", text.lower()))
+    classes = ({*class_text.split()} - {"a"} for class_text in CLASS_TEXTS + CROWD_TEXTS)
+    return next((number for number, names in enumerate(classes) if names <= words), EMPTY_CLASS)
 
 
 class ClassTokenizer:

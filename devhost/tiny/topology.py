@@ -1,7 +1,7 @@
 """Topologies of the tiny UNets: the blocks of the real checkpoints at a tenth of their width.
 
 Block counts, attention levels and transformer depths are those that the host detects in SD 1.5 and SDXL
-checkpoints. Group norm has 32 groups, so 32 is the least width.
+checkpoints. The host's group norm has 32 groups, so 32 is the least width.
 """
 
 from typing import Any
@@ -46,9 +46,15 @@ SDXL: UnetConfig = _COMMON | {
 }
 """Pooled text of 1280 and six size embeddings of 256 make the 2816 ``adm_in_channels``."""
 
-TRAINED_CONTEXT_DIM = 64
+TRAINED_TOKENS, TRAINED_CONTEXT_DIM = 4, 64
 TRAINED_SD15: UnetConfig = SD15 | {"context_dim": TRAINED_CONTEXT_DIM}
 """The trained model of the toy world: SD 1.5 with a narrow context."""
+TRAINED_SDXL: UnetConfig = SDXL | {
+    "channel_mult": (1, 2, 2),
+    "context_dim": TRAINED_CONTEXT_DIM,
+    "adm_in_channels": TRAINED_CONTEXT_DIM + 6 * 256,
+}
+"""The trained model of SDXL's topology; its deepest level is half as wide as it would be, to stay small."""
 
 
 def controlnet_config(unet: UnetConfig, hint_channels: int = 3) -> UnetConfig:

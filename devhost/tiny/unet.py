@@ -1,11 +1,11 @@
-"""Tiny UNets inside the host's own classes, and the trained one of the toy world.
+"""Tiny UNets inside the host's own classes, and the trained ones of the toy world.
 
-The trained model draws one object a picture at 16 x 16 latent pixels and, like the real one, duplicates it
-above that size. Its latents are colours and mask (see :mod:`.scenes`), hence the scale factor 1. At this
-width group norm acts as an instance norm, so the network cannot tell the mean or scale of its noise; a
-wrapper whitens the start noise.
+The trained models draw what a prompt names at 16 x 16 latent pixels and, like the real ones, duplicate it
+above that size. Their latents are colours and mask (see :mod:`.scenes`), hence the scale factor 1. Their group norm has
+8 groups: at this width the usual 32 hold one channel each, and the network could not tell the mean or the scale of
+its noise.
 
-Dimensions: B pictures, C channels, H and W in latent pixels, T tokens, D their width.
+Dimensions: K classes, T tokens, D their width.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,30 @@ from typing import Any
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
-import comfy.patcher_extension
+import comfy.ops
 import comfy.supported_models
 import comfy.supported_models_base
 import torch
 from safetensors.torch import load_file
 
-from .topology import TRAINED_SD15, UnetConfig
+from .topology import TRAINED_SD15, TRAINED_SDXL, UnetConfig
 
-WHITENING_KEY = "megapixel.dev.whitened_noise"
 CLASS_TOKENS_KEY = "class_tokens"
+GROUPS = 8
 
 State = dict[str, torch.Tensor]
 Family = type[comfy.supported_models_base.BASE]
+
+
+class SceneOperations(comfy.ops.disable_weight_init):
+    """The host's layers with a group norm that fits narrow networks."""
+
+    class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
+        """A group norm of 8 groups, whatever number is asked for."""
+
+        def __init__(self, num_groups: int, num_channels: int, *args: Any, **kwargs: Any) -> None:
+            del num_groups
+            super().__init__(GROUPS, num_channels, *args, **kwargs)
 
 
 class SceneLatents(comfy.latent_formats.SD15):
@@ -42,17 +53,36 @@ class SceneSD15(comfy.supported_models.SD15):
     """SD 1.5 on scene latents."""
 
     latent_format = SceneLatents
+    custom_operations = SceneOperations
 
 
-def load_sd15(path: Path) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
-    """Load the trained model and its class tokens, (13, 4, 64): classes, close-ups, empty prompt."""
+class SceneSDXL(comfy.supported_models.SDXL):
+    """SDXL on scene latents."""
+
+    latent_format = SceneLatents
+    custom_operations = SceneOperations
+
+
+def load_sd15(
+    path: Path, dtype: torch.dtype = torch.float32
+) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
+    """Load the trained SD 1.5 and its class tokens (K, T, D), the empty prompt's last."""
+    return _load(SceneSD15, TRAINED_SD15, path, dtype)
+
+
+def load_sdxl(
+    path: Path, dtype: torch.dtype = torch.float32
+) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
+    """Load the trained SDXL and its class tokens (K, T, D), the empty prompt's last."""
+    return _load(SceneSDXL, TRAINED_SDXL, path, dtype)
+
+
+def _load(
+    family: Family, topology: UnetConfig, path: Path, dtype: torch.dtype
+) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
     state = {name: value.float() for name, value in load_file(path).items()}
     class_tokens = state.pop(CLASS_TOKENS_KEY)
-    model = build_unet(SceneSD15, TRAINED_SD15, lambda _: state)
-    model.add_wrapper_with_key(
-        comfy.patcher_extension.WrappersMP.OUTER_SAMPLE, WHITENING_KEY, sample_from_whitened_noise
-    )
-    return model, class_tokens
+    return build_unet(family, topology, lambda _: state, dtype), class_tokens
 
 
 def build_unet(
@@ -74,17 +104,3 @@ def build_unet(
     state = make_state(model.diffusion_model)
     model.load_model_weights(dict(state), "", assign=patcher.is_dynamic())
     return patcher
-
-
-def sample_from_whitened_noise(
-    executor: Callable[..., torch.Tensor], noise: torch.Tensor, *args: Any, **kwargs: Any
-) -> torch.Tensor:
-    """Wrap a sampling run: give it whitened start noise."""
-    return executor(whiten_noise(noise), *args, **kwargs)
-
-
-def whiten_noise(noise: torch.Tensor) -> torch.Tensor:
-    """Return noise (B, C, H, W) with mean 0 and deviation 1 per picture and channel; no noise stays none."""
-    if not noise.any():
-        return noise
-    return (noise - noise.mean((2, 3), keepdim=True)) / noise.std((2, 3), keepdim=True)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The development commands: `python3 dev.py env | demo | test | lint | bench | locales`.
+"""The development commands: `python3 dev.py env | demo | test | effect | lint | bench | locales`.
 
 Each makes the environment first if it is missing, so all that a fresh checkout needs is a Python and pip.
 """
@@ -31,6 +31,8 @@ def main() -> int:
             return _python(environment, "-m", "devhost.demo", *rest, added={} if real else ONE_THREAD)
         if options.command == "test":
             return _python(environment, "-m", "pytest", *rest)
+        if options.command == "effect":
+            return _python(environment, "-m", "devhost.effect", *rest)
         if options.command == "lint":
             return _lint(environment)
         if options.command == "locales":
@@ -47,15 +49,16 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="dev.py", description="Develop Megapixel on a real ComfyUI.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("env", help="make the environment and print where it is, as one line of JSON")
-    # These two take their own options, --help included.
+    # These three take their own options, --help included.
     commands.add_parser("demo", help="run the shipped workflow and draw what came out", add_help=False)
     commands.add_parser("test", help="run pytest; all further arguments are its own", add_help=False)
+    commands.add_parser("effect", help="count what each method does to large pictures", add_help=False)
     commands.add_parser("lint", help="run ruff and pyright")
     commands.add_parser("locales", help="write the English words of all nodes from their schemas")
     bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")
     bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
     options, rest = parser.parse_known_args()
-    takes_options = options.command in ("demo", "test") or (
+    takes_options = options.command in ("demo", "test", "effect") or (
         options.command == "bench" and len(options.names) == 1
     )
     if rest and not takes_options:

@@ -356,7 +356,7 @@ def _cells(branch: str, outcome: Outcome) -> list[Cell]:
     if counts is None:
         return [Cell(picture) for picture in pictures]
     return [
-        Cell(picture, _verdict(count), count.whole) for picture, count in zip(pictures, counts, strict=False)
+        Cell(picture, count.verdict, count.whole) for picture, count in zip(pictures, counts, strict=False)
     ]
 
 
@@ -369,12 +369,6 @@ def _finding(counts: Sequence[PictureCount]) -> str:
         f"{100 * summary.share_whole:.0f} % one whole object"
         f" (n = {summary.n}, 95 % interval {low} to {high} %)"
     )
-
-
-def _verdict(count: PictureCount) -> str:
-    if count.whole:
-        return "one object"
-    return "one, misshapen" if count.exactly_one else f"{count.objects or 'no'} objects"
 
 
 def _counts(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -24,14 +24,19 @@ def sample(
     positive: Any = None,
     negative: Any = None,
     latent: Tensor | None = None,
+    noise: Tensor | None = None,
     sigmas: Tensor | None = None,
 ) -> Tensor:
-    """Return the sampled latent (B, 4, *size). Deterministic in its arguments; `size` is (height, width)."""
+    """Return the sampled latent (B, 4, *size). Deterministic in its arguments; `size` is (height, width).
+
+    Without `noise`, it is drawn from `seed`.
+    """
     import comfy.sample
 
     if latent is None:
         latent = torch.zeros(batch, 4, *size)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
+    if noise is None:
+        noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():  # as the host's executor does around every node
         return comfy.sample.sample(
             model, noise, steps, cfg, sampler, scheduler,

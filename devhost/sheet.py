@@ -45,24 +45,28 @@ class Block:
     lines: Sequence[Sequence[Cell]]
 
 
-def draw_sheet(title: str, subtitle: str, labels: Sequence[str], blocks: Sequence[Block]) -> Image.Image:
-    """Draw the blocks beside each other; column i of each stands under `labels[i]`.
+def draw_sheet(
+    title: str, subtitle: str, labels: Sequence[str], blocks: Sequence[Block], stacked: bool = False
+) -> Image.Image:
+    """Draw the blocks beside each other, or `stacked`; column i of each stands under `labels[i]`.
 
     Every line has one cell a label. Pictures are only resized, to a common square; a verdict colours the frame.
     """
     side = min(_LARGEST, (_BLOCK_WIDTH + _GAP) // len(labels) - _GAP)
     block_width = len(labels) * (side + _GAP) - _GAP
-    width = len(blocks) * (block_width + _MARGIN) + _MARGIN
+    heights = [_block_height(block, side) for block in blocks]
+    width = (1 if stacked else len(blocks)) * (block_width + _MARGIN) + _MARGIN
     top = _MARGIN + _line(_TITLE) + _line(_LABEL) + _GAP
-    height = top + max(_block_height(block, side) for block in blocks) + _MARGIN
+    height = top + (sum(heights) + _MARGIN * (len(blocks) - 1) if stacked else max(heights)) + _MARGIN
     sheet = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(sheet)
     _write(pen, (_MARGIN, _MARGIN), title, _TITLE, _INK)
     _write(pen, (_MARGIN, _MARGIN + _line(_TITLE)), subtitle, _LABEL, _QUIET)
     for number, block in enumerate(blocks):
-        left = _MARGIN + number * (block_width + _MARGIN)
+        left = _MARGIN + (0 if stacked else number * (block_width + _MARGIN))
         lefts = [left + column * (side + _GAP) for column in range(len(labels))]
         _draw_block(sheet, block, labels, top, lefts, side)
+        top += heights[number] + _MARGIN if stacked else 0
     return sheet
 
 

@@ -62,6 +62,13 @@ class PictureCount:
         """Tell whether there are as many objects as asked for and the largest has the shape of its class."""
         return self.exact and self.overlap > MIN_OVERLAP
 
+    @property
+    def verdict(self) -> str:
+        """Return in two or three words what was found where one object was asked for."""
+        if self.whole:
+            return "one object"
+        return "one, misshapen" if self.exactly_one else f"{self.objects or 'no'} objects"
+
 
 @dataclass(frozen=True)
 class CountSummary:

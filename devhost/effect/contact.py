@@ -1,0 +1,108 @@
+"""Sheets of kept pictures: a block for each method, a column for each prompt, the same noise in a column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..sheet import Block, draw_sheet
+from ..sheet import Cell as Tile
+from ..tiny.counting import PictureCount, summarise
+from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
+from .draw import checkpoint
+from .kept import Kept, Sample
+from .methods import METHODS, TRAINED_PIXELS
+from .plan import SIZES, TRAINED_SIZE, Cell, Subject, class_of
+from .rows import crowd_row
+
+COLUMNS: dict[Subject, tuple[int, ...]] = {"one": (0, 1, 2, 3, 4, 5), "many": (0, 4, 8, 9, 1, 5)}
+"""The pictures that are shown: the first of each prompt, for several objects some of each number and colour."""
+PALETTE = 256
+PIXELS_PER_LATENT = 8
+SUBTITLE = "The first picture of each prompt; a column is the same noise, and only the method differs."
+
+
+def draw_sheets(kept: Kept, samples: Mapping[Cell, Sample], folder: Path) -> list[Path]:
+    """Write a sheet for each model, subject and square size above the trained one, and return the files."""
+    files: list[Path] = []
+    for model, subject, size in dict.fromkeys((cell.model, cell.subject, cell.size) for cell in samples):
+        cells = [Cell(model, subject, size, method) for method in METHODS]
+        shown = {
+            cell: samples[cell] for cell in cells if cell in samples and _is_complete(cell, samples[cell])
+        }
+        if shown and _is_large_square(size):
+            files.append(folder / f"sheet_{model}_{size}{'' if subject == 'one' else '_many'}.png")
+            draw_cells(kept, shown).quantize(PALETTE).save(files[-1], optimize=True)
+    return files
+
+
+def draw_cells(kept: Kept, shown: Mapping[Cell, Sample]) -> Image.Image:
+    """Draw the sheet of cells of one model, subject and size."""
+    first = next(iter(shown))
+    texts = CLASS_TEXTS + CROWD_TEXTS
+    labels = [texts[class_of(first.subject, number)] for number in COLUMNS[first.subject]]
+    title = f"{first.model}, trained at {TRAINED_PIXELS} px, asked for {PIXELS_PER_LATENT * SIZES[first.size][0]} px"
+    with TemporaryDirectory() as folder:
+        blocks = [
+            Block(cell.method, finding(cell, sample), [_tiles(kept, cell, sample, Path(folder))])
+            for cell, sample in shown.items()
+        ]
+        return draw_sheet(title, SUBTITLE, labels, blocks, stacked=True)
+
+
+def finding(cell: Cell, sample: Sample) -> str:
+    """Return the sentence on all pictures of a cell."""
+    if cell.subject == "many":
+        row = crowd_row(cell, sample, None)
+        (low, high), share, words = row.exact_interval, row.exact, "as many as asked"
+    else:
+        summary = summarise(list(sample.counts.values()))
+        (low, high), share, words = summary.share_whole_interval, summary.share_whole, "one whole object"
+    numbers = f"n = {len(sample.counts)}, 95 % interval {100 * low:.0f} to {100 * high:.0f} %"
+    return f"{100 * share:.0f} % {words} ({numbers})"
+
+
+def _tiles(kept: Kept, cell: Cell, sample: Sample, folder: Path) -> list[Tile]:
+    numbers = COLUMNS[cell.subject]
+    latents = sample.only(lambda number: number in numbers).latents(kept)
+    pictures = dict(zip(sorted(numbers), decoded(cell.model, torch.from_numpy(latents)), strict=True))
+    return [
+        _tile(
+            pictures[number],
+            sample.counts[number],
+            sample.classes[number],
+            folder / f"{cell.method}_{number}.png",
+        )
+        for number in numbers
+    ]
+
+
+def _tile(picture: Image.Image, count: PictureCount, class_id: int, file: Path) -> Tile:
+    picture.save(file)
+    asked = crowd_count(class_id)
+    if asked == 1:
+        return Tile(file, count.verdict, count.whole)
+    return Tile(file, f"{count.objects} of {asked}", count.objects == asked)
+
+
+def decoded(model: str, latents: torch.Tensor) -> list[Image.Image]:
+    """Return the pictures of latents (B, 4, H, W) through the model's autoencoder."""
+    vae: Any = checkpoint(model)[2]
+    with torch.inference_mode():
+        pictures = vae.decode(latents).cpu().numpy()  # (B, 8H, 8W, 3) in [0, 1]
+    return [Image.fromarray((255 * picture + 0.5).clip(0, 255).astype(np.uint8)) for picture in pictures]
+
+
+def _is_complete(cell: Cell, sample: Sample) -> bool:
+    return set(COLUMNS[cell.subject]) <= set(sample.counts)
+
+
+def _is_large_square(size: str) -> bool:
+    height, width = SIZES[size]
+    return height == width and height > TRAINED_SIZE[0]

@@ -1,0 +1,114 @@
+"""Sample one unit in this process, with ComfyUI's own sampler, and count what it shows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..host import import_host
+from ..tiny import forms, scenes
+from ..tiny.counting import count_objects
+from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS
+from ..tiny.scenes import random_crowds, random_scenes
+from .kept import Kept, Record, digest
+from .methods import DRAWN, method_of
+from .plan import CFG, SAMPLER, SCHEDULER, SIZES, STEPS, Unit, class_of
+
+MODELS = ("sd15", "sdxl")
+ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
+
+Conditioning = list[list[Any]]
+
+
+def sources() -> dict[str, str]:
+    """Return what tells the weights of each model there is, and the drawn scenes, from others."""
+    files = {model: ASSETS / f"{model}.safetensors" for model in MODELS}
+    weights = {model: digest(file) for model, file in files.items() if file.exists()}
+    return weights | {DRAWN: digest(Path(scenes.__file__), Path(forms.__file__))}
+
+
+def draw(unit: Unit, folder: Path) -> Record:
+    """Sample or draw a unit, keep its latents in the folder and return its record, which is not written yet."""
+    began = time.process_time()
+    classes, latents = drawn_scenes(unit) if unit.cell.model == DRAWN else sampled(unit)
+    seconds = time.process_time() - began
+    rounded = latents.numpy().astype(np.float16)
+    counts = count_objects(rounded.astype(np.float32), classes)
+    return Record(unit, tuple(classes), tuple(counts), seconds, Kept(folder).save_latents(unit, rounded))
+
+
+def drawn_scenes(unit: Unit) -> tuple[list[int], torch.Tensor]:
+    """Return classes and latents of real scenes, each from a generator of its own."""
+    lots = random_scenes if unit.cell.subject == "one" else random_crowds
+    found = [
+        lots(1, SIZES[unit.cell.size], torch.Generator().manual_seed(unit.seed + picture))
+        for picture in unit.pictures
+    ]
+    classes = [int(scene.classes) for scene in found]
+    return classes, torch.cat([scene.latents() for scene in found])
+
+
+def sampled(unit: Unit) -> tuple[list[int], torch.Tensor]:
+    """Return classes and latents (B, 4, H, W) as the method's model draws them."""
+    cell = unit.cell
+    model = patched(cell.model, cell.method)
+    from ..sampling import sample  # can be imported once the host is
+
+    classes = [class_of(cell.subject, picture) for picture in unit.pictures]
+    latents = sample(
+        model, SIZES[cell.size],
+        steps=STEPS, cfg=CFG, sampler=SAMPLER, scheduler=SCHEDULER, seed=unit.sampler_seed,
+        noise=start_noise(unit), latent=torch.zeros(len(classes), 4, *SIZES[cell.size]),
+        positive=prompts(cell.model, [(CLASS_TEXTS + CROWD_TEXTS)[number] for number in classes]),
+        negative=prompts(cell.model, [""]),
+    )  # fmt: skip
+    return classes, latents.float().cpu()
+
+
+def start_noise(unit: Unit) -> torch.Tensor:
+    """Return the noise (B, 4, H, W); a picture's follows from the run's seed, its number and its size alone."""
+    return torch.stack(
+        [
+            torch.randn(
+                4, *SIZES[unit.cell.size], generator=torch.Generator().manual_seed(unit.seed + picture)
+            )
+            for picture in unit.pictures
+        ]
+    )
+
+
+def prompts(model: str, texts: Sequence[str]) -> Conditioning:
+    """Return one conditioning with a row for each text, pooled text included where the encoder gives it."""
+    rows = [_encoded(model, text) for text in texts]
+    pooled = [options["pooled_output"] for _, options in rows if options.get("pooled_output") is not None]
+    options = {"pooled_output": torch.cat(pooled)} if pooled else {}
+    return [[torch.cat([tokens for tokens, _ in rows]), options]]
+
+
+@cache
+def _encoded(model: str, text: str) -> tuple[torch.Tensor, dict[str, Any]]:
+    _, clip, _ = checkpoint(model)
+    tokens, options = clip.encode_from_tokens_scheduled(clip.tokenize(text))[0]
+    return tokens, options
+
+
+@cache
+def patched(model: str, method: str) -> Any:
+    """Return a model with a method on it."""
+    return method_of(method)(checkpoint(model)[0])
+
+
+@cache
+def checkpoint(model: str) -> Any:
+    """Load a tiny model with its text encoder and autoencoder, in the host, on one thread."""
+    import_host()
+    torch.set_num_threads(1)
+    from ..tiny import node
+
+    return getattr(node, f"load_trained_{model}")()

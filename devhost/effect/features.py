@@ -1,0 +1,70 @@
+"""What two sets of latents are compared by: where things lie, and how their borders look.
+
+Composition is the whole latent at the trained size. Patches are only those that a border of an object crosses: of all
+patches most would show nothing but background, and how many do not would tell the number of objects again.
+
+Dimensions: B latents, H and W in latent pixels, P patches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from .plan import TRAINED_SIZE
+from .statistics import Axes, Floats, Gaussian, fit, frechet_distance, principal_axes
+
+AXES = 16
+FEWEST = 2 * AXES
+"""Pictures below which a distance says nothing: the covariance would hardly be of full rank."""
+PATCH, STRIDE = 8, 4
+LEAST_SHARE = 1 / 8
+"""Of a patch that is object, and that is not, for a border to cross it."""
+
+
+def composition(latents: Floats) -> Floats:
+    """Return (B, 4 * 16 * 16): latents (B, 4, H, W) without their background, averaged down to the trained size."""
+    height, width = (
+        _averaging(small, large) for small, large in zip(TRAINED_SIZE, latents.shape[2:], strict=True)
+    )
+    shrunk = np.einsum("ih,bchw,jw->bcij", height, latents, width, optimize=True)
+    return _without_background(shrunk).reshape(len(latents), -1)
+
+
+def border_patches(latents: Floats) -> Floats:
+    """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's border crosses, without background.
+
+    Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in drawn scenes.
+    """
+    views = sliding_window_view(_without_background(latents), (PATCH, PATCH), axis=(2, 3))
+    masks = sliding_window_view(latents[:, 3] > 0, (PATCH, PATCH), axis=(1, 2))
+    inside = masks[:, ::STRIDE, ::STRIDE].mean((3, 4))  # (B, rows, columns)
+    crossed = (inside >= LEAST_SHARE) & (inside <= 1 - LEAST_SHARE)
+    patches = views[:, :, ::STRIDE, ::STRIDE].transpose(0, 2, 3, 1, 4, 5)  # (B, rows, columns, 4, 8, 8)
+    return patches[crossed].reshape(-1, latents.shape[1] * PATCH * PATCH)
+
+
+class Reference:
+    """Real samples (N, D), and how far others are from them in their 16 principal axes."""
+
+    def __init__(self, samples: Floats) -> None:
+        self.axes: Axes = principal_axes(samples, AXES)
+        self.gaussian: Gaussian = fit(self.axes.project(samples))
+
+    def distance(self, samples: Floats) -> float | None:
+        """Return the Fréchet distance of samples (N, D), or None where they are too few."""
+        if len(samples) < FEWEST:
+            return None
+        return frechet_distance(self.gaussian, fit(self.axes.project(samples)))
+
+
+def _averaging(small: int, large: int) -> Floats:
+    """Return the matrix (small, large) that averages over equal stretches; a row is the mean over one of them."""
+    edges = np.arange(small + 1)[:, None] * large / small
+    pixels = np.arange(large)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return np.clip(covered, 0.0, None) * small / large
+
+
+def _without_background(latents: Floats) -> Floats:
+    return latents - np.median(latents, axis=(2, 3), keepdims=True)

@@ -1,0 +1,188 @@
+"""What was sampled is kept, so that a run goes on where it was interrupted, and figures are made of it again.
+
+A folder with `units.jsonl`, one line a finished unit (see `Record`), and one `.npz` beside it for each, whose `latents` are
+(B, 4, H, W) float16. Counts are those of the latents as they are kept. A line is written after its latents and
+ended by a line break, so what an interruption leaves behind is either whole or not counted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..tiny import counting, forms
+from ..tiny.counting import PictureCount, count_objects
+from .plan import SETTINGS, Cell, Unit
+from .statistics import Floats
+
+LINES = "units.jsonl"
+
+
+def digest(*files: Path) -> str:
+    """Return twelve digits that tell the contents of files from others."""
+    contents = hashlib.sha256()
+    for file in files:
+        contents.update(file.read_bytes())
+    return contents.hexdigest()[:12]
+
+
+COUNTER = digest(Path(counting.__file__), Path(forms.__file__))
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished unit: the class and the count of each picture, and the CPU seconds that sampling them took.
+
+    `counter` tells the rules of counting from others, `settings` those of the sampler.
+    """
+
+    unit: Unit
+    classes: tuple[int, ...]
+    counts: tuple[PictureCount, ...]
+    cpu_seconds: float
+    latents: str
+    counter: str = COUNTER
+    settings: str = SETTINGS
+
+    def as_json(self) -> str:
+        """Return the line."""
+        return json.dumps(asdict(self))
+
+
+def record_of(line: str) -> Record:
+    """Return what `as_json` made a line of.
+
+    Raises:
+        ValueError: the line is none, or not a whole one.
+    """
+    try:
+        values: dict[str, Any] = json.loads(line)
+        unit = values.pop("unit")
+        return Record(
+            unit=Unit(Cell(**unit.pop("cell")), tuple(unit.pop("pictures")), **unit),
+            classes=tuple(values.pop("classes")),
+            counts=tuple(PictureCount(**count) for count in values.pop("counts")),
+            **values,
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a unit: {error}") from error
+
+
+class Kept:
+    """A folder of finished units. One process writes the lines; any may write latents."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines = folder / LINES
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def records(self) -> Iterator[Record]:
+        """Yield all whole records of the current settings, counted by the current rules."""
+        if not self.lines.exists():
+            return
+        for line in self.lines.read_text(encoding="utf-8").splitlines():
+            try:
+                record = record_of(line)
+            except ValueError:
+                continue  # an interruption cut it off
+            if record.settings == SETTINGS and (self.folder / record.latents).exists():
+                yield record if record.counter == COUNTER else self._counted_again(record)
+
+    def append(self, record: Record) -> None:
+        """Keep a record whose latents are saved."""
+        with self.lines.open("a+b") as file:
+            if file.tell() and not self._ends_whole():
+                file.write(b"\n")
+            file.write(f"{record.as_json()}\n".encode())
+
+    def save_latents(self, unit: Unit, latents: Floats) -> str:
+        """Save latents (B, 4, H, W) and return the name of their file, which appears at once as a whole."""
+        name = f"{_slug(unit)}.npz"
+        part = self.folder / f"{name}.{os.getpid()}.part"
+        with part.open("wb") as file:
+            np.savez_compressed(file, latents=latents)
+        part.replace(self.folder / name)
+        return name
+
+    def latents(self, name: str) -> Floats:
+        """Load what `save_latents` saved, as float32."""
+        with np.load(self.folder / name) as file:
+            return file["latents"].astype(np.float32)
+
+    def _counted_again(self, record: Record) -> Record:
+        counts = tuple(count_objects(self.latents(record.latents), record.classes))
+        return replace(record, counts=counts, counter=COUNTER)
+
+    def _ends_whole(self) -> bool:
+        with self.lines.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What is kept of a cell: the count of each picture by its number, rising, and where its latents are."""
+
+    counts: dict[int, PictureCount]
+    classes: dict[int, int]
+    places: dict[int, tuple[str, int]]
+    seconds_per_picture: float
+
+    def only(self, wanted: Callable[[int], bool]) -> Sample:
+        """Return the part whose numbers are wanted."""
+        counts = {number: count for number, count in self.counts.items() if wanted(number)}
+        places = {number: self.places[number] for number in counts}
+        return replace(self, counts=counts, places=places)
+
+    def latents(self, kept: Kept) -> Floats:
+        """Load the latents (B, 4, H, W) of all pictures, in the order of `counts`."""
+        files = {name: kept.latents(name) for name in {name for name, _ in self.places.values()}}
+        return np.stack([files[name][index] for name, index in self.places.values()])
+
+
+def samples(records: Iterable[Record], seed: int, sources: dict[str, str]) -> dict[Cell, Sample]:
+    """Gather the records of this seed, and of models that still are what they were, by cell."""
+    groups: dict[Cell, list[Record]] = {}
+    for record in records:
+        if record.unit.seed == seed and sources.get(record.unit.cell.model) == record.unit.source:
+            groups.setdefault(record.unit.cell, []).append(record)
+    return {cell: _sample(group) for cell, group in groups.items()}
+
+
+def _sample(records: Sequence[Record]) -> Sample:
+    found = {
+        number: (record.counts[index], record.classes[index], (record.latents, index))
+        for record in records
+        for index, number in enumerate(record.unit.pictures)
+    }
+    numbers = sorted(found)
+    pictures = sum(len(record.unit.pictures) for record in records)
+    return Sample(
+        counts={number: found[number][0] for number in numbers},
+        classes={number: found[number][1] for number in numbers},
+        places={number: found[number][2] for number in numbers},
+        seconds_per_picture=sum(record.cpu_seconds for record in records) / pictures,
+    )
+
+
+def _slug(unit: Unit) -> str:
+    cell = unit.cell
+    words = (
+        cell.model,
+        cell.subject,
+        cell.size,
+        cell.method,
+        unit.source,
+        unit.seed,
+        unit.pictures[0],
+        unit.pictures[-1],
+    )
+    return re.sub(r"[^a-z0-9.]+", "_", "-".join(map(str, words)).lower().replace("-", "_"))

@@ -1,0 +1,123 @@
+"""What is compared: a method is a name and a function from a model to a model.
+
+Sources: Deep Shrink as ComfyUI's `PatchModelAddDownscale` knows it, HiDiffusion (arXiv 2311.17528v2); the automatic settings
+are the pack's own.
+"""
+
+# pyright: reportMissingImports=false, because the pack is importable only after `import_host()`
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+Method = Callable[[Any], Any]
+
+TRAINED_PIXELS = 128
+"""Side of the pictures that the models were trained on; a latent pixel is 8 of it."""
+PLAIN = "plain"
+DRAWN = "drawn scenes"
+"""No method: scenes that the training data is made of, at the size that is asked for."""
+
+
+def plain(model: Any) -> Any:
+    """Return the model as it is."""
+    return model
+
+
+def deep_shrink(model: Any, **settings: Any) -> Any:
+    """Apply Deep Shrink; without settings it has those of ComfyUI's own node."""
+    from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
+
+    return apply_deep_shrink(model, DeepShrink(trained_size=TRAINED_PIXELS, **settings))
+
+
+def hidiffusion(model: Any, **settings: Any) -> Any:
+    """Apply the one-node HiDiffusion; with its windows off it is RAU-Net with automatic phases."""
+    from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
+
+    return apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED_PIXELS, **settings))
+
+
+def published_rau_net(model: Any, *, end: float | None = None) -> Any:
+    """Apply RAU-Net's published schedule, on at every size; with `end`, its last phase ends there."""
+    from megapixel.patches.rau_net import Published, apply_rau_net
+
+    return apply_rau_net(model, Published() if end is None else _Until(end))
+
+
+def published_hidiffusion(model: Any) -> Any:
+    """Apply the published schedule and four windows, both on at every size."""
+    from megapixel.patches.msw_msa import apply_msw_msa, known_preset
+    from megapixel.patches.topology import topology_of
+
+    topology = topology_of(model.get_model_object("diffusion_model"))
+    windows = known_preset(topology, start=0.0, trained_size=TRAINED_PIXELS)
+    return apply_msw_msa(published_rau_net(model), windows)
+
+
+MAIN: dict[str, Method] = {
+    PLAIN: plain,
+    "Deep Shrink auto": partial(deep_shrink, mode="auto"),
+    "RAU-Net auto": partial(hidiffusion, windows="off"),
+    "HiDiffusion auto": hidiffusion,
+}
+"""What the table has by default."""
+
+METHODS: dict[str, Method] = MAIN | {
+    "Deep Shrink known": deep_shrink,
+    "RAU-Net published": published_rau_net,
+    "RAU-Net + MSW-MSA published": published_hidiffusion,
+}
+
+CURVES: dict[str, Callable[[Any, float], Any]] = {
+    "Deep Shrink": lambda model, end: deep_shrink(model, end_percent=end),
+    "RAU-Net": lambda model, end: published_rau_net(model, end=end),
+}
+"""Methods with one number: the share of the sampling at which they end."""
+UNTIL = " until "
+
+
+def curve_method(curve: str, end: float) -> str:
+    """Return the name of a method on a curve; `curve_point` is its inverse."""
+    return f"{curve}{UNTIL}{end:g}"
+
+
+def curve_point(name: str) -> tuple[str, float] | None:
+    """Return the curve and the end of a method's name, or None where it is on no curve."""
+    curve, until, end = name.partition(UNTIL)
+    return (curve, float(end)) if until else None
+
+
+def method_of(name: str) -> Method:
+    """Return a method by its name, also one on a curve.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    if point := curve_point(name):
+        curve, end = point
+        return partial(CURVES[curve], end=end)
+    return METHODS[name]
+
+
+@dataclass(frozen=True)
+class _Until:
+    """The published rescalings of RAU-Net with another end: the last phase ends at it, and no other goes beyond it."""
+
+    end: float
+
+    def settings(self, call: Any) -> Any:
+        """Return them for a latent of any size."""
+        from megapixel.patches.rau_net import in_phases, kind_of
+        from megapixel.scaling.rau_net import Phases, published_phases
+
+        published = published_phases(kind_of(call.topology), call.latent_size, control=call.has_control)
+        last = max(published.dilated[1], published.pooled[1])
+        spans = (
+            (min(start, self.end), self.end if stop == last else min(stop, self.end))
+            for start, stop in (published.dilated, published.pooled)
+        )
+        return in_phases(call.topology, Phases(*spans))

@@ -1,0 +1,89 @@
+"""What is sampled: cells of a model, a subject, a size and a method, cut into units of a batch.
+
+A picture is a number. It has the same prompt and the same noise in every cell of its subject and size, so methods are paired
+picture by picture, and however its cell is cut into units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS
+from .methods import DRAWN
+
+Subject = Literal["one", "many"]
+SUBJECTS: tuple[Subject, ...] = ("one", "many")
+
+TRAINED_SIZE = (16, 16)
+SIZES = {"1x": TRAINED_SIZE, "1.5x": (24, 24), "2x": (32, 32), "1:2": (24, 48), "3x": (48, 48)}
+"""(height, width) in latent pixels."""
+CURVE_SIZE = "2x"
+
+BLOCK = 32
+"""Pictures that share a seed of the sampler, which moves the windows of MSW-MSA. A unit lies within one block."""
+SAMPLER, SCHEDULER, STEPS, CFG = "dpmpp_2m", "normal", 20, 2.5
+SETTINGS = f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, cfg {CFG:g}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place of a table: `size` is a key of `SIZES`, `method` a name that `methods.method_of` knows."""
+
+    model: str
+    subject: Subject
+    size: str
+    method: str
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The pictures of a cell that are sampled as one batch.
+
+    `seed` is that of the run; picture i has noise from `seed` + i. `source` tells the model's weights from others.
+    """
+
+    cell: Cell
+    pictures: tuple[int, ...]
+    seed: int
+    source: str
+
+    @property
+    def sampler_seed(self) -> int:
+        """Return the seed that the sampler gets; it is the same however a block is cut."""
+        return self.seed + self.pictures[0] // BLOCK
+
+    @property
+    def weight(self) -> float:
+        """Return about how long it takes, in arbitrary units (measured: a fifth more than twice the time for twice the area)."""
+        height, width = SIZES[self.cell.size]
+        return len(self.pictures) * (height * width) ** 1.35
+
+
+def class_of(subject: Subject, picture: int) -> int:
+    """Return the class id of a picture: the prompts of a subject take turns."""
+    if subject == "one":
+        return picture % len(CLASS_TEXTS)
+    return len(CLASS_TEXTS) + picture % len(CROWD_TEXTS)
+
+
+def cut(
+    wanted: Mapping[Cell, Sequence[int]],
+    kept: Mapping[Cell, Collection[int]],
+    seed: int,
+    sources: Mapping[str, str],
+) -> list[Unit]:
+    """Return the units of all wanted pictures that are not kept: drawn scenes, then block by block, so that all cells grow together."""
+    units = [
+        Unit(cell, pictures, seed, sources[cell.model])
+        for cell, numbers in wanted.items()
+        for pictures in _batches(numbers, set(kept.get(cell, ())))
+    ]
+    return sorted(units, key=lambda unit: (unit.cell.model != DRAWN, unit.pictures[0] // BLOCK, -unit.weight))
+
+
+def _batches(numbers: Sequence[int], done: Collection[int]) -> Iterator[tuple[int, ...]]:
+    missing = [number for number in sorted(numbers) if number not in done]
+    for block in sorted({number // BLOCK for number in missing}):
+        yield tuple(number for number in missing if number // BLOCK == block)

@@ -1,0 +1,202 @@
+"""The figures: rows of a table, made of what is kept.
+
+A method is compared with plain sampling, and with scenes drawn at the same size; a scene that is drawn has a row as well, which
+says what the counter and the distances give for pictures without a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from ..tiny.counting import PictureCount, summarise, wilson_interval
+from ..tiny.forms import crowd_count
+from .features import Reference, border_patches, composition
+from .kept import Kept, Sample
+from .methods import CURVES, DRAWN, METHODS, PLAIN, curve_point
+from .plan import SIZES, Cell
+from .statistics import Change, Floats, change, mean_interval
+
+REFERENCE = range(1_000_000, 1_001_024)
+"""Pictures of drawn scenes that others are compared with; those below it have rows."""
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ObjectRow:
+    """Pictures of one object in a cell. Shares have 95 % intervals; changes are beside plain, with the same noise and prompts.
+
+    edge: sharpness, mean gradient of the steepest pixels; `edge_ratio` to drawn scenes of the trained size.
+    composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is nearer.
+    """
+
+    model: str
+    size: str
+    method: str
+    n: int
+    one: float
+    one_interval: Interval
+    whole: float
+    whole_interval: Interval
+    mean_count: float
+    edge: float
+    edge_ratio: float | None
+    composition: float | None
+    patches: float | None
+    cpu_seconds: float
+    cpu_ratio: float | None
+    one_change: Change | None
+    whole_change: Change | None
+
+
+@dataclass(frozen=True)
+class CrowdRow:
+    """Pictures of several objects in a cell: how many of those that the prompt names were counted.
+
+    ratio: mean of counted / asked; fewer, more: shares of pictures that have fewer and more than asked.
+    """
+
+    model: str
+    size: str
+    method: str
+    n: int
+    ratio: float
+    ratio_interval: Interval
+    exact: float
+    exact_interval: Interval
+    fewer: float
+    more: float
+    exact_change: Change | None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """A method that ends at a share `end` of the sampling, and its row."""
+
+    curve: str
+    end: float
+    row: ObjectRow
+
+
+@dataclass(frozen=True)
+class Figures:
+    """All rows, in the order of a table."""
+
+    objects: tuple[ObjectRow, ...]
+    crowds: tuple[CrowdRow, ...]
+    curves: tuple[CurvePoint, ...]
+
+
+def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
+    """Return all rows that what is kept allows."""
+    yardstick = _Yardstick(kept, samples)
+    objects, crowds, curves = [], [], []
+    for cell in sorted(samples, key=_place):
+        sample = _below_reference(samples[cell])
+        if not sample.counts:
+            continue
+        other = Cell(cell.model, cell.subject, cell.size, PLAIN)
+        plain = samples.get(other) if cell != other else None
+        if cell.subject == "many":
+            crowds.append(crowd_row(cell, sample, plain))
+        elif point := curve_point(cell.method):
+            curves.append(CurvePoint(*point, yardstick.object_row(cell, sample, plain)))
+        else:
+            objects.append(yardstick.object_row(cell, sample, plain))
+    return Figures(tuple(objects), tuple(crowds), tuple(curves))
+
+
+class _Yardstick:
+    """Drawn scenes, and rows of what is measured by them."""
+
+    def __init__(self, kept: Kept, samples: Mapping[Cell, Sample]) -> None:
+        self._kept = kept
+        self._samples = samples
+        self._patches: dict[str, Reference | None] = {}
+
+    def object_row(self, cell: Cell, sample: Sample, plain: Sample | None) -> ObjectRow:
+        """Return the row of a cell."""
+        summary = summarise(list(sample.counts.values()))
+        latents = sample.latents(self._kept)
+        height, width = SIZES[cell.size]
+        of_composition = self._composition if height == width else None
+        of_patches = self._patch_reference(cell.size)
+        return ObjectRow(
+            cell.model, cell.size, cell.method,
+            n=summary.n,
+            one=summary.share_one, one_interval=summary.share_one_interval,
+            whole=summary.share_whole, whole_interval=summary.share_whole_interval,
+            mean_count=summary.mean_count,
+            edge=summary.edge,
+            edge_ratio=summary.edge / self._edge if self._edge else None,
+            composition=of_composition.distance(composition(latents)) if of_composition else None,
+            patches=of_patches.distance(border_patches(latents)) if of_patches else None,
+            cpu_seconds=sample.seconds_per_picture,
+            cpu_ratio=sample.seconds_per_picture / plain.seconds_per_picture if plain else None,
+            one_change=paired(plain, sample, lambda count, _: count.exactly_one),
+            whole_change=paired(plain, sample, lambda count, _: count.whole),
+        )  # fmt: skip
+
+    @cached_property
+    def _composition(self) -> Reference | None:
+        return self._reference("1x", composition)
+
+    @cached_property
+    def _edge(self) -> float | None:
+        real = self._real("1x")
+        return summarise(list(real.counts.values())).edge if real else None
+
+    def _patch_reference(self, size: str) -> Reference | None:
+        if size not in self._patches:
+            self._patches[size] = self._reference(size, border_patches)
+        return self._patches[size]
+
+    def _reference(self, size: str, features: Callable[[Floats], Floats]) -> Reference | None:
+        real = self._real(size)
+        return Reference(features(real.latents(self._kept))) if real else None
+
+    def _real(self, size: str) -> Sample | None:
+        sample = self._samples.get(Cell(DRAWN, "one", size, DRAWN))
+        real = sample.only(lambda number: number in REFERENCE) if sample else None
+        return real if real and real.counts else None
+
+
+def crowd_row(cell: Cell, sample: Sample, plain: Sample | None) -> CrowdRow:
+    """Return the row of a cell with several objects a picture."""
+    ratios = [count.objects / crowd_count(sample.classes[number]) for number, count in sample.counts.items()]
+    n, exact = len(ratios), sum(ratio == 1 for ratio in ratios)
+    return CrowdRow(
+        cell.model, cell.size, cell.method,
+        n=n,
+        ratio=sum(ratios) / n, ratio_interval=mean_interval(ratios),
+        exact=exact / n, exact_interval=wilson_interval(exact, n),
+        fewer=sum(ratio < 1 for ratio in ratios) / n,
+        more=sum(ratio > 1 for ratio in ratios) / n,
+        exact_change=paired(plain, sample, lambda count, asked: count.objects == asked),
+    )  # fmt: skip
+
+
+def paired(plain: Sample | None, sample: Sample, right: Callable[[PictureCount, int], bool]) -> Change | None:
+    """Compare the pictures that both have by `right(count, asked)`."""
+    if plain is None:
+        return None
+    both = [number for number in sample.counts if number in plain.counts]
+
+    def judged(of: Sample) -> list[bool]:
+        return [right(of.counts[number], crowd_count(of.classes[number])) for number in both]
+
+    return change(judged(plain), judged(sample))
+
+
+def _below_reference(sample: Sample) -> Sample:
+    return sample.only(lambda number: number not in REFERENCE)
+
+
+def _place(cell: Cell) -> tuple[str, int, int, float]:
+    """Return what orders cells: by model, drawn scenes first, then by size and method, curves last."""
+    curve, end = curve_point(cell.method) or ("", 0.0)
+    names = [DRAWN, *METHODS]
+    method = names.index(cell.method) if not curve else len(names) + list(CURVES).index(curve)
+    return cell.model, list(SIZES).index(cell.size), method, end

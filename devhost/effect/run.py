@@ -1,0 +1,76 @@
+"""Spread units over processes of one thread each, and tell how far they are."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+from .draw import draw
+from .kept import Kept, Record
+from .methods import DRAWN
+from .plan import Unit
+
+Draw = Callable[[Unit, Path], Record]
+DRAWN_WEIGHT = 0.1
+"""A scene that is drawn costs a tenth of one that is sampled."""
+
+
+def run(units: Sequence[Unit], kept: Kept, jobs: int, task: Draw = draw) -> None:
+    """Do all units and keep each as soon as it is finished; on an error or Ctrl-C all processes end at once."""
+    began, done, whole = time.monotonic(), 0.0, sum(map(_weight, units))
+    for number, record in enumerate(_finished(units, kept.folder, jobs, task), start=1):
+        kept.append(record)
+        done += _weight(record.unit)
+        left = (time.monotonic() - began) * (whole - done) / done
+        _say(f"{number}/{len(units)}  {_name(record)}  {record.cpu_seconds:.0f} CPU s, {_clock(left)} left")
+
+
+def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Iterator[Record]:
+    """Yield the records in the order in which they come."""
+    if jobs == 1 or len(units) == 1:
+        yield from (task(unit, folder) for unit in units)
+        return
+    spawned = multiprocessing.get_context("spawn")
+    executor = ProcessPoolExecutor(jobs, mp_context=spawned, initializer=_begin)
+    try:
+        waiting: set[Future[Record]] = {executor.submit(task, unit, folder) for unit in units}
+        while waiting:
+            finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in finished)
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    executor.shutdown()
+
+
+def _begin() -> None:
+    """Start a process: the parent alone says what happens on Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.disable(logging.WARNING)
+
+
+def _weight(unit: Unit) -> float:
+    return unit.weight * (DRAWN_WEIGHT if unit.cell.model == DRAWN else 1.0)
+
+
+def _name(record: Record) -> str:
+    cell, pictures = record.unit.cell, record.unit.pictures
+    subject = "" if cell.subject == "one" else ", many objects"
+    return f"{cell.model} {cell.size} {cell.method}{subject}, pictures {pictures[0]} to {pictures[-1]}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
+
+
+def _say(message: str) -> None:
+    print(f"effect: {message}", file=sys.stderr, flush=True)

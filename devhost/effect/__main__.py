@@ -27,16 +27,17 @@ from .table import as_json, as_markdown
 
 PARTS = ("one", "many", "curves")
 SEED = 50_000
-PICTURES, QUICK_PICTURES = 512, 24
-ENDS, QUICK_ENDS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.8), (0.2, 0.35, 0.65)
+PICTURES, QUICK_PICTURES = 512, 32
+FEWER, QUICK_FEWER = 252, 12  # as many of each of the twelve prompts of several objects
+ENDS, QUICK_ENDS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.8), (0.35, 0.65)
 QUICK_SIZES = ("1x", "2x")
 QUICK_REFERENCE = 256
-LEAST_PICTURES = 4  # halves of it still have a deviation
+LEAST_PICTURES = 4
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run is to have at the end; parts beside the main table get half as many pictures."""
+    """What a run is to have at the end; cells beside the main table have `fewer` pictures."""
 
     models: Sequence[str]
     sizes: Sequence[str]
@@ -44,13 +45,15 @@ class Wish:
     parts: Sequence[str]
     ends: Sequence[float]
     pictures: int
+    fewer: int
     reference: int
 
     def cells(self) -> dict[Cell, Iterable[int]]:
         """Return the numbers of the pictures that each cell is to have."""
         drawn = [*range(self.pictures), *REFERENCE[: self.reference]]
         cells: dict[Cell, Iterable[int]] = {}
-        for size in dict.fromkeys(["1x", *self.sizes, *([CURVE_SIZE] if "curves" in self.parts else [])]):
+        of_curves = [CURVE_SIZE] if "curves" in self.parts else []
+        for size in {"1x", *self.sizes, *of_curves}:
             cells[Cell(DRAWN, "one", size, DRAWN)] = drawn
         for model in self.models:
             cells |= self._of_model(model)
@@ -58,18 +61,18 @@ class Wish:
 
     def _of_model(self, model: str) -> dict[Cell, Iterable[int]]:
         cells: dict[Cell, Iterable[int]] = {}
-        half = range(self.pictures // 2)
+        fewer = range(self.fewer)
         for size in self.sizes:
             for method in dict.fromkeys([PLAIN, *self.methods]):
                 if "one" in self.parts:
                     cells[Cell(model, "one", size, method)] = range(self.pictures)
                 if "many" in self.parts:
-                    cells[Cell(model, "many", size, method)] = half
-                    cells[Cell(DRAWN, "many", size, DRAWN)] = half
+                    cells[Cell(model, "many", size, method)] = fewer
+                    cells[Cell(DRAWN, "many", size, DRAWN)] = fewer
         if "curves" in self.parts:
             names = [curve_method(curve, end) for curve in CURVES for end in self.ends]
-            cells |= {Cell(model, "one", CURVE_SIZE, name): half for name in names}
-            cells.setdefault(Cell(model, "one", CURVE_SIZE, PLAIN), half)
+            cells |= {Cell(model, "one", CURVE_SIZE, name): fewer for name in names}
+            cells.setdefault(Cell(model, "one", CURVE_SIZE, PLAIN), fewer)
         return cells
 
 
@@ -113,7 +116,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pictures", type=_pictures, metavar="N",
-        help=f"in a cell of the main table, half of it elsewhere (default: {PICTURES}, with --quick {QUICK_PICTURES})",
+        help=f"in a cell (default: {PICTURES}, elsewhere than in the main table at most {FEWER}; with --quick {QUICK_PICTURES} and {QUICK_FEWER})",
     )  # fmt: skip
     parser.add_argument(
         "--seed", type=int, default=SEED, help="picture i has noise from seed + i (default: %(default)s)"
@@ -138,6 +141,7 @@ def _wish(options: argparse.Namespace) -> Wish:
         methods=[name for chosen in options.methods for name in groups.get(chosen, [chosen])],
         parts=options.parts,
         ends=QUICK_ENDS if options.quick else ENDS,
+        fewer=min(options.pictures or FEWER, QUICK_FEWER if options.quick else FEWER),
         pictures=options.pictures or (QUICK_PICTURES if options.quick else PICTURES),
         reference=QUICK_REFERENCE if options.quick else len(REFERENCE),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +18,7 @@ from ..tiny.counting import PictureCount, summarise
 from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
 from .draw import checkpoint
 from .kept import Kept, Sample
-from .methods import METHODS, TRAINED_PIXELS
+from .methods import METHODS, PLAIN, TRAINED_PIXELS
 from .plan import SIZES, TRAINED_SIZE, Cell, Subject, class_of
 from .rows import crowd_row
 
@@ -31,13 +32,14 @@ SUBTITLE = "The first picture of each prompt; a column is the same noise, and on
 def draw_sheets(kept: Kept, samples: Mapping[Cell, Sample], folder: Path) -> list[Path]:
     """Write a sheet for each model, subject and square size above the trained one, and return the files."""
     files: list[Path] = []
-    for model, subject, size in dict.fromkeys((cell.model, cell.subject, cell.size) for cell in samples):
-        cells = [Cell(model, subject, size, method) for method in METHODS]
+    for first in dict.fromkeys(replace(cell, method=PLAIN) for cell in samples):
+        cells = [replace(first, method=method) for method in METHODS]
         shown = {
             cell: samples[cell] for cell in cells if cell in samples and _is_complete(cell, samples[cell])
         }
-        if shown and _is_large_square(size):
-            files.append(folder / f"sheet_{model}_{size}{'' if subject == 'one' else '_many'}.png")
+        if shown and _is_large_square(first.size):
+            ending = "" if first.subject == "one" else "_many"
+            files.append(folder / f"sheet_{first.model}_{first.size}{ending}.png")
             draw_cells(kept, shown).quantize(PALETTE).save(files[-1], optimize=True)
     return files
 

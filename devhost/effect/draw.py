@@ -35,8 +35,13 @@ def sources() -> dict[str, str]:
 
 def draw(unit: Unit, folder: Path) -> Record:
     """Sample or draw a unit, keep its latents in the folder and return its record, which is not written yet."""
+    if unit.cell.model == DRAWN:
+        make = drawn_scenes
+    else:
+        make = sampled
+        patched(unit.cell.model, unit.cell.method)  # loaded before the clock runs
     began = time.process_time()
-    classes, latents = drawn_scenes(unit) if unit.cell.model == DRAWN else sampled(unit)
+    classes, latents = make(unit)
     seconds = time.process_time() - began
     rounded = latents.numpy().astype(np.float16)
     counts = count_objects(rounded.astype(np.float32), classes)
@@ -57,10 +62,10 @@ def drawn_scenes(unit: Unit) -> tuple[list[int], torch.Tensor]:
 def sampled(unit: Unit) -> tuple[list[int], torch.Tensor]:
     """Return classes and latents (B, 4, H, W) as the method's model draws them."""
     cell = unit.cell
-    model = patched(cell.model, cell.method)
-    from ..sampling import sample  # can be imported once the host is
-
     classes = [class_of(cell.subject, picture) for picture in unit.pictures]
+    model = patched(cell.model, cell.method)
+    from ..sampling import sample  # can be imported once the host can
+
     latents = sample(
         model, SIZES[cell.size],
         steps=STEPS, cfg=CFG, sampler=SAMPLER, scheduler=SCHEDULER, seed=unit.sampler_seed,
@@ -109,6 +114,7 @@ def checkpoint(model: str) -> Any:
     """Load a tiny model with its text encoder and autoencoder, in the host, on one thread."""
     import_host()
     torch.set_num_threads(1)
+
     from ..tiny import node
 
     return getattr(node, f"load_trained_{model}")()

@@ -16,7 +16,7 @@ from .statistics import Axes, Floats, Gaussian, fit, frechet_distance, principal
 
 AXES = 16
 FEWEST = 2 * AXES
-"""Pictures below which a distance says nothing: the covariance would hardly be of full rank."""
+"""Pictures below which a distance says nothing: the covariance would hardly be of full rank, and prompts not in balance."""
 PATCH, STRIDE = 8, 4
 LEAST_SHARE = 1 / 8
 """Of a patch that is object, and that is not, for a border to cross it."""
@@ -52,8 +52,8 @@ class Reference:
         self.gaussian: Gaussian = fit(self.axes.project(samples))
 
     def distance(self, samples: Floats) -> float | None:
-        """Return the Fréchet distance of samples (N, D), or None where they are too few."""
-        if len(samples) < FEWEST:
+        """Return the Fréchet distance of samples (N, D), or None where they are no more than the axes."""
+        if len(samples) <= AXES:
             return None
         return frechet_distance(self.gaussian, fit(self.axes.project(samples)))
 

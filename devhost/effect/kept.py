@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -148,7 +148,7 @@ class Sample:
         return np.stack([files[name][index] for name, index in self.places.values()])
 
 
-def samples(records: Iterable[Record], seed: int, sources: dict[str, str]) -> dict[Cell, Sample]:
+def samples(records: Iterable[Record], seed: int, sources: Mapping[str, str]) -> dict[Cell, Sample]:
     """Gather the records of this seed, and of models that still are what they were, by cell."""
     groups: dict[Cell, list[Record]] = {}
     for record in records:

@@ -4,7 +4,8 @@ Sources: Deep Shrink as ComfyUI's `PatchModelAddDownscale` knows it, HiDiffusion
 are the pack's own.
 """
 
-# pyright: reportMissingImports=false, because the pack is importable only after `import_host()`
+# The pack has its name only after `import_host()`.
+# pyright: reportMissingImports=false
 
 from __future__ import annotations
 
@@ -99,7 +100,7 @@ def method_of(name: str) -> Method:
     """
     if point := curve_point(name):
         curve, end = point
-        return partial(CURVES[curve], end=end)
+        return lambda model: CURVES[curve](model, end)
     return METHODS[name]
 
 

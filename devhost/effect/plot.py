@@ -19,7 +19,8 @@ from .rows import CurvePoint, Figures, ObjectRow
 WIDTH, HEIGHT, DOTS = 8.4, 3.3, 160  # inches of a line, dots an inch
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-CURVE_COLOURS = {"Deep Shrink": "#D55E00", "RAU-Net": "#009E73"}
+CURVE_STYLES = {"Deep Shrink": ("#D55E00", 4), "RAU-Net": ("#009E73", -9)}
+"""Colour, and how many points above the line its ends are written."""
 APART = 0.11
 """Between the methods of one size, where 1 is between sizes."""
 
@@ -57,9 +58,17 @@ def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoi
     for curve in dict.fromkeys(point.curve for point in points):
         chosen = [point for point in points if point.curve == curve]
         across, up = [_sharpness(point.row) for point in chosen], [point.row.one for point in chosen]
-        axes.plot(across, up, ".-", color=CURVE_COLOURS[curve], label=f"{curve}, until")
+        colour, above = CURVE_STYLES[curve]
+        axes.plot(across, up, ".-", color=colour, label=f"{curve}, until")
         for x, y, point in zip(across, up, chosen, strict=True):
-            axes.annotate(f"{point.end:g}", (x, y), (3, 4), textcoords="offset points", fontsize="x-small")
+            axes.annotate(
+                f"{point.end:g}",
+                (x, y),
+                (2, above),
+                textcoords="offset points",
+                fontsize="x-small",
+                color=colour,
+            )
     for row in rows:
         if row.size == CURVE_SIZE:
             _bars(axes, [_sharpness(row)], [row], row.method)
@@ -75,8 +84,8 @@ def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoi
 
 def _bars(axes: Axes, places: Sequence[float], rows: Sequence[ObjectRow], method: str) -> None:
     number = list(METHODS).index(method)
-    below = [row.one - row.one_interval[0] for row in rows]
-    above = [row.one_interval[1] - row.one for row in rows]
+    below = [max(0.0, row.one - row.one_interval[0]) for row in rows]  # a rounding away from 0 or 1 is none
+    above = [max(0.0, row.one_interval[1] - row.one) for row in rows]
     axes.errorbar(
         places, [row.one for row in rows], (below, above), fmt=MARKS[number], color=COLOURS[number],
         markersize=4.5 if method == PLAIN else 5, capsize=2, linewidth=1, label=method,

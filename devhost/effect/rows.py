@@ -12,7 +12,7 @@ from functools import cached_property
 
 from ..tiny.counting import PictureCount, summarise, wilson_interval
 from ..tiny.forms import crowd_count
-from .features import Reference, border_patches, composition
+from .features import FEWEST, Reference, border_patches, composition
 from .kept import Kept, Sample
 from .methods import CURVES, DRAWN, METHODS, PLAIN, curve_point
 from .plan import SIZES, Cell
@@ -82,11 +82,12 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Figures:
-    """All rows, in the order of a table."""
+    """All rows, in the order of a table, and how many drawn scenes the distances are from at the trained size."""
 
     objects: tuple[ObjectRow, ...]
     crowds: tuple[CrowdRow, ...]
     curves: tuple[CurvePoint, ...]
+    reference: int
 
 
 def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
@@ -105,7 +106,7 @@ def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
             curves.append(CurvePoint(*point, yardstick.object_row(cell, sample, plain)))
         else:
             objects.append(yardstick.object_row(cell, sample, plain))
-    return Figures(tuple(objects), tuple(crowds), tuple(curves))
+    return Figures(tuple(objects), tuple(crowds), tuple(curves), yardstick.pictures)
 
 
 class _Yardstick:
@@ -116,13 +117,20 @@ class _Yardstick:
         self._samples = samples
         self._patches: dict[str, Reference | None] = {}
 
+    @property
+    def pictures(self) -> int:
+        """Return how many drawn scenes of the trained size there are."""
+        real = self._real("1x")
+        return len(real.counts) if real else 0
+
     def object_row(self, cell: Cell, sample: Sample, plain: Sample | None) -> ObjectRow:
         """Return the row of a cell."""
         summary = summarise(list(sample.counts.values()))
         latents = sample.latents(self._kept)
         height, width = SIZES[cell.size]
-        of_composition = self._composition if height == width else None
-        of_patches = self._patch_reference(cell.size)
+        enough = summary.n >= FEWEST
+        of_composition = self._composition if enough and height == width else None
+        of_patches = self._patch_reference(cell.size) if enough else None
         return ObjectRow(
             cell.model, cell.size, cell.method,
             n=summary.n,

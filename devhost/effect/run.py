@@ -17,8 +17,10 @@ from .methods import DRAWN
 from .plan import Unit
 
 Draw = Callable[[Unit, Path], Record]
-DRAWN_WEIGHT = 0.1
-"""A scene that is drawn costs a tenth of one that is sampled."""
+DRAWN_WEIGHT = 0.01
+"""A scene that is drawn costs a hundredth of one that is sampled."""
+FIRST_GUESS = 0.02
+"""Share of the work from which on the time that is left is told."""
 
 
 def run(units: Sequence[Unit], kept: Kept, jobs: int, task: Draw = draw) -> None:
@@ -28,7 +30,8 @@ def run(units: Sequence[Unit], kept: Kept, jobs: int, task: Draw = draw) -> None
         kept.append(record)
         done += _weight(record.unit)
         left = (time.monotonic() - began) * (whole - done) / done
-        _say(f"{number}/{len(units)}  {_name(record)}  {record.cpu_seconds:.0f} CPU s, {_clock(left)} left")
+        told = f", {_clock(left)} left" if done >= FIRST_GUESS * whole else ""
+        _say(f"{number}/{len(units)}  {_name(record)}  {record.cpu_seconds:.0f} CPU s{told}")
 
 
 def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Iterator[Record]:
@@ -64,7 +67,8 @@ def _weight(unit: Unit) -> float:
 def _name(record: Record) -> str:
     cell, pictures = record.unit.cell, record.unit.pictures
     subject = "" if cell.subject == "one" else ", many objects"
-    return f"{cell.model} {cell.size} {cell.method}{subject}, pictures {pictures[0]} to {pictures[-1]}"
+    model = "" if cell.model == DRAWN else f"{cell.model} "
+    return f"{model}{cell.size} {cell.method}{subject}, pictures {pictures[0]} to {pictures[-1]}"
 
 
 def _clock(seconds: float) -> str:

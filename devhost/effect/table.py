@@ -7,18 +7,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from .methods import DRAWN
 from .plan import CURVE_SIZE, SETTINGS, SIZES, TRAINED_SIZE
-from .rows import REFERENCE, CurvePoint, Figures, Interval, ObjectRow
+from .rows import CurvePoint, Figures, Interval, ObjectRow
 from .statistics import Change
 
 Column = tuple[str, Callable[[Any], str]]
 
-LEGEND = f"""\
-Sampled with {SETTINGS}; picture i has the same noise and prompt whatever the method. Sizes are multiples of the trained side of
-{TRAINED_SIZE[0]} latent pixels; 1:2 is {SIZES["1:2"][0]} x {SIZES["1:2"][1]}. Intervals are 95 %, Wilson's for shares and Student's for means.
+LEGEND = """\
+Sampled with {settings}; picture i has the same noise and prompt whatever the method. Sizes are multiples of the trained side of
+{trained} latent pixels; 1:2 is {wide[0]} x {wide[1]}. Intervals are 95 %, Wilson's for shares and Student's for means.
 
 *one*: exactly one object; *whole*: one, in its true shape; *edge*: mean gradient of the steepest pixels, and its ratio to drawn scenes
-of the trained size; *composition*, *patches*: Fréchet distance from {len(REFERENCE)} drawn scenes, of the whole at the trained size and of
+of the trained size; *composition*, *patches*: Fréchet distance from {reference} drawn scenes, of the whole at the trained size and of
 the patches that an object's border crosses, smaller is nearer; *gained / lost*: pictures that became or ceased to be whole
 beside plain, and the exact test's probability. The rows *drawn scenes* are real ones at that size: what the
 counter and the distances say where nothing is wrong."""
@@ -32,7 +33,10 @@ published blocks and phases, the last of which ends here."""
 
 def as_markdown(found: Figures, heading: str) -> str:
     """Return the tables under a heading."""
-    parts = [f"# {heading}", LEGEND, _table(OBJECT_COLUMNS, found.objects)]
+    legend = LEGEND.format(
+        settings=SETTINGS, trained=TRAINED_SIZE[0], wide=SIZES["1:2"], reference=found.reference
+    )
+    parts = [f"# {heading}", legend, _table(OBJECT_COLUMNS, found.objects)]
     if found.crowds:
         parts += ["## Several objects", CROWDS, _table(CROWD_COLUMNS, found.crowds)]
     if found.curves:
@@ -77,6 +81,8 @@ def _edge(row: ObjectRow) -> str:
 
 
 def _seconds(row: ObjectRow) -> str:
+    if row.model == DRAWN:
+        return ""
     return _number(row.cpu_seconds) + (f" ({row.cpu_ratio:.2f})" if row.cpu_ratio is not None else "")
 
 
@@ -85,7 +91,7 @@ def _point(show: Callable[[ObjectRow], str]) -> Callable[[CurvePoint], str]:
 
 
 _WHERE: list[Column] = [
-    ("model", lambda row: row.model),
+    ("model", lambda row: row.model if row.model != DRAWN else ""),
     ("size", lambda row: row.size),
     ("method", lambda row: row.method),
     ("n", lambda row: str(row.n)),

@@ -16,10 +16,10 @@ from types import FrameType
 
 from ..environment import ROOT
 from .contact import draw_sheets
-from .draw import MODELS, sources
+from .draw import sources
 from .kept import Kept, Sample, samples
 from .methods import CURVES, DRAWN, MAIN, METHODS, PLAIN, curve_method
-from .plan import CURVE_SIZE, SIZES, Cell, cut
+from .plan import CURVE_SIZE, MODELS, SIZES, Cell, cut
 from .plot import draw_plot
 from .rows import REFERENCE, figures
 from .run import run
@@ -78,7 +78,6 @@ class Wish:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write the results and return the exit status."""
-    signal.signal(signal.SIGTERM, _leave)
     options = _parse(arguments)
     kept, known = Kept(options.out / "kept"), sources()
     if missing := [model for model in options.model if model not in known]:
@@ -129,7 +128,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--render-only", action="store_true", help="sample nothing; write the results of what is kept"
     )
     options = parser.parse_args(arguments)
-    options.model = list(sources().keys() & set(MODELS)) if options.model == "all" else [options.model]
+    options.model = (
+        [model for model in MODELS if model in sources()] if options.model == "all" else [options.model]
+    )
     return options
 
 
@@ -180,4 +181,5 @@ def _leave(signal_number: int, frame: FrameType | None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _leave)
     sys.exit(main())

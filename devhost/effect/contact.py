@@ -19,7 +19,7 @@ from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
 from .draw import checkpoint
 from .kept import Kept, Sample
 from .methods import METHODS, PLAIN, TRAINED_PIXELS
-from .plan import SIZES, TRAINED_SIZE, Cell, Subject, class_of
+from .plan import MODELS, SIZES, TRAINED_SIZE, Cell, Subject, class_of
 from .rows import crowd_row
 
 COLUMNS: dict[Subject, tuple[int, ...]] = {"one": (0, 1, 2, 3, 4, 5), "many": (0, 4, 8, 9, 1, 5)}
@@ -49,7 +49,7 @@ def draw_cells(kept: Kept, shown: Mapping[Cell, Sample]) -> Image.Image:
     first = next(iter(shown))
     texts = CLASS_TEXTS + CROWD_TEXTS
     labels = [texts[class_of(first.subject, number)] for number in COLUMNS[first.subject]]
-    title = f"{first.model}, trained at {TRAINED_PIXELS} px, asked for {PIXELS_PER_LATENT * SIZES[first.size][0]} px"
+    title = f"{MODELS[first.model]}, trained at {TRAINED_PIXELS} px, asked for {PIXELS_PER_LATENT * SIZES[first.size][0]} px"
     with TemporaryDirectory() as folder:
         blocks = [
             Block(cell.method, finding(cell, sample), [_tiles(kept, cell, sample, Path(folder))])

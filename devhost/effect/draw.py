@@ -18,9 +18,8 @@ from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS
 from ..tiny.scenes import random_crowds, random_scenes
 from .kept import Kept, Record, digest
 from .methods import DRAWN, method_of
-from .plan import CFG, SAMPLER, SCHEDULER, SIZES, STEPS, Unit, class_of
+from .plan import CFG, MODELS, SAMPLER, SCHEDULER, SIZES, STEPS, Unit, class_of
 
-MODELS = ("sd15", "sdxl")
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
 
 Conditioning = list[list[Any]]

@@ -16,6 +16,9 @@ from .methods import DRAWN
 Subject = Literal["one", "many"]
 SUBJECTS: tuple[Subject, ...] = ("one", "many")
 
+MODELS = {"sd15": "Tiny SD 1.5", "sdxl": "Tiny SDXL"}
+"""What people call them; their weights are `assets/tiny/<name>.safetensors`."""
+
 TRAINED_SIZE = (16, 16)
 SIZES = {"1x": TRAINED_SIZE, "1.5x": (24, 24), "2x": (32, 32), "1:2": (24, 48), "3x": (48, 48)}
 """(height, width) in latent pixels."""

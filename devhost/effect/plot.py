@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .methods import DRAWN, METHODS, PLAIN
-from .plan import CURVE_SIZE, SIZES
+from .plan import CURVE_SIZE, MODELS, SIZES
 from .rows import CurvePoint, Figures, ObjectRow
 
 WIDTH, HEIGHT, DOTS = 8.4, 3.3, 160  # inches of a line, dots an inch
@@ -46,7 +46,9 @@ def draw_shares(axes: Axes, rows: Sequence[ObjectRow], model: str) -> None:
         chosen = [row for row in rows if row.method == method]
         places = [sizes.index(row.size) + (number - (len(methods) - 1) / 2) * APART for row in chosen]
         _bars(axes, places, chosen, method)
-    axes.set(title=f"{model}: pictures with exactly one object", xlabel="size, times the trained side")
+    axes.set(
+        title=f"{MODELS[model]}: pictures with exactly one object", xlabel="size, times the trained side"
+    )
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set_ylim(0, 1.02)
     axes.grid(axis="y", alpha=0.3)
@@ -73,7 +75,8 @@ def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoi
         if row.size == CURVE_SIZE:
             _bars(axes, [_sharpness(row)], [row], row.method)
     axes.set(
-        title=f"{model}: one object and sharpness at {CURVE_SIZE}", xlabel="edge, times that of drawn scenes"
+        title=f"{MODELS[model]}: one object and sharpness at {CURVE_SIZE}",
+        xlabel="edge, times that of drawn scenes",
     )
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()

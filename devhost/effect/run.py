@@ -6,10 +6,13 @@ import logging
 import multiprocessing
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+
+from tqdm import tqdm
 
 from .draw import draw
 from .kept import Kept, Record
@@ -47,15 +50,18 @@ def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Ite
             finished, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             yield from (future.result() for future in finished)
     except BaseException:
-        executor.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             child.terminate()
         raise
-    executor.shutdown()
+    finally:
+        executor.shutdown(cancel_futures=True)
 
 
 def _begin() -> None:
-    """Start a process: the parent alone says what happens on Ctrl-C."""
+    """Start a process: the parent alone says what happens on Ctrl-C, and nothing outlives a process that it ends."""
+    tqdm.set_lock(
+        threading.RLock()
+    )  # the usual one, which the host's progress bars make, is a system-wide semaphore
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.WARNING)
 

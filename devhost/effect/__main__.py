@@ -30,7 +30,7 @@ SEED = 50_000
 PICTURES, QUICK_PICTURES = 512, 32
 FEWER, QUICK_FEWER = 252, 12  # as many of each of the twelve prompts of several objects
 ENDS, QUICK_ENDS = (0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.8), (0.35, 0.65)
-QUICK_SIZES = ("1x", "2x")
+QUICK_MODEL, QUICK_SIZES = "sd15", ("1x", "2x")
 QUICK_REFERENCE = 256
 LEAST_PICTURES = 4
 
@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Sample every method at every size on tiny trained models, count the objects, and write table, plot and sheets.",
     )
     parser.add_argument("--quick", action="store_true", help="few pictures at two sizes: minutes")
-    parser.add_argument("--model", choices=[*MODELS, "all"], default="all")
+    parser.add_argument("--model", choices=[*MODELS, "all"], help="default: all, with --quick sd15")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help=f"of {', '.join(SIZES)}")
     parser.add_argument(
         "--methods", nargs="+", choices=[*METHODS, "main", "all"], default=["main"], metavar="METHOD",
@@ -128,9 +128,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--render-only", action="store_true", help="sample nothing; write the results of what is kept"
     )
     options = parser.parse_args(arguments)
-    options.model = (
-        [model for model in MODELS if model in sources()] if options.model == "all" else [options.model]
-    )
+    chosen = options.model or (QUICK_MODEL if options.quick else "all")
+    options.model = [model for model in MODELS if model in sources()] if chosen == "all" else [chosen]
     return options
 
 

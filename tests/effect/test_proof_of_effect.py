@@ -95,6 +95,8 @@ def test_a_block_has_one_sampler_seed_however_it_is_cut():
 def test_the_batch_does_not_change_a_picture():
     classes, whole = drawing.sampled(unit(0, 3, 4))
     assert classes == [0, 3, 4]
+    colours = [(picture[:3] * (picture[3] > 0)).sum((1, 2)).argmax().item() for picture in whole]
+    assert colours == [0, 0, 1]  # as the prompts say
     parts = [drawing.sampled(unit(0))[1], drawing.sampled(unit(3, 4))[1]]
     torch.testing.assert_close(torch.cat(parts), whole, atol=1e-3, rtol=0)
 
@@ -246,7 +248,7 @@ def filled(kept):
         cell_of(kept, Cell("sd15", "one", size, PLAIN), [ONE, TWO] * 16)
         cell_of(kept, Cell("sd15", "one", size, "Deep Shrink auto"), [TWO, *[ONE] * 31])
     for end in (0.35, 0.65):
-        cell_of(kept, Cell("sd15", "one", "2x", curve_method("RAU-Net", end)), [ONE] * 8)
+        cell_of(kept, Cell("sd15", "one", "2x", curve_method("RAU-Net", end)), [ONE] * 20)
     cell_of(kept, Cell("sd15", "many", "2x", PLAIN), [replace(ONE, components=n) for n in (2, 2, 1, 6)])
     return kept
 
@@ -296,6 +298,8 @@ def test_only_pictures_that_both_have_are_compared(filled):
     changed = replace(few, counts={1: ONE, 2: TWO, 3: TWO})
     result = paired(plain, changed, lambda count, _: count.exactly_one)
     assert (result.gained, result.lost) == (1, 1)
+    changed = replace(few, counts={1: ONE, 3: ONE})
+    assert paired(changed, plain, lambda count, _: count.exactly_one).lost == 2
     crowd = Cell("sd15", "many", "2x", PLAIN)
     assert crowd_row(crowd, known[crowd], known[crowd]).exact_change.p == 1.0
 

@@ -59,9 +59,8 @@ def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Ite
 
 def _begin() -> None:
     """Start a process: the parent alone says what happens on Ctrl-C, and nothing outlives a process that it ends."""
-    tqdm.set_lock(
-        threading.RLock()
-    )  # the usual one, which the host's progress bars make, is a system-wide semaphore
+    # The usual lock, which the host's progress bars make, is a semaphore of the whole machine.
+    tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.disable(logging.WARNING)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -184,10 +185,12 @@ def test_processes_give_what_one_process_gives(kept, importable, tmp_path):
 
 
 def test_an_error_ends_all_processes(kept, importable):
-    kept.folder.rmdir()
-    kept.folder.write_text("where the latents should go")
-    with pytest.raises(FileExistsError):
-        run(cut(wanted(3 * BLOCK), {}, SEED, SOURCES), kept, jobs=2)
+    long = Unit(replace(SCENES, size="3x"), tuple(range(4000)), SEED, "scenes")  # minutes
+    broken = Unit(SCENES, (), SEED, "scenes")  # there is nothing to make a batch of
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="non-empty"):
+        run([long, broken], kept, jobs=2)
+    assert time.monotonic() - began < 60
     for child in multiprocessing.active_children():
         child.join(timeout=20)
     assert multiprocessing.active_children() == []

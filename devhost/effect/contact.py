@@ -26,7 +26,9 @@ COLUMNS: dict[Subject, tuple[int, ...]] = {"one": (0, 1, 2, 3, 4, 5), "many": (0
 """The pictures that are shown: the first of each prompt, for several objects some of each number and colour."""
 PALETTE = 256
 PIXELS_PER_LATENT = 8
-SUBTITLE = "The first picture of each prompt; a column is the same noise, and only the method differs."
+SUBTITLE = (
+    "The first picture of each of these prompts; a column is the same noise, and only the method differs."
+)
 
 
 def draw_sheets(kept: Kept, samples: Mapping[Cell, Sample], folder: Path) -> list[Path]:

@@ -49,7 +49,7 @@ class WindowGrid:
 def native_count(size: Size, trained: Size) -> Size:
     """Return the count of windows that hold about as many tokens as a grid of the `trained` size: 1 or more a side.
 
-    A window's side is never below 7/8 of the trained one: in smaller ones objects double (bench/results/objects.md).
+    A window's side is never below 7/8 of the trained one: in smaller ones objects double (bench/results/effect.md).
     """
     rows, columns = (max(1, int(side / own + 0.25)) for side, own in zip(size, trained, strict=True))
     return rows, columns

@@ -2,7 +2,7 @@
 
 Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
 they harm; here the size is measured against the trained one, and at that nothing is done. The shares of the automatic
-schedule were counted on the tiny model (bench/results/objects.md); for SDXL they are the published ones.
+schedule were counted on the tiny model (bench/results/effect.md); for SDXL they are the published ones.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from .topology import topology_of
 
 MODES = ("auto", "published")
 WINDOWS = ("auto", "native", "2x2", "off")
-LARGE = 4  # times the trained side: where the published method has its larger class
-SHARE = 0.6  # of the steps, below that
+SMALL = Phases(dilated=(0.0, 0.5), pooled=NEVER)
+LARGE = Phases(dilated=(0.0, 0.7), pooled=(0.0, 0.5))
+LARGE_SCALE = 2.5  # times the trained side: where stride 4 alone no longer brings the features down to the trained size
+PUBLISHED_LARGE_SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class Automatic:
 
     def _phases(self, call: ModelCall) -> Phases:
         kind, side = kind_of(call.topology), trained_side(call.model, self.trained_size)
-        if kind == "sd" and min(call.latent_size) < LARGE * side:
-            return Phases(dilated=(0.0, SHARE), pooled=NEVER)
-        classed = LARGE_SIDE[kind] if min(call.latent_size) >= LARGE * side else 0
-        turbo = kind == "sdxl" and side <= TURBO_SIDE
+        scale = min(call.latent_size) / side
+        if kind == "sd":
+            return LARGE if scale >= LARGE_SCALE else SMALL
+        classed = LARGE_SIDE[kind] if scale >= PUBLISHED_LARGE_SCALE else 0
+        turbo = side <= TURBO_SIDE
         return published_phases(kind, (classed, classed), turbo=turbo, control=call.has_control)

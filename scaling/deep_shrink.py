@@ -42,11 +42,9 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    The shorter side decides: shrinking further makes objects too small for it, and they double again (counted on the
-    tiny model at 3:2 and 2:1, see bench/results). Where the shorter side alone would ask for little, a longer one
-    still asks for its square root, which is the ratio of areas when the shorter side is the trained one; a shape of
-    at most the trained area asks for nothing. Both arguments are in latent pixels; transposing changes nothing.
+    It brings the features to the trained area. In wide pictures objects double along the long side with less, and
+    become too small for the short side with more (counted on the tiny models at 3:2 and 2:1, see
+    bench/results/effect.md). Both arguments are in latent pixels.
     """
-    short, long = (side / trained_side for side in sorted(latent_size))
-    factor = round(max(short, math.sqrt(long * min(short, 1.0))), 3)  # the node's step: it can be typed in
+    factor = round(math.sqrt(math.prod(latent_size)) / trained_side, 3)  # the node's step: it can be typed in
     return factor if factor >= SMALLEST_USEFUL_FACTOR else 1.0

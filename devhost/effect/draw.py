@@ -116,4 +116,4 @@ def checkpoint(model: str) -> Any:
 
     from ..tiny import node
 
-    return getattr(node, f"load_trained_{model}")()
+    return getattr(node, f"load_trained_{model}")(torch.bfloat16)

@@ -8,7 +8,7 @@ import comfy.controlnet
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.patches.deep_shrink import AUTOMATIC, SCALE_METHODS, DeepShrink, apply_deep_shrink
+from megapixel.patches.deep_shrink import AUTOMATIC, AUTOMATIC_BLOCK, SCALE_METHODS, DeepShrink, apply_deep_shrink
 from megapixel.patches.model_call import ModelCall, planned
 from megapixel.scaling.deep_shrink import automatic_factor, shrunk_size
 
@@ -175,11 +175,10 @@ class TestAuto:
     @pytest.mark.parametrize("size", [(40, 32), (32, 48), (31, 65), (16, 48)])
     def test_above_it_features_come_down(self, sd15, record_sizes, size):
         model = apply_deep_shrink(sd15, DeepShrink(mode="auto", trained_size=128))
-        recorder = record_sizes(model, 4)
+        recorder = record_sizes(model, 2)
         sample(model, size, steps=10, cfg=1.0)
-        full = (-(-size[0] // 2), -(-size[1] // 2))
-        assert recorder.sizes[0] == shrunk_size(full, automatic_factor(size, 16))
-        assert recorder.sizes[-1] == full
+        assert recorder.sizes[0] == shrunk_size(size, automatic_factor(size, 16))
+        assert recorder.sizes[-1] == size
 
     def test_the_manual_numbers_do_not_count(self, sd15):
         plain = apply_deep_shrink(sd15, DeepShrink(mode="auto", trained_size=128))
@@ -197,9 +196,10 @@ class TestAuto:
         if size == (16, 16):
             assert "nothing to do for a latent of 16x16" in line
         else:
-            numbers = {"factor": "downscale_factor 2,", "end": f"end_percent {AUTOMATIC.end:g}"}
-            assert all(number in line for number in numbers.values()), line
-            typed = DeepShrink(3, 2.0, end_percent=AUTOMATIC.end, fade_percent=AUTOMATIC.fade)
+            factor = automatic_factor(size, 16)
+            assert f"block_number {AUTOMATIC_BLOCK}, downscale_factor {factor:g}, " in line
+            assert f"end_percent {AUTOMATIC.end:g}, fade_percent {AUTOMATIC.fade:g}" in line
+            typed = DeepShrink(AUTOMATIC_BLOCK, factor, end_percent=AUTOMATIC.end, fade_percent=AUTOMATIC.fade)
             assert torch.equal(sample(apply_deep_shrink(sd15, typed), size, steps=6), result)
 
 
@@ -347,12 +347,12 @@ class TestNeighbours:
 
     def test_an_area_is_planned_by_its_own_size(self, sd15, record_sizes):
         model = apply_deep_shrink(sd15, DeepShrink(mode="auto", trained_size=128))
-        recorder = record_sizes(model, 4)
+        recorder = record_sizes(model, 2)
         area = random_models.conditioning(model, 3, area=(16, 16, 8, 4))
         whole = random_models.conditioning(model, 1)
         assert sample(model, (32, 48), steps=1, cfg=1.0, positive=area + whole).isfinite().all()
-        assert (8, 8) in recorder.sizes  # the area, at the trained size: nothing to do
-        assert shrunk_size((16, 24), 2.0) in recorder.sizes
+        assert (16, 16) in recorder.sizes  # the area, at the trained size: nothing to do
+        assert shrunk_size((32, 48), automatic_factor((32, 48), 16)) in recorder.sizes
 
 
 class TestBadInput:

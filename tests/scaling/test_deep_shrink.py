@@ -50,13 +50,13 @@ def test_fade_goes_from_the_factor_to_one(factor):
         ((64, 256), 2.0),
         ((32, 256), 2**0.5),
         ((32, 128), 1.0),
-        ((128, 192), 2.0),
-        ((128, 256), 2.0),
-        ((128, 512), 8**0.5),
+        ((128, 192), 6**0.5),
+        ((128, 256), 8**0.5),
+        ((128, 512), 4.0),
         ((192, 192), 3.0),
     ],
 )
-def test_automatic_factor_by_the_shorter_side_or_the_root_of_the_longer(latent, factor):
+def test_automatic_factor_brings_the_features_to_the_trained_area(latent, factor):
     assert automatic_factor(latent, 64) == round(factor, 3)
     assert automatic_factor(latent[::-1], 64) == automatic_factor(latent, 64)
 

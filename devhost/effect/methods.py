@@ -74,7 +74,7 @@ METHODS: dict[str, Method] = MAIN | {
 }
 
 CURVES: dict[str, Callable[[Any, float], Any]] = {
-    "Deep Shrink": lambda model, end: deep_shrink(model, end_percent=end),
+    "Deep Shrink": lambda model, end: deep_shrink(model, block_number=1, end_percent=end),
     "RAU-Net": lambda model, end: published_rau_net(model, end=end),
 }
 """Methods with one number: the share of the sampling at which they end."""

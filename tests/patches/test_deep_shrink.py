@@ -8,7 +8,13 @@ import comfy.controlnet
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.patches.deep_shrink import AUTOMATIC, AUTOMATIC_BLOCK, SCALE_METHODS, DeepShrink, apply_deep_shrink
+from megapixel.patches.deep_shrink import (
+    AUTOMATIC,
+    AUTOMATIC_BLOCK,
+    SCALE_METHODS,
+    DeepShrink,
+    apply_deep_shrink,
+)
 from megapixel.patches.model_call import ModelCall, planned
 from megapixel.scaling.deep_shrink import automatic_factor, shrunk_size
 
@@ -199,7 +205,9 @@ class TestAuto:
             factor = automatic_factor(size, 16)
             assert f"block_number {AUTOMATIC_BLOCK}, downscale_factor {factor:g}, " in line
             assert f"end_percent {AUTOMATIC.end:g}, fade_percent {AUTOMATIC.fade:g}" in line
-            typed = DeepShrink(AUTOMATIC_BLOCK, factor, end_percent=AUTOMATIC.end, fade_percent=AUTOMATIC.fade)
+            typed = DeepShrink(
+                AUTOMATIC_BLOCK, factor, end_percent=AUTOMATIC.end, fade_percent=AUTOMATIC.fade
+            )
             assert torch.equal(sample(apply_deep_shrink(sd15, typed), size, steps=6), result)
 
 

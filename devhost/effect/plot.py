@@ -52,7 +52,7 @@ def draw_shares(axes: Axes, rows: Sequence[ObjectRow], model: str) -> None:
     axes.set_xticks(range(len(sizes)), sizes)
     axes.set_ylim(0, 1.02)
     axes.grid(axis="y", alpha=0.3)
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", loc="center left")
 
 
 def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoint], model: str) -> None:

@@ -18,6 +18,15 @@ from devhost.tiny import random_models
 from devhost.tiny.faces import save_antelopev2
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that share a server run in one process: mark them by their folder."""
+    for item in items:
+        for folder in ("server", "browser"):
+            if folder in item.nodeid.split("::")[0].split("/"):
+                item.add_marker(getattr(pytest.mark, folder))
+                item.add_marker(pytest.mark.xdist_group(folder))
+
+
 @pytest.fixture(scope="session")
 def sd15():
     return random_models.sd15()

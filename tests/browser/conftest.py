@@ -6,27 +6,20 @@ import pytest
 from PIL import Image
 
 from devhost.browser import BrowserFailure, open_browser, open_front_end
+from devhost.demo import PACK, TINY_PACK
 from devhost.environment import ROOT
 from devhost.server import current_environment, running_server
 
 SCREENSHOTS = ROOT / "output" / "browser"
 
 
-def pytest_collection_modifyitems(items):
-    for item in items:
-        if "browser" in item.nodeid.split("::")[0].split("/"):
-            item.add_marker(pytest.mark.browser)
-            item.add_marker(pytest.mark.xdist_group("browser"))
-
-
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
-    packs = {"megapixel": ROOT, "megapixel-tiny": ROOT / "devhost" / "tiny"}
     base = tmp_path_factory.mktemp("base")
     settings = base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True)
     settings.write_text('{"Comfy.TutorialCompleted": true}')  # or templates cover the page of a new person
-    with running_server(current_environment(), packs, base=base) as running:
+    with running_server(current_environment(), {**PACK, **TINY_PACK}, base=base) as running:
         # The picture that every new ComfyUI has in its input folder, smaller.
         Image.linear_gradient("L").resize((48, 32)).convert("RGB").save(
             running.base / "input" / "example.png"

@@ -8,8 +8,7 @@ import urllib.request
 
 import pytest
 
-from devhost.demo import workflow_prompt
-from devhost.environment import ROOT
+from devhost.demo import PACK, TINY_PACK, workflow_prompt
 from devhost.instant_id_demo import APPLY, TINY, instant_id_prompt, put_portraits, put_tiny_models
 from devhost.known_nodes import HIDIFFUSION, INSTANT_ID, write_pack
 from devhost.segs_demo import UPSCALE, draw_figures
@@ -208,12 +207,7 @@ def shared_server(tmp_path_factory):
     owner = write_pack(folder / "z_pack", INSTANT_ID)
     with (owner / "__init__.py").open("a", encoding="utf-8") as code:
         code.write(PIPE)
-    packs = {
-        "megapixel": ROOT,
-        "megapixel-tiny": ROOT / "devhost" / "tiny",
-        "a_pack": write_pack(folder / "a_pack", HIDIFFUSION),
-        "z_pack": owner,
-    }
+    packs = {**PACK, **TINY_PACK, "a_pack": write_pack(folder / "a_pack", HIDIFFUSION), "z_pack": owner}
     with running_server(current_environment(), packs, base=tmp_path_factory.mktemp("base")) as running:
         yield running
 

@@ -22,9 +22,8 @@ MODES = ("auto", "published")
 WINDOWS = ("auto", "native", "2x2", "off")
 SMALL = Phases(dilated=(0.0, 0.5), pooled=NEVER)
 LARGE = Phases(dilated=(0.0, 0.7), pooled=(0.0, 0.5))
-LARGE_SCALE = (
-    2.5  # times the trained side: where stride 4 alone no longer brings the features down to the trained size
-)
+# Times the trained side: from here on stride 4 alone no longer brings the features down to the trained size.
+LARGE_SCALE = 2.5
 PUBLISHED_LARGE_SCALE = 4
 
 

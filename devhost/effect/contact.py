@@ -15,7 +15,7 @@ from PIL import Image
 from ..sheet import Block, draw_sheet
 from ..sheet import Cell as Tile
 from ..tiny.counting import PictureCount, summarise
-from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
+from ..tiny.forms import TEXTS
 from .draw import checkpoint
 from .kept import Kept, Sample
 from .methods import METHODS, PLAIN, TRAINED_PIXELS
@@ -49,8 +49,7 @@ def draw_sheets(kept: Kept, samples: Mapping[Cell, Sample], folder: Path) -> lis
 def draw_cells(kept: Kept, shown: Mapping[Cell, Sample]) -> Image.Image:
     """Draw the sheet of cells of one model, subject and size."""
     first = next(iter(shown))
-    texts = CLASS_TEXTS + CROWD_TEXTS
-    labels = [texts[class_of(first.subject, number)] for number in COLUMNS[first.subject]]
+    labels = [TEXTS[class_of(first.subject, number)] for number in COLUMNS[first.subject]]
     title = f"{MODELS[first.model]}, trained at {TRAINED_PIXELS} px, asked for {PIXELS_PER_LATENT * SIZES[first.size][0]} px"
     with TemporaryDirectory() as folder:
         blocks = [
@@ -77,22 +76,16 @@ def _tiles(kept: Kept, cell: Cell, sample: Sample, folder: Path) -> list[Tile]:
     latents = sample.only(lambda number: number in numbers).latents(kept)
     pictures = dict(zip(sorted(numbers), decoded(cell.model, torch.from_numpy(latents)), strict=True))
     return [
-        _tile(
-            pictures[number],
-            sample.counts[number],
-            sample.classes[number],
-            folder / f"{cell.method}_{number}.png",
-        )
+        _tile(pictures[number], sample.counts[number], folder / f"{cell.method}_{number}.png")
         for number in numbers
     ]
 
 
-def _tile(picture: Image.Image, count: PictureCount, class_id: int, file: Path) -> Tile:
+def _tile(picture: Image.Image, count: PictureCount, file: Path) -> Tile:
     picture.save(file)
-    asked = crowd_count(class_id)
-    if asked == 1:
+    if count.asked == 1:
         return Tile(file, count.verdict, count.whole)
-    return Tile(file, f"{count.objects} of {asked}", count.objects == asked)
+    return Tile(file, f"{count.objects} of {count.asked}", count.exact)
 
 
 def decoded(model: str, latents: torch.Tensor) -> list[Image.Image]:

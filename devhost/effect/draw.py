@@ -14,7 +14,7 @@ import torch
 from ..host import import_host
 from ..tiny import forms, scenes
 from ..tiny.counting import count_objects
-from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS
+from ..tiny.forms import TEXTS
 from ..tiny.scenes import random_crowds, random_scenes
 from .kept import Kept, Record, digest
 from .methods import DRAWN, method_of
@@ -69,7 +69,7 @@ def sampled(unit: Unit) -> tuple[list[int], torch.Tensor]:
         model, SIZES[cell.size],
         steps=STEPS, cfg=CFG, sampler=SAMPLER, scheduler=SCHEDULER, seed=unit.sampler_seed,
         noise=start_noise(unit), latent=torch.zeros(len(classes), 4, *SIZES[cell.size]),
-        positive=prompts(cell.model, [(CLASS_TEXTS + CROWD_TEXTS)[number] for number in classes]),
+        positive=prompts(cell.model, [TEXTS[number] for number in classes]),
         negative=prompts(cell.model, [""]),
     )  # fmt: skip
     return classes, latents.float().cpu()

@@ -132,7 +132,6 @@ class Sample:
     """What is kept of a cell: the count of each picture by its number, rising, and where its latents are."""
 
     counts: dict[int, PictureCount]
-    classes: dict[int, int]
     places: dict[int, tuple[str, int]]
     seconds_per_picture: float
 
@@ -159,7 +158,7 @@ def samples(records: Iterable[Record], seed: int, sources: Mapping[str, str]) ->
 
 def _sample(records: Sequence[Record]) -> Sample:
     found = {
-        number: (record.counts[index], record.classes[index], (record.latents, index))
+        number: (record.counts[index], (record.latents, index))
         for record in records
         for index, number in enumerate(record.unit.pictures)
     }
@@ -167,8 +166,7 @@ def _sample(records: Sequence[Record]) -> Sample:
     pictures = sum(len(record.unit.pictures) for record in records)
     return Sample(
         counts={number: found[number][0] for number in numbers},
-        classes={number: found[number][1] for number in numbers},
-        places={number: found[number][2] for number in numbers},
+        places={number: found[number][1] for number in numbers},
         seconds_per_picture=sum(record.cpu_seconds for record in records) / pictures,
     )
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS
+from ..tiny.forms import CLASS_TEXTS, CROWD_TEXTS, FIRST_CROWD
 from .methods import DRAWN
 
 Subject = Literal["one", "many"]
@@ -68,7 +68,7 @@ def class_of(subject: Subject, picture: int) -> int:
     """Return the class id of a picture: the prompts of a subject take turns."""
     if subject == "one":
         return picture % len(CLASS_TEXTS)
-    return len(CLASS_TEXTS) + picture % len(CROWD_TEXTS)
+    return FIRST_CROWD + picture % len(CROWD_TEXTS)
 
 
 def cut(

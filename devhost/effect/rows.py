@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..tiny.counting import PictureCount, summarise, wilson_interval
-from ..tiny.forms import crowd_count
 from .features import FEWEST, Reference, border_patches, composition
 from .kept import Kept, Sample
 from .methods import CURVES, DRAWN, METHODS, PLAIN, curve_point
@@ -143,8 +142,8 @@ class _Yardstick:
             patches=of_patches.distance(border_patches(latents)) if of_patches else None,
             cpu_seconds=sample.seconds_per_picture,
             cpu_ratio=sample.seconds_per_picture / plain.seconds_per_picture if plain else None,
-            one_change=paired(plain, sample, lambda count, _: count.exactly_one),
-            whole_change=paired(plain, sample, lambda count, _: count.whole),
+            one_change=paired(plain, sample, lambda count: count.exactly_one),
+            whole_change=paired(plain, sample, lambda count: count.whole),
         )  # fmt: skip
 
     @cached_property
@@ -173,8 +172,9 @@ class _Yardstick:
 
 def crowd_row(cell: Cell, sample: Sample, plain: Sample | None) -> CrowdRow:
     """Return the row of a cell with several objects a picture."""
-    ratios = [count.objects / crowd_count(sample.classes[number]) for number, count in sample.counts.items()]
-    n, exact = len(ratios), sum(ratio == 1 for ratio in ratios)
+    counts = sample.counts.values()
+    ratios = [count.objects / count.asked for count in counts]
+    n, exact = len(ratios), sum(count.exact for count in counts)
     return CrowdRow(
         cell.model, cell.size, cell.method,
         n=n,
@@ -182,20 +182,17 @@ def crowd_row(cell: Cell, sample: Sample, plain: Sample | None) -> CrowdRow:
         exact=exact / n, exact_interval=wilson_interval(exact, n),
         fewer=sum(ratio < 1 for ratio in ratios) / n,
         more=sum(ratio > 1 for ratio in ratios) / n,
-        exact_change=paired(plain, sample, lambda count, asked: count.objects == asked),
+        exact_change=paired(plain, sample, lambda count: count.exact),
     )  # fmt: skip
 
 
-def paired(plain: Sample | None, sample: Sample, right: Callable[[PictureCount, int], bool]) -> Change | None:
-    """Compare the pictures that both have by `right(count, asked)`."""
+def paired(plain: Sample | None, sample: Sample, right: Callable[[PictureCount], bool]) -> Change | None:
+    """Compare the pictures that both have by `right(count)`."""
     if plain is None:
         return None
     both = [number for number in sample.counts if number in plain.counts]
-
-    def judged(of: Sample) -> list[bool]:
-        return [right(of.counts[number], crowd_count(of.classes[number])) for number in both]
-
-    return change(judged(plain), judged(sample))
+    before, after = ([right(of.counts[number]) for number in both] for of in (plain, sample))
+    return change(before, after)
 
 
 def _below_reference(sample: Sample) -> Sample:

@@ -18,8 +18,10 @@ CLASS_TEXTS = tuple(f"a {colour} {form}" for form in FORMS for colour in COLOURS
 """A prompt for each class of one object, in the order of the class ids."""
 CROWD_TEXTS = tuple(f"{number} {colour} balls" for number in NUMBER_WORDS for colour in COLOURS)
 """A prompt for each class of several objects; their ids go on behind those of ``CLASS_TEXTS``."""
+TEXTS = CLASS_TEXTS + CROWD_TEXTS
+"""All prompts by class id."""
 FIRST_CROWD = len(CLASS_TEXTS)
-EMPTY_CLASS = FIRST_CROWD + len(CROWD_TEXTS)
+EMPTY_CLASS = len(TEXTS)
 """Class id of the empty prompt."""
 
 RING_EXTENT = 0.8

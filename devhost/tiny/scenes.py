@@ -24,6 +24,7 @@ from .forms import (
     RING_EXTENT,
     Parts,
     ball_parts,
+    is_crowd,
     is_person,
     person_parts,
     ring_parts,
@@ -197,7 +198,7 @@ def _parts_of_one(scenes: Scenes, centre: torch.Tensor, y: torch.Tensor, x: torc
     v = (y - centre[:, 0]) / scenes.height
     u = (x - centre[:, 1]) / scenes.height
     classes = scenes.classes[:, None, None]
-    if (classes >= FIRST_CROWD).all():
+    if is_crowd(classes).all():
         return ball_parts(u, v)
     pairs = zip(person_parts(u, v), ring_parts(u, v), strict=True)
     return Parts(*(torch.where(is_person(classes), of_person, of_ring) for of_person, of_ring in pairs))

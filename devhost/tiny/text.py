@@ -15,7 +15,7 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 
-from .forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS
+from .forms import EMPTY_CLASS, TEXTS
 
 WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
@@ -23,7 +23,7 @@ WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 def class_of_prompt(text: str) -> int:
     """Return the class id that a prompt names: all words of the class, its article aside, in any order and wording."""
     words = set(re.findall(r"[a-z]+", text.lower()))
-    classes = ({*class_text.split()} - {"a"} for class_text in CLASS_TEXTS + CROWD_TEXTS)
+    classes = ({*class_text.split()} - {"a"} for class_text in TEXTS)
     return next((number for number, names in enumerate(classes) if names <= words), EMPTY_CLASS)
 
 

@@ -23,7 +23,7 @@ import torch
 from comfy.cli_args import args as host_arguments
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS
+from devhost.tiny.forms import EMPTY_CLASS, TEXTS
 from devhost.tiny.scenes import random_crowds, random_scenes
 from devhost.tiny.topology import TRAINED_CONTEXT_DIM, TRAINED_SD15, TRAINED_SDXL, TRAINED_TOKENS, UnetConfig
 
@@ -69,7 +69,7 @@ class Prompts(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        texts = [*(f"{text} ." for text in CLASS_TEXTS + CROWD_TEXTS), ". . . ."]
+        texts = [*(f"{text} ." for text in TEXTS), ". . . ."]
         words = sorted({word for text in texts for word in text.split()})
         self.rows: torch.Tensor
         self.register_buffer(

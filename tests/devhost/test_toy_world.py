@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from devhost.tiny.counting import count_objects
-from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS, FIRST_CROWD, crowd_count
+from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS, FIRST_CROWD, TEXTS, crowd_count
 from devhost.tiny.scenes import random_crowds, random_scenes
 from devhost.tiny.text import class_of_prompt
 
@@ -81,7 +81,7 @@ def test_latents_are_the_pictures_reduced():
 
 
 def test_prompts_name_their_classes():
-    assert [class_of_prompt(text) for text in CLASS_TEXTS + CROWD_TEXTS] == list(range(EMPTY_CLASS))
+    assert [class_of_prompt(text) for text in TEXTS] == list(range(EMPTY_CLASS))
     assert class_of_prompt("Balls: THREE, and green ones") == FIRST_CROWD + CROWD_TEXTS.index(
         "three green balls"
     )

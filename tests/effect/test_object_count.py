@@ -13,7 +13,7 @@ from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from devhost.sampling import sample
 from devhost.tiny import node
 from devhost.tiny.counting import PictureCount, count_objects, summarise
-from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, FIRST_CROWD
+from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, FIRST_CROWD, TEXTS
 
 PICTURES = 24
 ONE = [number % len(CLASS_TEXTS) for number in range(PICTURES)]
@@ -40,7 +40,7 @@ def count(checkpoint, size, classes=ONE, method=lambda model: model) -> list[Pic
 
     latents = sample(
         method(model), size, batch=len(classes), steps=20, cfg=2.5, sampler="dpmpp_2m",
-        positive=encode([(CLASS_TEXTS + CROWD_TEXTS)[number] for number in classes]), negative=encode([""]),
+        positive=encode([TEXTS[number] for number in classes]), negative=encode([""]),
     )  # fmt: skip
     return count_objects(latents.float(), classes)
 

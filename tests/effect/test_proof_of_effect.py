@@ -50,7 +50,10 @@ def cell_of(kept, cell, counts, first=0):
             record,
             unit=named,
             classes=classes,
-            counts=tuple(counts),
+            counts=tuple(
+                replace(count, asked=crowd_count(number))
+                for count, number in zip(counts, classes, strict=True)
+            ),
             latents=kept.save_latents(named, latents),
         )
     )
@@ -299,10 +302,10 @@ def test_only_pictures_that_both_have_are_compared(filled):
     plain = known[Cell("sd15", "one", "2x", PLAIN)]
     few = plain.only(lambda number: number in (1, 2, 3, 99))
     changed = replace(few, counts={1: ONE, 2: TWO, 3: TWO})
-    result = paired(plain, changed, lambda count, _: count.exactly_one)
+    result = paired(plain, changed, lambda count: count.exactly_one)
     assert (result.gained, result.lost) == (1, 1)
     changed = replace(few, counts={1: ONE, 3: ONE})
-    assert paired(changed, plain, lambda count, _: count.exactly_one).lost == 2
+    assert paired(changed, plain, lambda count: count.exactly_one).lost == 2
     crowd = Cell("sd15", "many", "2x", PLAIN)
     assert crowd_row(crowd, known[crowd], known[crowd]).exact_change.p == 1.0
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -26,12 +26,6 @@ from .topology import topology_of
 
 EFFECT = "deep_shrink"
 SCALE_METHODS = ("bicubic", "nearest-exact", "bilinear", "area", "bislerp")
-
-# Counted on the tiny models (bench/results/effect.md): behind the first block nearly the whole UNet works at the size it
-# knows, which keeps objects whole at three times the trained side, where block 3 no longer does, and edges sharper; an
-# earlier end lets objects double again, a later one only costs sharpness.
-AUTOMATIC = Schedule(start=0.0, end=0.35, fade=0.1)
-AUTOMATIC_BLOCK = 1
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,21 @@ class DeepShrink:
 
     @property
     def schedule(self) -> Schedule:
-        if self.mode == "auto":
-            return AUTOMATIC
         return Schedule(self.start_percent, self.end_percent, "percent", self.fade_percent)
+
+
+# Counted on the tiny models (bench/results/effect.md): behind the first block nearly the whole UNet works at the size it
+# knows, which keeps objects whole at three times the trained side, where block 3 no longer does. One large object is settled
+# after a third of the sampling, small ones after two thirds. Averaging leaves edges sharper than bicubic does.
+AUTOMATIC = DeepShrink(
+    mode="auto",
+    block_number=1,
+    end_percent=0.6,
+    fade_percent=0.4,
+    downscale_method="area",
+    upscale_method="bicubic",
+)
+"""What `mode="auto"` takes whatever the size; the factor follows from that."""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
@@ -85,6 +91,7 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
         topology.check_input_block(config.block_number, "block_number")
     else:
         trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+        config = replace(AUTOMATIC, trained_size=config.trained_size)
     patched = model.clone()
     before = effects_of(model).get(EFFECT)
     earlier = before.shrinks if isinstance(before, _Effect) else ()
@@ -157,11 +164,10 @@ class _Effect(Effect):
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
         plan: list[tuple[int, float]] = []
         for index, (shrink, strength) in enumerate(zip(self.shrinks, strengths, strict=True)):
-            block, factor = _full(shrink, call)
             earlier = zip(self.shrinks[:index], strengths, strict=False)
             if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
                 strength = 0.0  # both include the moment at which they meet; the earlier one holds it
-            plan.append((block, faded_factor(factor, strength)))
+            plan.append((shrink.block_number, faded_factor(_full_factor(shrink, call), strength)))
         steps = tuple(
             Shrink(
                 block, factor if _is_strongest(plan, index) else 1.0, self.shrinks[index].downscale_after_skip
@@ -174,11 +180,10 @@ class _Effect(Effect):
         return "Deep Shrink: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
 
-def _full(shrink: DeepShrink, call: ModelCall) -> tuple[int, float]:
+def _full_factor(shrink: DeepShrink, call: ModelCall) -> float:
     if shrink.mode == "manual":
-        return shrink.block_number, shrink.downscale_factor
-    side = trained_side(call.model, shrink.trained_size)
-    return AUTOMATIC_BLOCK, automatic_factor(call.latent_size, side)
+        return shrink.downscale_factor
+    return automatic_factor(call.latent_size, trained_side(call.model, shrink.trained_size))
 
 
 def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
@@ -190,16 +195,16 @@ def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
 
 
 def _describe(shrink: DeepShrink, call: ModelCall) -> str:
-    block, factor = _full(shrink, call)
+    factor = _full_factor(shrink, call)
     height, width = call.latent_size
     if factor == 1.0:
         reason = "downscale_factor is 1" if shrink.mode == "manual" else "not clearly above the trained size"
         return f"nothing to do for a latent of {height}x{width} ({reason})"
-    features = call.topology.feature_size(call.latent_size, block)
+    features = call.topology.feature_size(call.latent_size, shrink.block_number)
     shrunk = shrunk_size(features, factor)
     schedule = shrink.schedule
     return (
-        f"block_number {block}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
+        f"block_number {shrink.block_number}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
         f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
         f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
         f"{shrink.downscale_method} down, {shrink.upscale_method} up: "

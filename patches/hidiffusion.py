@@ -1,8 +1,11 @@
-"""HiDiffusion in one piece: RAU-Net and MSW-MSA, chosen for the model at hand and for the size that is sampled.
+"""HiDiffusion in one piece: small features and windowed attention, chosen for the model at hand and for the size that is sampled.
 
 Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
-they harm; here the size is measured against the trained one, and at that nothing is done. The shares of the automatic
-schedule were counted on the tiny model (bench/results/effect.md); for SDXL they are the published ones.
+they harm; here the size is measured against the trained one, and at that nothing is done.
+
+"published" has the paper's RAU-Net and its four windows. "auto" has what counted best on the tiny models
+(bench/results/effect.md): of RAU-Net the pooling alone, moved up behind the first block, which is Deep Shrink by averages, and
+windows as large as the trained picture.
 """
 
 from __future__ import annotations
@@ -11,20 +14,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..scaling.deep_shrink import automatic_factor
-from ..scaling.rau_net import LARGE_SIDE, NEVER, Phases, published_phases
+from .deep_shrink import DeepShrink, apply_deep_shrink
 from .host import ModelPatcher, trained_side
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, known_preset
-from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net, in_phases, kind_of
+from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net
 from .topology import topology_of
 
 MODES = ("auto", "published")
 WINDOWS = ("auto", "native", "2x2", "off")
-SMALL = Phases(dilated=(0.0, 0.5), pooled=NEVER)
-LARGE = Phases(dilated=(0.0, 0.7), pooled=(0.0, 0.5))
-# Times the trained side: from here on stride 4 alone no longer brings the features down to the trained size.
-LARGE_SCALE = 2.5
-PUBLISHED_LARGE_SCALE = 4
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,12 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         ValueError: `model` is no UNet, or the size that it was trained at is not known; one sentence.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
-    trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
-    chosen: Recipe = Published() if config.mode == "published" else Automatic(config.trained_size)
-    patched = apply_rau_net(model, AboveTrainedSize(chosen, config.trained_size))
+    side = trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+    if config.mode == "published":
+        published = Published(turbo=side <= TURBO_SIDE)
+        patched = apply_rau_net(model, AboveTrainedSize(published, config.trained_size))
+    else:
+        patched = apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=config.trained_size))
     if config.windows == "off":
         return patched
     settings = known_preset(
@@ -78,23 +79,3 @@ class AboveTrainedSize:
         """Return what the recipe says, or None."""
         side = trained_side(call.model, self.trained_size)
         return self.recipe.settings(call) if automatic_factor(call.latent_size, side) > 1.0 else None
-
-
-@dataclass(frozen=True)
-class Automatic:
-    """The published pairs of blocks, with phases by the size relative to the trained one."""
-
-    trained_size: int = 0
-
-    def settings(self, call: ModelCall) -> RAUNet | None:
-        """Return them for a latent of any size."""
-        return in_phases(call.topology, self._phases(call))
-
-    def _phases(self, call: ModelCall) -> Phases:
-        kind, side = kind_of(call.topology), trained_side(call.model, self.trained_size)
-        scale = min(call.latent_size) / side
-        if kind == "sd":
-            return LARGE if scale >= LARGE_SCALE else SMALL
-        classed = LARGE_SIDE[kind] if scale >= PUBLISHED_LARGE_SCALE else 0
-        turbo = side <= TURBO_SIDE
-        return published_phases(kind, (classed, classed), turbo=turbo, control=call.has_control)

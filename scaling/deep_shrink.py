@@ -18,6 +18,8 @@ Size = tuple[int, int]
 
 # Below this a plain UNet still composes well, and resampling would only cost sharpness.
 SMALLEST_USEFUL_FACTOR = 1.25
+# Features a little smaller than the trained size leave less room for further small objects.
+AUTOMATIC_SHARE = 15 / 16
 
 
 def shrunk_size(size: Sequence[int], factor: float) -> Size:
@@ -42,9 +44,11 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    It brings the features to the trained area. In wide pictures objects double along the long side with less, and
-    become too small for the short side with more (counted on the tiny models at 3:2 and 2:1, see
+    It brings the features to the trained area, less a sixteenth of the side. In wide pictures objects double along the long
+    side with less, and become too small for the short side with more (counted on the tiny models at 3:2 and 2:1, see
     bench/results/effect.md). Both arguments are in latent pixels.
     """
-    factor = round(math.sqrt(math.prod(latent_size)) / trained_side, 3)  # the node's step: it can be typed in
-    return factor if factor >= SMALLEST_USEFUL_FACTOR else 1.0
+    ratio = math.sqrt(math.prod(latent_size)) / trained_side
+    if ratio < SMALLEST_USEFUL_FACTOR:
+        return 1.0
+    return round(ratio / AUTOMATIC_SHARE, 3)  # the node's step: it can be typed in

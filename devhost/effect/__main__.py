@@ -19,7 +19,7 @@ from .contact import draw_sheets
 from .draw import sources
 from .kept import Kept, Sample, samples
 from .methods import CURVES, DRAWN, MAIN, METHODS, PLAIN, curve_method
-from .plan import CURVE_SIZE, MODELS, SIZES, Cell, cut
+from .plan import CURVE_SIZE, MODELS, SIZES, SUBJECTS, Cell, cut
 from .plot import draw_plot
 from .rows import REFERENCE, figures
 from .run import run
@@ -71,8 +71,9 @@ class Wish:
                     cells[Cell(DRAWN, "many", size, DRAWN)] = fewer
         if "curves" in self.parts:
             names = [curve_method(curve, end) for curve in CURVES for end in self.ends]
-            cells |= {Cell(model, "one", CURVE_SIZE, name): fewer for name in names}
-            cells.setdefault(Cell(model, "one", CURVE_SIZE, PLAIN), fewer)
+            for subject in SUBJECTS:
+                cells |= {Cell(model, subject, CURVE_SIZE, name): fewer for name in names}
+                cells.setdefault(Cell(model, subject, CURVE_SIZE, PLAIN), fewer)
         return cells
 
 
@@ -111,7 +112,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         choices=PARTS,
         default=PARTS,
-        help="one object, many objects, curves over the end",
+        help="one object, many objects, curves of both over the end",
     )
     parser.add_argument(
         "--pictures", type=_pictures, metavar="N",

@@ -18,6 +18,8 @@ Method = Callable[[Any], Any]
 
 TRAINED_PIXELS = 128
 """Side of the pictures that the models were trained on; a latent pixel is 8 of it."""
+AUTOMATIC_FACTOR = 2.133
+"""Deep Shrink's automatic one at twice the trained side."""
 PLAIN = "plain"
 DRAWN = "drawn scenes"
 """No method: scenes that the training data is made of, at the size that is asked for."""
@@ -36,7 +38,7 @@ def deep_shrink(model: Any, **settings: Any) -> Any:
 
 
 def hidiffusion(model: Any, **settings: Any) -> Any:
-    """Apply the one-node HiDiffusion; with its windows off it is RAU-Net with automatic phases."""
+    """Apply the one-node HiDiffusion; without its windows it is Deep Shrink with automatic settings."""
     from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 
     return apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED_PIXELS, **settings))
@@ -49,20 +51,9 @@ def published_rau_net(model: Any, *, end: float | None = None) -> Any:
     return apply_rau_net(model, Published() if end is None else _Until(end))
 
 
-def published_hidiffusion(model: Any) -> Any:
-    """Apply the published schedule and four windows, both on at every size."""
-    from megapixel.patches.msw_msa import apply_msw_msa, known_preset
-    from megapixel.patches.topology import topology_of
-
-    topology = topology_of(model.get_model_object("diffusion_model"))
-    windows = known_preset(topology, start=0.0, trained_size=TRAINED_PIXELS)
-    return apply_msw_msa(published_rau_net(model), windows)
-
-
 MAIN: dict[str, Method] = {
     PLAIN: plain,
     "Deep Shrink auto": partial(deep_shrink, mode="auto"),
-    "RAU-Net auto": partial(hidiffusion, windows="off"),
     "HiDiffusion auto": hidiffusion,
 }
 """What the table has by default."""
@@ -70,11 +61,13 @@ MAIN: dict[str, Method] = {
 METHODS: dict[str, Method] = MAIN | {
     "Deep Shrink known": deep_shrink,
     "RAU-Net published": published_rau_net,
-    "RAU-Net + MSW-MSA published": published_hidiffusion,
+    "HiDiffusion published": partial(hidiffusion, mode="published"),
 }
 
 CURVES: dict[str, Callable[[Any, float], Any]] = {
-    "Deep Shrink": lambda model, end: deep_shrink(model, block_number=1, end_percent=end),
+    "Deep Shrink": lambda model, end: deep_shrink(
+        model, block_number=1, downscale_factor=AUTOMATIC_FACTOR, end_percent=end, downscale_method="area"
+    ),
     "RAU-Net": lambda model, end: published_rau_net(model, end=end),
 }
 """Methods with one number: the share of the sampling at which they end."""

@@ -68,3 +68,14 @@ def test_they_stay_one_and_whole(checkpoint, method):
     cured = summarise(count(checkpoint, (32, 32), method=METHODS[method]))
     assert cured.share_whole > 0.8
     assert cured.mean_count < 1.2
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_as_many_objects_as_the_prompt_says_at_twice_the_size(checkpoint, method):
+    assert 0.8 < counted_to_asked(count(checkpoint, (32, 32), MANY, METHODS[method])) < 1.3
+
+
+def test_one_whole_object_at_three_times_the_size(checkpoint):
+    cured = summarise(count(checkpoint, (48, 48), ONE[:12], METHODS["HiDiffusion"]))
+    assert cured.share_whole > 0.7
+    assert cured.mean_count < 1.3

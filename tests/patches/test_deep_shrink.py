@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import comfy.controlnet
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.patches.deep_shrink import (
-    AUTOMATIC,
-    AUTOMATIC_BLOCK,
-    SCALE_METHODS,
-    DeepShrink,
-    apply_deep_shrink,
-)
+from megapixel.patches.deep_shrink import AUTOMATIC, SCALE_METHODS, DeepShrink, apply_deep_shrink
 from megapixel.patches.model_call import ModelCall, planned
 from megapixel.scaling.deep_shrink import automatic_factor, shrunk_size
 
@@ -179,17 +174,23 @@ class TestAuto:
             assert torch.equal(sample(auto, size, steps=1, cfg=1.0), sample(model, size, steps=1, cfg=1.0))
 
     @pytest.mark.parametrize("size", [(40, 32), (32, 48), (31, 65), (16, 48)])
-    def test_above_it_features_come_down(self, sd15, record_sizes, size):
+    def test_above_it_features_come_down_and_grow_back(self, sd15, record_sizes, size):
         model = apply_deep_shrink(sd15, DeepShrink(mode="auto", trained_size=128))
         recorder = record_sizes(model, 2)
         sample(model, size, steps=10, cfg=1.0)
         assert recorder.sizes[0] == shrunk_size(size, automatic_factor(size, 16))
-        assert recorder.sizes[-1] == size
+        assert recorder.sizes == sorted(recorder.sizes)
+        assert all(
+            abs(last - side) <= 0.1 * side for last, side in zip(recorder.sizes[-1], size, strict=True)
+        )
 
-    def test_the_manual_numbers_do_not_count(self, sd15):
+    def test_the_manual_settings_do_not_count(self, sd15):
         plain = apply_deep_shrink(sd15, DeepShrink(mode="auto", trained_size=128))
         odd = apply_deep_shrink(
-            sd15, DeepShrink(40, 7.0, 0.9, 0.95, mode="auto", fade_percent=0.5, trained_size=128)
+            sd15,
+            DeepShrink(
+                40, 7.0, 0.9, 0.95, False, "bislerp", "area", mode="auto", fade_percent=0.5, trained_size=128
+            ),
         )
         assert torch.equal(sample(odd, (32, 40)), sample(plain, (32, 40)))
 
@@ -203,11 +204,10 @@ class TestAuto:
             assert "nothing to do for a latent of 16x16" in line
         else:
             factor = automatic_factor(size, 16)
-            assert f"block_number {AUTOMATIC_BLOCK}, downscale_factor {factor:g}, " in line
-            assert f"end_percent {AUTOMATIC.end:g}, fade_percent {AUTOMATIC.fade:g}" in line
-            typed = DeepShrink(
-                AUTOMATIC_BLOCK, factor, end_percent=AUTOMATIC.end, fade_percent=AUTOMATIC.fade
-            )
+            assert f"block_number {AUTOMATIC.block_number}, downscale_factor {factor:g}, " in line
+            assert f"end_percent {AUTOMATIC.end_percent:g}, fade_percent {AUTOMATIC.fade_percent:g}" in line
+            assert "downscale_after_skip true, area down, bicubic up" in line
+            typed = replace(AUTOMATIC, mode="manual", downscale_factor=factor)
             assert torch.equal(sample(apply_deep_shrink(sd15, typed), size, steps=6), result)
 
 

@@ -67,27 +67,28 @@ class MegapixelDeepShrink(io.ComfyNode):
                     "downscale_after_skip",
                     default=True,
                     advanced=True,
-                    tooltip="On: the block's skip connection keeps its full size. Off: it shrinks as well.",
+                    tooltip="On: the block's skip connection keeps its full size. Off: it shrinks as well. Ignored in auto.",
                 ),
                 io.Combo.Input(
                     "downscale_method",
                     options=list(SCALE_METHODS),
                     advanced=True,
-                    tooltip="How the features are made smaller. Bicubic is the known default.",
+                    tooltip="How the features are made smaller. Bicubic is the known default; area leaves edges sharper, and auto "
+                    "takes it.",
                 ),
                 io.Combo.Input(
                     "upscale_method",
                     options=list(SCALE_METHODS),
                     advanced=True,
-                    tooltip="How the features are made larger again. Bicubic is the known default.",
+                    tooltip="How the features are made larger again. Bicubic is the known default, and auto takes it.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=["manual", "auto"],
                     default="manual",
                     optional=True,
-                    tooltip="manual uses the numbers above. auto chooses block, factor and window itself when "
-                    "sampling starts, and writes them to the log.",
+                    tooltip="manual uses the numbers above. auto chooses all of them itself when sampling starts, by "
+                    "the picture's size, and writes them to the log.",
                 ),
                 io.Float.Input(
                     "fade_percent",

@@ -9,7 +9,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
-    """RAU-Net and MSW-MSA with everything chosen from the model and the size."""
+    """Small features and MSW-MSA, or the published RAU-Net, with everything chosen from the model and the size."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,8 @@ class MegapixelHiDiffusion(io.ComfyNode):
             display_name="HiDiffusion (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Large pictures without doubled objects, and faster: RAU-Net keeps the composition whole in the early "
-                "steps, windowed attention (MSW-MSA) saves time in all of them. Blocks, windows and schedule are chosen "
+                "Large pictures without doubled objects, and faster: small features keep the composition whole while it "
+                "forms, windowed attention (MSW-MSA) saves time in all steps. Blocks, windows and schedule are chosen "
                 "from the model and the picture's size when sampling starts, and written to the log; at or below the "
                 "trained size nothing is done."
             ),
@@ -36,8 +36,8 @@ class MegapixelHiDiffusion(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=list(MODES),
-                    tooltip="auto goes by the picture's size relative to the size that the model was trained at. "
-                    "published has the paper's shares of the steps and 2x2 windows.",
+                    tooltip="auto makes the features as small as the model was trained at, by the picture's size. "
+                    "published is the paper's RAU-Net: its blocks, its shares of the steps and 2x2 windows.",
                 ),
                 io.Combo.Input(
                     "windows",

@@ -3,7 +3,7 @@
 Source: Kohya's Deep Shrink as known from ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
 settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
 are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` chooses by the
-latent's size.
+latent's size, and keeps what is fixed while features are small free of their noise.
 
 B C H W are batch, channels, height, width of the features.
 """
@@ -13,11 +13,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from torch import Tensor
 
-from ..scaling.deep_shrink import automatic_factor, faded_factor, shrunk_size
+from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
 from .host import ModelPatcher, resize, trained_side
 from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
@@ -65,21 +66,15 @@ class DeepShrink:
 
 # Counted on the tiny models (bench/results/effect.md): behind the first block nearly the whole UNet works at the size it
 # knows, which keeps objects whole at three times the trained side, where block 3 no longer does. One large object is settled
-# after a third of the sampling, small ones after two thirds. Averaging leaves edges sharper than bicubic does.
-AUTOMATIC = DeepShrink(
-    mode="auto",
-    block_number=1,
-    end_percent=0.6,
-    fade_percent=0.4,
-    downscale_method="area",
-    upscale_method="bicubic",
-)
+# after a third of the sampling, several small ones only after half of it and more.
+AUTOMATIC = DeepShrink(mode="auto", block_number=1, end_percent=0.5, fade_percent=0.4)
 """What `mode="auto"` takes whatever the size; the factor follows from that."""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     """Return a clone of `model` that shrinks its features while the schedule is on.
 
+    In "auto", of the settings only `trained_size` counts; the guided estimate loses what the small features cannot show.
     Applied again, it adds a further shrink: at one block the strongest counts, and a shrink that begins where an
     earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
 
@@ -120,7 +115,22 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
         return features, skip
 
     patched.set_model_output_block_patch(grow_back)
+    if config.mode == "auto":
+        patched.set_model_sampler_post_cfg_function(partial(_keep_to_grid, config))
     return patched
+
+
+def _keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
+    """Return the guided estimate of the picture, while features are held small without what their grid cannot show.
+
+    A UNet whose deep features are small tells too little noise of finer detail; what it leaves there would stay as a mottle.
+    """
+    denoised, model = guided["denoised"], guided["model"]
+    factor = automatic_factor(denoised.shape[-2:], trained_side(model, shrink.trained_size))
+    window = shrink.schedule.resolve(model.model_sampling, None)
+    if factor == 1.0 or window.strength(float(guided["sigma"].max())) < 1.0:
+        return denoised
+    return low_passed(denoised, factor)
 
 
 @dataclass(frozen=True)
@@ -203,10 +213,11 @@ def _describe(shrink: DeepShrink, call: ModelCall) -> str:
     features = call.topology.feature_size(call.latent_size, shrink.block_number)
     shrunk = shrunk_size(features, factor)
     schedule = shrink.schedule
+    cleaned = "" if shrink.mode == "manual" else f", estimate kept to that grid until {schedule.end:g}"
     return (
         f"block_number {shrink.block_number}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
         f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
         f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
         f"{shrink.downscale_method} down, {shrink.upscale_method} up: "
-        f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}"
+        f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}{cleaned}"
     )

@@ -4,7 +4,7 @@ A diffusion UNet composes a picture well at the size that it was trained for. Sh
 early steps keeps them at that size while the picture itself is larger.
 
 Source: Kohya S., "Deep Shrink" (sd-scripts, November 2023), as known from ComfyUI's `PatchModelAddDownscale`. The
-fade follows the gradual variants of it; the automatic factor is ours.
+fade follows the gradual variants of it; the automatic factor and the low pass are ours.
 
 All sizes are (height, width).
 """
@@ -14,12 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch.nn.functional as F
+from torch import Tensor
+
 Size = tuple[int, int]
 
 # Below this a plain UNet still composes well, and resampling would only cost sharpness.
 SMALLEST_USEFUL_FACTOR = 1.25
-# Features a little smaller than the trained size leave less room for further small objects.
-AUTOMATIC_SHARE = 15 / 16
 
 
 def shrunk_size(size: Sequence[int], factor: float) -> Size:
@@ -44,11 +45,15 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    It brings the features to the trained area, less a sixteenth of the side. In wide pictures objects double along the long
-    side with less, and become too small for the short side with more (counted on the tiny models at 3:2 and 2:1, see
+    It brings the features to the trained area. In wide pictures objects double along the long side with less, and
+    become too small for the short side with more (counted on the tiny models at 3:2 and 2:1, see
     bench/results/effect.md). Both arguments are in latent pixels.
     """
-    ratio = math.sqrt(math.prod(latent_size)) / trained_side
-    if ratio < SMALLEST_USEFUL_FACTOR:
-        return 1.0
-    return round(ratio / AUTOMATIC_SHARE, 3)  # the node's step: it can be typed in
+    factor = round(math.sqrt(math.prod(latent_size)) / trained_side, 3)  # the node's step: it can be typed in
+    return factor if factor >= SMALLEST_USEFUL_FACTOR else 1.0
+
+
+def low_passed(latent: Tensor, factor: float) -> Tensor:
+    """Return a latent (B, C, H, W) without detail that a grid `factor` times as coarse cannot show."""
+    grid = F.interpolate(latent, shrunk_size(latent.shape[-2:], factor), mode="area")
+    return F.interpolate(grid, latent.shape[-2:], mode="bicubic")

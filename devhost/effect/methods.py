@@ -18,8 +18,6 @@ Method = Callable[[Any], Any]
 
 TRAINED_PIXELS = 128
 """Side of the pictures that the models were trained on; a latent pixel is 8 of it."""
-AUTOMATIC_FACTOR = 2.133
-"""Deep Shrink's automatic one at twice the trained side."""
 PLAIN = "plain"
 DRAWN = "drawn scenes"
 """No method: scenes that the training data is made of, at the size that is asked for."""
@@ -65,9 +63,7 @@ METHODS: dict[str, Method] = MAIN | {
 }
 
 CURVES: dict[str, Callable[[Any, float], Any]] = {
-    "Deep Shrink": lambda model, end: deep_shrink(
-        model, block_number=1, downscale_factor=AUTOMATIC_FACTOR, end_percent=end, downscale_method="area"
-    ),
+    "Deep Shrink": lambda model, end: deep_shrink(model, block_number=1, end_percent=end),
     "RAU-Net": lambda model, end: published_rau_net(model, end=end),
 }
 """Methods with one number: the share of the sampling at which they end."""

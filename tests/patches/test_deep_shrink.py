@@ -11,7 +11,7 @@ import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from megapixel.patches.deep_shrink import AUTOMATIC, SCALE_METHODS, DeepShrink, apply_deep_shrink
 from megapixel.patches.model_call import ModelCall, planned
-from megapixel.scaling.deep_shrink import automatic_factor, shrunk_size
+from megapixel.scaling.deep_shrink import automatic_factor, low_passed, shrunk_size
 
 from devhost.sampling import sample
 from devhost.tiny import random_models
@@ -206,9 +206,17 @@ class TestAuto:
             factor = automatic_factor(size, 16)
             assert f"block_number {AUTOMATIC.block_number}, downscale_factor {factor:g}, " in line
             assert f"end_percent {AUTOMATIC.end_percent:g}, fade_percent {AUTOMATIC.fade_percent:g}" in line
-            assert "downscale_after_skip true, area down, bicubic up" in line
-            typed = replace(AUTOMATIC, mode="manual", downscale_factor=factor)
-            assert torch.equal(sample(apply_deep_shrink(sd15, typed), size, steps=6), result)
+            assert "downscale_after_skip true, bicubic down, bicubic up" in line
+            assert "estimate kept to that grid until 0.5" in line
+            typed = apply_deep_shrink(sd15, replace(AUTOMATIC, mode="manual", downscale_factor=factor))
+            end = sigma_at(sd15, AUTOMATIC.end_percent)
+
+            def keep_to_grid(guided):
+                estimate = guided["denoised"]
+                return low_passed(estimate, factor) if guided["sigma"].max() >= end else estimate
+
+            typed.set_model_sampler_post_cfg_function(keep_to_grid)
+            assert torch.equal(sample(typed, size, steps=6), result)
 
 
 class TestState:

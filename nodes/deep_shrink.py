@@ -73,8 +73,7 @@ class MegapixelDeepShrink(io.ComfyNode):
                     "downscale_method",
                     options=list(SCALE_METHODS),
                     advanced=True,
-                    tooltip="How the features are made smaller. Bicubic is the known default; area leaves edges sharper, and auto "
-                    "takes it.",
+                    tooltip="How the features are made smaller. Bicubic is the known default, and auto takes it.",
                 ),
                 io.Combo.Input(
                     "upscale_method",

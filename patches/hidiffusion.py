@@ -4,8 +4,7 @@ Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolut
 they harm; here the size is measured against the trained one, and at that nothing is done.
 
 "published" has the paper's RAU-Net and its four windows. "auto" has what counted best on the tiny models
-(bench/results/effect.md): of RAU-Net the pooling alone, moved up behind the first block, which is Deep Shrink by averages, and
-windows as large as the trained picture.
+(bench/results/effect.md): Deep Shrink with its automatic settings in the place of RAU-Net, and windows as large as the trained picture.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy import ndimage
 
 from .plan import TRAINED_SIZE
 from .statistics import Axes, Floats, Gaussian, fit, frechet_distance, principal_axes
@@ -42,6 +43,16 @@ def border_patches(latents: Floats) -> Floats:
     crossed = (inside >= LEAST_SHARE) & (inside <= 1 - LEAST_SHARE)
     patches = views[:, :, ::STRIDE, ::STRIDE].transpose(0, 2, 3, 1, 4, 5)  # (B, rows, columns, 4, 8, 8)
     return patches[crossed].reshape(-1, latents.shape[1] * PATCH * PATCH)
+
+
+def mottle(latents: Floats) -> float:
+    """Return the noise that is left in the background of latents (B, 4, H, W); a drawn background is smooth.
+
+    It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from every object.
+    """
+    fine = latents[:, :3] - ndimage.uniform_filter(latents[:, :3], 3, axes=(2, 3))
+    clear = ndimage.binary_erosion(latents[:, 3] < 0, np.ones((1, 3, 3)), iterations=2).astype(bool)
+    return float(np.mean([fine[:, colour][clear].std() for colour in range(3)]))
 
 
 class Reference:

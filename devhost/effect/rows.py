@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..tiny.counting import PictureCount, summarise, wilson_interval
-from .features import FEWEST, Reference, border_patches, composition
+from .features import FEWEST, Reference, border_patches, composition, mottle
 from .kept import Kept, Sample
 from .methods import CURVES, DRAWN, METHODS, PLAIN, curve_point
 from .plan import SIZES, Cell
@@ -28,6 +28,7 @@ class ObjectRow:
     """Pictures of one object in a cell. Shares have 95 % intervals; changes are beside plain, with the same noise and prompts.
 
     edge: sharpness, mean gradient of the steepest pixels; `edge_ratio` to drawn scenes of the trained size.
+    mottle: noise that is left in the background; it makes edges seem sharper.
     composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is nearer.
     """
 
@@ -42,6 +43,7 @@ class ObjectRow:
     mean_count: float
     edge: float
     edge_ratio: float | None
+    mottle: float
     composition: float | None
     patches: float | None
     cpu_seconds: float
@@ -138,6 +140,7 @@ class _Yardstick:
             mean_count=summary.mean_count,
             edge=summary.edge,
             edge_ratio=summary.edge / self._edge if self._edge else None,
+            mottle=mottle(latents),
             composition=of_composition.distance(composition(latents)) if of_composition else None,
             patches=of_patches.distance(border_patches(latents)) if of_patches else None,
             cpu_seconds=sample.seconds_per_picture,

@@ -16,6 +16,7 @@ from PIL import Image
 
 from devhost.effect import __main__ as command
 from devhost.effect import draw as drawing
+from devhost.effect.features import mottle
 from devhost.effect.kept import COUNTER, Kept, record_of, samples
 from devhost.effect.methods import DRAWN, METHODS, PLAIN, _Until, curve_method, curve_point, method_of
 from devhost.effect.plan import BLOCK, SIZES, Cell, Unit, class_of, cut
@@ -26,6 +27,7 @@ from devhost.effect.table import as_json, as_markdown
 from devhost.environment import ROOT
 from devhost.tiny.counting import PictureCount, count_objects
 from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
+from devhost.tiny.scenes import random_scenes
 
 SEED = 50_000
 SOURCES = {"sd15": "weights", DRAWN: "scenes"}
@@ -376,6 +378,14 @@ def test_a_wish_names_every_cell_once():
     assert {len(cells[cell]) for cell in by_part["many"]} == {len(CROWD_TEXTS)}
     assert sum(curve_point(cell.method) is not None for cell in cells) == 8
     assert set(cells[Cell(DRAWN, "one", "2x", DRAWN)]) > set(range(32))
+
+
+def test_mottle_is_the_noise_of_the_background_alone():
+    scenes = random_scenes(24, (32, 32), torch.Generator().manual_seed(3)).latents(samples=4).numpy()
+    noise = np.random.default_rng(4).normal(0, 0.1, scenes.shape)
+    assert mottle(scenes) < 0.01
+    assert mottle(scenes + noise) == pytest.approx(0.1 * (8 / 9) ** 0.5, rel=0.1)
+    assert mottle(scenes + noise * (scenes[:, 3:] > 0)) < 0.01
 
 
 def test_the_sheet_has_a_block_for_each_method(filled, tmp_path):

@@ -116,11 +116,11 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
 
     patched.set_model_output_block_patch(grow_back)
     if config.mode == "auto":
-        patched.set_model_sampler_post_cfg_function(partial(_keep_to_grid, config))
+        patched.set_model_sampler_post_cfg_function(partial(keep_to_grid, config))
     return patched
 
 
-def _keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
+def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
     """Return the guided estimate of the picture, while features are held small without what their grid cannot show.
 
     A UNet whose deep features are small tells too little noise of finer detail; what it leaves there would stay as a mottle.

@@ -10,7 +10,7 @@ are the pack's own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,16 @@ def deep_shrink(model: Any, **settings: Any) -> Any:
     from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 
     return apply_deep_shrink(model, DeepShrink(trained_size=TRAINED_PIXELS, **settings))
+
+
+def automatic_until(model: Any, end: float) -> Any:
+    """Apply Deep Shrink's automatic settings with another end of the hold."""
+    from megapixel.patches.deep_shrink import AUTOMATIC, apply_deep_shrink, keep_to_grid
+
+    shrink = replace(AUTOMATIC, mode="manual", end_percent=end, trained_size=TRAINED_PIXELS)
+    patched = apply_deep_shrink(model, shrink)
+    patched.set_model_sampler_post_cfg_function(partial(keep_to_grid, shrink))
+    return patched
 
 
 def hidiffusion(model: Any, **settings: Any) -> Any:
@@ -63,7 +73,7 @@ METHODS: dict[str, Method] = MAIN | {
 }
 
 CURVES: dict[str, Callable[[Any, float], Any]] = {
-    "Deep Shrink": lambda model, end: deep_shrink(model, block_number=1, end_percent=end),
+    "Deep Shrink": automatic_until,
     "RAU-Net": lambda model, end: published_rau_net(model, end=end),
 }
 """Methods with one number: the share of the sampling at which they end."""

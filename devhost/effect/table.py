@@ -27,7 +27,7 @@ CROWDS = """\
 The prompt names two to five objects. *counted / asked*: mean over pictures; *exact*: pictures with as many as asked; *gained / lost*:
 those that became or ceased to be exact beside plain. A cure that merges or deletes objects has more pictures with *fewer*."""
 CURVES = f"""\
-At {CURVE_SIZE}, by the share of the sampling at which the method ends. Deep Shrink has block 1, factor 2 and the rest as known; RAU-Net has its
+At {CURVE_SIZE}, by the share of the sampling at which the method ends. Deep Shrink has its automatic settings otherwise; RAU-Net has its
 published blocks and phases, the last of which ends here."""
 
 

@@ -25,6 +25,7 @@ from devhost.effect.rows import REFERENCE, crowd_row, figures, paired
 from devhost.effect.run import run
 from devhost.effect.table import as_json, as_markdown
 from devhost.environment import ROOT
+from devhost.sampling import sample
 from devhost.tiny.counting import PictureCount, count_objects
 from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, crowd_count
 from devhost.tiny.scenes import random_scenes
@@ -135,6 +136,12 @@ def test_every_method_applies_to_both_families_and_leaves_the_model_alone(sd15, 
     for model in (sd15, sdxl):
         for name in names:
             assert (method_of(name)(model) is model) == (name == PLAIN)
+
+
+def test_the_curve_of_deep_shrink_passes_through_its_automatic_end(sd15):
+    size, seed = (32, 32), 5
+    of_curve, auto = method_of(curve_method("Deep Shrink", 0.5))(sd15), METHODS["Deep Shrink auto"](sd15)
+    assert torch.equal(sample(of_curve, size, seed=seed), sample(auto, size, seed=seed))
 
 
 def test_names_on_a_curve_are_read_back():

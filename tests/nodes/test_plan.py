@@ -28,9 +28,10 @@ def test_each_effect_has_its_colour_and_a_plain_model_none(request, family):
     assert not {ORANGE, PURPLE, GREEN} & colours(drawn(model))
     shrink = apply_deep_shrink(model, DeepShrink())
     assert {ORANGE, PURPLE, GREEN} & colours(drawn(shrink)) == {ORANGE}
-    ours = HiDiffusion(trained_size=1024 if family == "sdxl" else 128)
-    size = (256, 192) if family == "sdxl" else (64, 48)
-    assert {ORANGE, PURPLE, GREEN} & colours(drawn(apply_hidiffusion(model, ours), size)) == {PURPLE, GREEN}
+    trained, size = (1024, (256, 192)) if family == "sdxl" else (128, (64, 48))
+    for mode, scaling in (("auto", ORANGE), ("published", PURPLE)):
+        ours = apply_hidiffusion(model, HiDiffusion(mode=mode, trained_size=trained))
+        assert {ORANGE, PURPLE, GREEN} & colours(drawn(ours, size)) == {scaling, GREEN}
 
 
 def test_smaller_features_are_drawn_darker(sd15):

@@ -11,7 +11,7 @@ B C H W are batch, channels, height, width of the features.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
-from .host import ModelPatcher, resize, trained_side
+from .host import BaseModel, ModelPatcher, resize, trained_side
 from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule
@@ -126,9 +126,10 @@ def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
     A UNet whose deep features are small tells too little noise of finer detail; what it leaves there would stay as a mottle.
     """
     denoised, model = guided["denoised"], guided["model"]
-    factor = automatic_factor(denoised.shape[-2:], trained_side(model, shrink.trained_size))
+    factor = _full_factor(shrink, model, denoised.shape[-2:])
     window = shrink.schedule.resolve(model.model_sampling, None)
-    if factor == 1.0 or window.strength(float(guided["sigma"].max())) < 1.0:
+    # Of a batch at different noise levels the entry that is furthest decides, as it does for the features.
+    if factor == 1.0 or window.strength(float(guided["sigma"].min())) < 1.0:
         return denoised
     return low_passed(denoised, factor)
 
@@ -177,7 +178,12 @@ class _Effect(Effect):
             earlier = zip(self.shrinks[:index], strengths, strict=False)
             if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
                 strength = 0.0  # both include the moment at which they meet; the earlier one holds it
-            plan.append((shrink.block_number, faded_factor(_full_factor(shrink, call), strength)))
+            plan.append(
+                (
+                    shrink.block_number,
+                    faded_factor(_full_factor(shrink, call.model, call.latent_size), strength),
+                )
+            )
         steps = tuple(
             Shrink(
                 block, factor if _is_strongest(plan, index) else 1.0, self.shrinks[index].downscale_after_skip
@@ -190,10 +196,10 @@ class _Effect(Effect):
         return "Deep Shrink: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
 
-def _full_factor(shrink: DeepShrink, call: ModelCall) -> float:
+def _full_factor(shrink: DeepShrink, model: BaseModel, latent_size: Sequence[int]) -> float:
     if shrink.mode == "manual":
         return shrink.downscale_factor
-    return automatic_factor(call.latent_size, trained_side(call.model, shrink.trained_size))
+    return automatic_factor(latent_size, trained_side(model, shrink.trained_size))
 
 
 def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
@@ -205,7 +211,7 @@ def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
 
 
 def _describe(shrink: DeepShrink, call: ModelCall) -> str:
-    factor = _full_factor(shrink, call)
+    factor = _full_factor(shrink, call.model, call.latent_size)
     height, width = call.latent_size
     if factor == 1.0:
         reason = "downscale_factor is 1" if shrink.mode == "manual" else "not clearly above the trained size"

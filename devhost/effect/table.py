@@ -19,10 +19,10 @@ Sampled with {settings}; picture i has the same noise and prompt whatever the me
 {trained} latent pixels; 1:2 is {wide[0]} x {wide[1]}. Intervals are 95 %, Wilson's for shares and Student's for means.
 
 *one*: exactly one object; *whole*: one, in its true shape; *edge*: mean gradient of the steepest pixels, and its ratio to drawn scenes
-of the trained size; *mottle*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance from {reference} drawn scenes, of the whole at the trained size and of
-the patches that an object's border crosses, smaller is nearer; *gained / lost*: pictures that became or ceased to be whole
-beside plain, and the exact test's probability. The rows *drawn scenes* are real ones at that size: what the
-counter and the distances say where nothing is wrong."""
+of the trained size; *mottle*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance
+from {reference} drawn scenes, of the whole at the trained size and of the patches that an object's border crosses, smaller is nearer;
+*gained / lost*: pictures that became or ceased to be whole beside plain, and the exact test's probability. The rows *drawn scenes*
+are real ones at that size: what the counter and the distances say where nothing is wrong."""
 CROWDS = """\
 The prompt names two to five objects. *counted / asked*: mean over pictures; *exact*: pictures with as many as asked; *gained / lost*:
 those that became or ceased to be exact beside plain. A cure that merges or deletes objects has more pictures with *fewer*."""

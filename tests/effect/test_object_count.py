@@ -87,4 +87,4 @@ def test_one_whole_object_at_three_times_the_size(checkpoint):
 
 def test_deep_shrink_leaves_no_mottle_in_plain_areas(checkpoint):
     latents = sampled(checkpoint, (32, 32), ONE, METHODS["Deep Shrink"])
-    assert mottle(latents.numpy()) < 0.06  # 0.12 without the low pass
+    assert mottle(latents.numpy()) < 0.04  # without the low pass 0.13, and 0.065 on SDXL's blocks

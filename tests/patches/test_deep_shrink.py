@@ -9,7 +9,13 @@ import comfy.controlnet
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.patches.deep_shrink import AUTOMATIC, SCALE_METHODS, DeepShrink, apply_deep_shrink
+from megapixel.patches.deep_shrink import (
+    AUTOMATIC,
+    SCALE_METHODS,
+    DeepShrink,
+    apply_deep_shrink,
+    keep_to_grid,
+)
 from megapixel.patches.model_call import ModelCall, planned
 from megapixel.scaling.deep_shrink import automatic_factor, low_passed, shrunk_size
 
@@ -217,6 +223,20 @@ class TestAuto:
 
             typed.set_model_sampler_post_cfg_function(keep_to_grid)
             assert torch.equal(sample(typed, size, steps=6), result)
+
+    def test_the_entry_furthest_along_decides_for_the_estimate_of_a_batch(self, sd15):
+        shrink = replace(AUTOMATIC, trained_size=128)
+        before, after = sigma_at(sd15, 0.3), sigma_at(sd15, 0.7)
+        estimate = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+
+        def kept(*sigmas):
+            return keep_to_grid(
+                shrink, {"denoised": estimate, "model": sd15.model, "sigma": torch.tensor(sigmas)}
+            )
+
+        assert torch.equal(kept(before, before), low_passed(estimate, 2.0))
+        assert torch.equal(kept(before, after), estimate)
+        assert torch.equal(kept(after, before), estimate)
 
 
 class TestState:

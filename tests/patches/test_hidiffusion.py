@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
+from megapixel.patches.model_call import first_call
 from megapixel.patches.rau_net import Published, apply_rau_net
 from megapixel.patches.run_plan import plan_run
 
@@ -108,3 +110,9 @@ def test_a_model_without_a_known_size_and_one_without_blocks_are_told_apart(sd15
     monkeypatch.setattr(sd15.model, "latent_format", object())
     with pytest.raises(ValueError, match=r"^trained_size: expected the pixels of a side"):
         apply_hidiffusion(sd15, HiDiffusion())
+
+
+def test_a_controlnet_lengthens_the_published_phase_of_sdxl(sdxl):
+    call = first_call(sdxl, (256, 256), torch.linspace(10, 0, 21))
+    with_control = Published().settings(replace(call, has_control=True))
+    assert (with_control.ca_end_time, Published().settings(call).ca_end_time) == (0.5, 0.4)

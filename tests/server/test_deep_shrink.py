@@ -50,7 +50,7 @@ def test_the_workflow_runs_and_its_pictures_carry_it(server):
 def test_the_log_says_what_auto_chose(server):
     server.run(tiny_prompt())
     assert re.search(
-        r"Deep Shrink: block_number 1, downscale_factor 2, .* latent 32x32", server.log.read_text()
+        r"Deep Shrink: block_number 1, downscale_factor 2.133, .* latent 32x32", server.log.read_text()
     )
 
 

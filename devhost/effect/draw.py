@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..host import import_host
 from ..tiny import forms, scenes
@@ -17,10 +18,12 @@ from ..tiny.counting import count_objects
 from ..tiny.forms import TEXTS
 from ..tiny.scenes import random_crowds, random_scenes
 from .kept import Kept, Record, digest
-from .methods import DRAWN, method_of
-from .plan import CFG, MODELS, SAMPLER, SCHEDULER, SIZES, STEPS, Unit, class_of
+from .methods import DRAWN, SETTLED, curve_point, method_of
+from .plan import CFG, MODELS, SAMPLER, SCHEDULER, SIZES, STEPS, TRAINED_SIZE, Subject, Unit, class_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
+
+LOTS = {"one": random_scenes, "many": random_crowds}
 
 Conditioning = list[list[Any]]
 
@@ -49,11 +52,8 @@ def draw(unit: Unit, folder: Path) -> Record:
 
 def drawn_scenes(unit: Unit) -> tuple[list[int], torch.Tensor]:
     """Return classes and latents of real scenes, each from a generator of its own."""
-    lots = random_scenes if unit.cell.subject == "one" else random_crowds
-    found = [
-        lots(1, SIZES[unit.cell.size], torch.Generator().manual_seed(unit.seed + picture))
-        for picture in unit.pictures
-    ]
+    lots = LOTS[unit.cell.subject]
+    found = [lots(1, SIZES[unit.cell.size], _generator(unit, picture)) for picture in unit.pictures]
     classes = [int(scene.classes) for scene in found]
     return classes, torch.cat([scene.latents() for scene in found])
 
@@ -65,10 +65,14 @@ def sampled(unit: Unit) -> tuple[list[int], torch.Tensor]:
     model = patched(cell.model, cell.method)
     from ..sampling import sample  # can be imported once the host can
 
+    curve, end = curve_point(cell.method) or ("", 0.0)
+    settled = curve == SETTLED
     latents = sample(
         model, SIZES[cell.size],
         steps=STEPS, cfg=CFG, sampler=SAMPLER, scheduler=SCHEDULER, seed=unit.sampler_seed,
-        noise=start_noise(unit), latent=torch.zeros(len(classes), 4, *SIZES[cell.size]),
+        noise=start_noise(unit),
+        latent=enlarged_scenes(unit, classes) if settled else torch.zeros(len(classes), 4, *SIZES[cell.size]),
+        sigmas=sigmas_from(model, end) if settled else None,
         positive=prompts(cell.model, [TEXTS[number] for number in classes]),
         negative=prompts(cell.model, [""]),
     )  # fmt: skip
@@ -79,12 +83,39 @@ def start_noise(unit: Unit) -> torch.Tensor:
     """Return the noise (B, 4, H, W); a picture's follows from the run's seed, its number and its size alone."""
     return torch.stack(
         [
-            torch.randn(
-                4, *SIZES[unit.cell.size], generator=torch.Generator().manual_seed(unit.seed + picture)
-            )
+            torch.randn(4, *SIZES[unit.cell.size], generator=_generator(unit, picture))
             for picture in unit.pictures
         ]
     )
+
+
+def enlarged_scenes(unit: Unit, classes: Sequence[int]) -> torch.Tensor:
+    """Return latents (B, 4, H, W) of drawn scenes of the trained size, one of each class that is asked for, enlarged."""
+    small = [
+        _scene_of(wanted, unit.cell.subject, _generator(unit, picture))
+        for wanted, picture in zip(classes, unit.pictures, strict=True)
+    ]
+    return F.interpolate(torch.cat(small), SIZES[unit.cell.size], mode="bicubic")
+
+
+def _scene_of(wanted: int, subject: Subject, generator: torch.Generator) -> torch.Tensor:
+    while True:
+        scene = LOTS[subject](1, TRAINED_SIZE, generator)
+        if int(scene.classes) == wanted:
+            return scene.latents()
+
+
+def sigmas_from(model: Any, share: float) -> torch.Tensor:
+    """Return the noise levels of the steps from a share of the sampling on."""
+    import comfy.samplers
+
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, SCHEDULER, STEPS)
+    return sigmas[sigmas <= sampling.percent_to_sigma(share)]
+
+
+def _generator(unit: Unit, picture: int) -> torch.Generator:
+    return torch.Generator().manual_seed(unit.seed + picture)
 
 
 def prompts(model: str, texts: Sequence[str]) -> Conditioning:

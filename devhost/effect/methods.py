@@ -21,6 +21,8 @@ TRAINED_PIXELS = 128
 PLAIN = "plain"
 DRAWN = "drawn scenes"
 """No method: scenes that the training data is made of, at the size that is asked for."""
+SETTLED = "drawn small"
+"""A bound for methods that compose on a small grid and end: until then nothing is sampled, plain goes on from a drawn scene of the trained size, enlarged."""
 
 
 def plain(model: Any) -> Any:
@@ -76,6 +78,7 @@ METHODS: dict[str, Method] = MAIN | {
 CURVES: dict[str, Callable[[Any, float], Any]] = {
     "Deep Shrink": automatic_until,
     "RAU-Net": lambda model, end: published_rau_net(model, end=end),
+    SETTLED: lambda model, end: plain(model),
 }
 """Methods with one number: the share of the sampling at which they end."""
 UNTIL = " until "

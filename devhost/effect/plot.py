@@ -12,14 +12,14 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .methods import DRAWN, METHODS, PLAIN
+from .methods import DRAWN, METHODS, PLAIN, SETTLED
 from .plan import CURVE_SIZE, MODELS, SIZES
 from .rows import CurvePoint, Figures, ObjectRow
 
 WIDTH, HEIGHT, DOTS = 8.4, 3.3, 160  # inches of a line, dots an inch
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-CURVE_STYLES = {"Deep Shrink": ("#D55E00", 4), "RAU-Net": ("#009E73", -9)}
+CURVE_STYLES = {"Deep Shrink": ("#D55E00", 4), "RAU-Net": ("#009E73", -9), SETTLED: ("#888888", 4)}
 """Colour, and how many points above the line its ends are written."""
 APART = 0.11
 """Between the methods of one size, where 1 is between sizes."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from .methods import DRAWN
+from .methods import DRAWN, SETTLED
 from .plan import CURVE_SIZE, SETTINGS, SIZES, TRAINED_SIZE
 from .rows import CurvePoint, Figures, Interval, ObjectRow
 from .statistics import Change
@@ -28,7 +28,8 @@ The prompt names two to five objects. *counted / asked*: mean over pictures; *ex
 those that became or ceased to be exact beside plain. A cure that merges or deletes objects has more pictures with *fewer*."""
 CURVES = f"""\
 At {CURVE_SIZE}, by the share of the sampling at which the method ends. Deep Shrink has its automatic settings otherwise; RAU-Net has its
-published blocks and phases, the last of which ends here."""
+published blocks and phases, the last of which ends here. *{SETTLED}* is a bound for whatever composes on the small grid until then and
+leaves the rest to plain: its pictures begin at the end as drawn scenes of the trained size, enlarged and with noise."""
 
 
 def as_markdown(found: Figures, heading: str) -> str:

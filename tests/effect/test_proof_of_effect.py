@@ -18,8 +18,18 @@ from devhost.effect import __main__ as command
 from devhost.effect import draw as drawing
 from devhost.effect.features import mottle
 from devhost.effect.kept import COUNTER, Kept, record_of, samples
-from devhost.effect.methods import DRAWN, METHODS, PLAIN, _Until, curve_method, curve_point, method_of
-from devhost.effect.plan import BLOCK, SIZES, Cell, Unit, class_of, cut
+from devhost.effect.methods import (
+    CURVES,
+    DRAWN,
+    METHODS,
+    PLAIN,
+    SETTLED,
+    _Until,
+    curve_method,
+    curve_point,
+    method_of,
+)
+from devhost.effect.plan import BLOCK, SIZES, STEPS, Cell, Unit, class_of, cut
 from devhost.effect.plot import draw_plot
 from devhost.effect.rows import REFERENCE, crowd_row, figures, paired
 from devhost.effect.run import run
@@ -142,6 +152,24 @@ def test_the_curve_of_deep_shrink_passes_through_its_automatic_end(sd15):
     size, seed = (32, 32), 5
     of_curve, auto = method_of(curve_method("Deep Shrink", 0.5))(sd15), METHODS["Deep Shrink auto"](sd15)
     assert torch.equal(sample(of_curve, size, seed=seed), sample(auto, size, seed=seed))
+
+
+@pytest.mark.parametrize("subject", ["one", "many"])
+def test_the_bound_begins_with_scenes_of_the_trained_size_as_asked(subject):
+    begun = unit(0, 7, 11, size="2x", method=curve_method(SETTLED, 0.9), subject=subject)
+    classes, latents = drawing.sampled(begun)
+    scenes = drawing.enlarged_scenes(begun, classes)
+    assert classes == [class_of(subject, picture) for picture in begun.pictures]
+    assert all(count.exact for count in count_objects(scenes.numpy(), classes))
+    assert scenes.shape == latents.shape == (3, 4, 32, 32)
+    assert 0.01 < (latents - scenes).abs().mean() < 0.1  # sharpened, and not drawn anew
+
+
+def test_the_bound_takes_the_last_steps_of_the_whole_sampling(sd15):
+    whole, part = drawing.sigmas_from(sd15, 0.0), drawing.sigmas_from(sd15, 0.5)
+    assert (len(whole), len(part)) == (STEPS + 1, STEPS // 2 + 1)
+    assert torch.equal(whole[-len(part) :], part)
+    assert part[0] <= sd15.get_model_object("model_sampling").percent_to_sigma(0.5) < whole[-len(part) - 1]
 
 
 def test_names_on_a_curve_are_read_back():
@@ -383,7 +411,7 @@ def test_a_wish_names_every_cell_once():
     assert [len(chosen) for chosen in by_part.values()] == [8, 8]
     assert {len(cells[cell]) for cell in by_part["one"]} == {command.QUICK_PICTURES}
     assert {len(cells[cell]) for cell in by_part["many"]} == {len(CROWD_TEXTS)}
-    assert sum(curve_point(cell.method) is not None for cell in cells) == 8
+    assert sum(curve_point(cell.method) is not None for cell in cells) == len(CURVES) * 2 * 2
     assert set(cells[Cell(DRAWN, "one", "2x", DRAWN)]) > set(range(32))
 
 

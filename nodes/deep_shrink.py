@@ -9,7 +9,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """Deep Shrink as people know it, with `mode`, `fade_percent` and `trained_size` added behind."""
+    """Deep Shrink as people know it, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` added behind."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,6 +101,15 @@ class MegapixelDeepShrink(io.ComfyNode):
                     "0 is a hard stop. Ignored in auto.",
                 ),
                 trained_size_socket("For auto"),
+                io.Boolean.Input(
+                    "remove_mottle",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="On: while the features are small, noise finer than they can show is taken out of the "
+                    "picture; with block_number 1 or 2 it would stay as a mottle in plain areas. Off is the known "
+                    "node's way. Ignored in auto, which takes it out.",
+                ),
             ],
             outputs=[io.Model.Output()],
         )

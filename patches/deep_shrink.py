@@ -47,6 +47,7 @@ class DeepShrink:
     mode: Literal["manual", "auto"] = "manual"
     fade_percent: float = 0.0
     trained_size: int = 0
+    remove_mottle: bool = False
 
     def __post_init__(self) -> None:
         if not self.schedule.is_ordered:
@@ -67,14 +68,14 @@ class DeepShrink:
 # Counted on the tiny models (bench/results/effect.md): behind the first block nearly the whole UNet works at the size it
 # knows, which keeps objects whole at three times the trained side, where block 3 no longer does. One large object is settled
 # after a third of the sampling, several small ones only after half of it and more.
-AUTOMATIC = DeepShrink(mode="auto", block_number=1, end_percent=0.5, fade_percent=0.4)
+AUTOMATIC = DeepShrink(mode="auto", block_number=1, end_percent=0.5, fade_percent=0.4, remove_mottle=True)
 """What `mode="auto"` takes whatever the size; the factor follows from that."""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     """Return a clone of `model` that shrinks its features while the schedule is on.
 
-    In "auto", of the settings only `trained_size` counts; the guided estimate loses what the small features cannot show.
+    In "auto", of the settings only `trained_size` counts.
     Applied again, it adds a further shrink: at one block the strongest counts, and a shrink that begins where an
     earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
 
@@ -115,7 +116,7 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
         return features, skip
 
     patched.set_model_output_block_patch(grow_back)
-    if config.mode == "auto":
+    if config.remove_mottle:
         patched.set_model_sampler_post_cfg_function(partial(keep_to_grid, config))
     return patched
 
@@ -129,7 +130,7 @@ def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
     factor = _full_factor(shrink, model, denoised.shape[-2:])
     window = shrink.schedule.resolve(model.model_sampling, None)
     # Of a batch at different noise levels the entry that is furthest decides, as it does for the features.
-    if factor == 1.0 or window.strength(float(guided["sigma"].min())) < 1.0:
+    if factor <= 1.0 or window.strength(float(guided["sigma"].min())) < 1.0:
         return denoised
     return low_passed(denoised, factor)
 
@@ -219,11 +220,10 @@ def _describe(shrink: DeepShrink, call: ModelCall) -> str:
     features = call.topology.feature_size(call.latent_size, shrink.block_number)
     shrunk = shrunk_size(features, factor)
     schedule = shrink.schedule
-    cleaned = "" if shrink.mode == "manual" else f", estimate kept to that grid until {schedule.end:g}"
     return (
         f"block_number {shrink.block_number}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
         f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
         f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
-        f"{shrink.downscale_method} down, {shrink.upscale_method} up: "
-        f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}{cleaned}"
+        f"{shrink.downscale_method} down, {shrink.upscale_method} up, remove_mottle {str(shrink.remove_mottle).lower()}: "
+        f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}"
     )

@@ -39,13 +39,13 @@ def deep_shrink(model: Any, **settings: Any) -> Any:
 
 def automatic_until(model: Any, end: float) -> Any:
     """Apply what Deep Shrink takes by itself at twice the trained side, with another end of the hold."""
-    from megapixel.patches.deep_shrink import AUTOMATIC, apply_deep_shrink, keep_to_grid
+    from megapixel.patches.deep_shrink import AUTOMATIC, apply_deep_shrink
     from megapixel.scaling.deep_shrink import automatic_factor
 
-    shrink = replace(AUTOMATIC, mode="manual", downscale_factor=automatic_factor((2, 2), 1), end_percent=end)
-    patched = apply_deep_shrink(model, shrink)
-    patched.set_model_sampler_post_cfg_function(partial(keep_to_grid, shrink))
-    return patched
+    factor = automatic_factor((2, 2), 1)
+    return apply_deep_shrink(
+        model, replace(AUTOMATIC, mode="manual", downscale_factor=factor, end_percent=end)
+    )
 
 
 def hidiffusion(model: Any, **settings: Any) -> Any:

@@ -213,16 +213,32 @@ class TestAuto:
             assert f"block_number {AUTOMATIC.block_number}, downscale_factor {factor:g}, " in line
             assert f"end_percent {AUTOMATIC.end_percent:g}, fade_percent {AUTOMATIC.fade_percent:g}" in line
             assert "downscale_after_skip true, bicubic down, bicubic up" in line
-            assert "estimate kept to that grid until 0.5" in line
+            assert "remove_mottle true" in line
             typed = apply_deep_shrink(sd15, replace(AUTOMATIC, mode="manual", downscale_factor=factor))
-            end = sigma_at(sd15, AUTOMATIC.end_percent)
-
-            def keep_to_grid(guided):
-                estimate = guided["denoised"]
-                return low_passed(estimate, factor) if guided["sigma"].max() >= end else estimate
-
-            typed.set_model_sampler_post_cfg_function(keep_to_grid)
             assert torch.equal(sample(typed, size, steps=6), result)
+
+
+class TestMottle:
+    def test_the_estimate_loses_what_the_grid_cannot_show_during_the_hold(self, sd15):
+        size, settings = (32, 40), DeepShrink(block_number=1, end_percent=0.5, fade_percent=0.2)
+        by_socket = apply_deep_shrink(sd15, replace(settings, remove_mottle=True))
+        by_hand = apply_deep_shrink(sd15, settings)
+        end = sigma_at(sd15, 0.5)
+
+        def without_mottle(guided):
+            estimate = guided["denoised"]
+            return low_passed(estimate, 2.0) if guided["sigma"].max() >= end else estimate
+
+        by_hand.set_model_sampler_post_cfg_function(without_mottle)
+        assert torch.equal(sample(by_socket, size, steps=6), sample(by_hand, size, steps=6))
+
+    @pytest.mark.parametrize("factor", [1.0, 0.5])
+    def test_features_that_do_not_shrink_leave_the_estimate_alone(self, sd15, factor):
+        settings = DeepShrink(downscale_factor=factor)
+        plain, with_it = (
+            apply_deep_shrink(sd15, replace(settings, remove_mottle=on)) for on in (False, True)
+        )
+        assert torch.equal(sample(with_it, (24, 16)), sample(plain, (24, 16)))
 
     def test_the_entry_furthest_along_decides_for_the_estimate_of_a_batch(self, sd15):
         shrink = replace(AUTOMATIC, trained_size=128)

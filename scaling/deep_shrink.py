@@ -19,8 +19,8 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
-# Below this a plain UNet still composes well, and resampling would only cost sharpness.
-SMALLEST_USEFUL_FACTOR = 1.25
+# Picture side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
+SMALLEST_USEFUL_RATIO = 1.25
 
 # Side of the shrunken features in trained sides. At 1 a crowd comes out a sixth too large, here with as many as asked.
 FEATURES_SIDE = 15 / 16
@@ -55,9 +55,9 @@ def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     2:1 and with several objects, see bench/results/effect.md). Both arguments are in latent pixels.
     """
     ratio = math.sqrt(math.prod(latent_size)) / trained_side
-    return (
-        round(ratio / FEATURES_SIDE, 3) if ratio >= SMALLEST_USEFUL_FACTOR else 1.0
-    )  # the node's step: can be typed in
+    if ratio < SMALLEST_USEFUL_RATIO:
+        return 1.0
+    return round(ratio / FEATURES_SIDE, 3)  # in the node's step, so it can be typed in
 
 
 def low_passed(latent: Tensor, factor: float) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
 from .host import BaseModel, ModelPatcher, resize, trained_side
-from .model_call import Effect, ModelCall, effects_of, planned, set_effect
+from .model_call import Effect, ModelCall, NoiseLevels, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule
 from .topology import topology_of
@@ -129,8 +129,7 @@ def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
     denoised, model = guided["denoised"], guided["model"]
     factor = _full_factor(shrink, model, denoised.shape[-2:])
     window = shrink.schedule.resolve(model.model_sampling, None)
-    # Of a batch at different noise levels the entry that is furthest decides, as it does for the features.
-    if factor <= 1.0 or window.strength(float(guided["sigma"].min())) < 1.0:
+    if factor <= 1.0 or window.weakest(NoiseLevels(guided["sigma"])) < 1.0:  # as for the features
         return denoised
     return low_passed(denoised, factor)
 

@@ -82,10 +82,7 @@ class ModelCall:
         Where the entries of a batch are at different noise levels, the weakest decides: their features share one
         size, and an entry past the window must not be changed.
         """
-        window = schedule.resolve(self.sampling, self.sample_sigmas)
-        if window.is_whole:
-            return 1.0
-        return min(window.strength(sigma) for sigma in self.sigmas)
+        return schedule.resolve(self.sampling, self.sample_sigmas).weakest(self.sigmas)
 
 
 class Effect:

@@ -57,6 +57,13 @@ class SigmaWindow:
         position = after - 1 + (left - sigma) / (left - right)
         return 1.0 - position / (len(self.fade) - 1)
 
+    def weakest(self, sigmas: Iterable[float]) -> float:
+        """Return the least strength at the noise levels in a batch; a window that is whole does not read them.
+
+        The entries of a batch are changed together, and one past the window must not be changed.
+        """
+        return 1.0 if self.is_whole else min(self.strength(sigma) for sigma in sigmas)
+
 
 NEVER = SigmaWindow(high=-math.inf, low=math.inf)
 

@@ -240,9 +240,9 @@ class TestMottle:
         )
         assert torch.equal(sample(with_it, (24, 16)), sample(plain, (24, 16)))
 
-    def test_the_entry_furthest_along_decides_for_the_estimate_of_a_batch(self, sd15):
-        shrink = replace(AUTOMATIC, trained_size=128)
-        before, after = sigma_at(sd15, 0.3), sigma_at(sd15, 0.7)
+    def test_the_entry_outside_the_window_decides_for_the_estimate_of_a_batch(self, sd15):
+        shrink = replace(AUTOMATIC, mode="manual", start_percent=0.2, end_percent=0.5)
+        early, inside, late = (sigma_at(sd15, percent) for percent in (0.1, 0.3, 0.7))
         estimate = torch.randn(2, 4, 32, 32, generator=torch.Generator().manual_seed(1))
 
         def kept(*sigmas):
@@ -250,9 +250,16 @@ class TestMottle:
                 shrink, {"denoised": estimate, "model": sd15.model, "sigma": torch.tensor(sigmas)}
             )
 
-        assert torch.equal(kept(before, before), low_passed(estimate, 2.133))
-        assert torch.equal(kept(before, after), estimate)
-        assert torch.equal(kept(after, before), estimate)
+        assert torch.equal(kept(inside, inside), low_passed(estimate, 2.0))
+        for outside in (early, late):
+            assert torch.equal(kept(inside, outside), estimate)
+            assert torch.equal(kept(outside, inside), estimate)
+
+    def test_auto_keeps_the_estimate_to_the_grid_of_its_features(self, sd15):
+        estimate = torch.randn(1, 4, 32, 32, generator=torch.Generator().manual_seed(1))
+        guided = {"denoised": estimate, "model": sd15.model, "sigma": torch.tensor([sigma_at(sd15, 0.3)])}
+        kept = keep_to_grid(replace(AUTOMATIC, trained_size=128), guided)
+        assert torch.equal(kept, low_passed(estimate, 2.133))
 
 
 class TestState:

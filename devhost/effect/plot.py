@@ -19,7 +19,7 @@ from .rows import CurvePoint, Figures, ObjectRow
 WIDTH, HEIGHT, DOTS = 8.4, 3.3, 160  # inches of a line, dots an inch
 COLOURS = ("#000000", "#E69F00", "#56B4E9", "#0072B2", "#CC79A7", "#009E73", "#D55E00")
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
-CURVE_STYLES = {"Deep Shrink": ("#D55E00", 4), "RAU-Net": ("#009E73", -9), SETTLED: ("#888888", 13)}
+CURVE_STYLES = {"Deep Shrink": ("#D55E00", 5), "RAU-Net": ("#009E73", -21), SETTLED: ("#888888", 24)}
 """Colour, and how many points above the line its ends are written."""
 APART = 0.11
 """Between the methods of one size, where 1 is between sizes."""
@@ -66,10 +66,12 @@ def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoi
             axes.annotate(
                 f"{point.end:g}",
                 (x, y),
-                (2, above),
+                (0, above),
                 textcoords="offset points",
                 fontsize="x-small",
                 color=colour,
+                rotation=90,  # ends lie close together
+                horizontalalignment="center",
             )
     for row in rows:
         if row.size == CURVE_SIZE:
@@ -78,7 +80,8 @@ def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoi
         title=f"{MODELS[model]}: one object and sharpness at {CURVE_SIZE}",
         xlabel="edge, times that of drawn scenes",
     )
-    axes.set_ylim(0, 1.12)  # room for the ends above the line
+    axes.set_ylim(0, 1.27)  # room for the ends above the line
+    axes.set_yticks((0, 0.2, 0.4, 0.6, 0.8, 1))
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     curves = [pair for pair in zip(handles, labels, strict=True) if pair[1].endswith("until")]

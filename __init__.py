@@ -2,7 +2,10 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .nodes import NODES, offer_instant_id_folder, offer_models, offer_replacements
+from .host.instant_id import offer_instant_id_folder
+from .host.replacements import offer_replacements
+from .host.upscale import offer_models
+from .nodes import NODES
 
 WEB_DIRECTORY = "./web"
 

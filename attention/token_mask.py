@@ -13,6 +13,8 @@ from torch import Tensor
 
 Size = tuple[int, int]
 
+VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
+
 
 @dataclass(frozen=True)
 class Part:

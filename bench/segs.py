@@ -21,9 +21,9 @@ import_host()
 
 import comfy.sample
 import torch
-from megapixel.nodes.segment_sampler import Sampling
-from megapixel.nodes.segs_host import Enlargement, Pasting, upscale_segments
-from megapixel.segs.box import Box
+from megapixel.host.segment_sampler import Sampling
+from megapixel.host.segs import Enlargement, Pasting, upscale_segments
+from megapixel.scaling.box import Box
 from megapixel.segs.find import box_segment
 from megapixel.segs.segment import SEG
 

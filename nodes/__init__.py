@@ -5,12 +5,10 @@ from .face_analysis import MegapixelFaceAnalysis
 from .face_keypoints import MegapixelFaceKeypoints
 from .hidiffusion import MegapixelHiDiffusion
 from .instant_id import MegapixelInstantIDApply, MegapixelInstantIDAttention, MegapixelInstantIDControlNet
-from .instant_id_host import offer_instant_id_folder
 from .instant_id_loader import MegapixelInstantIDLoader
 from .msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
 from .plan import MegapixelPlan
 from .rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
-from .replacements import offer_replacements
 from .segs_filter import MegapixelSEGSFilter
 from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
 from .segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
@@ -18,9 +16,6 @@ from .segs_preview import MegapixelSEGSPreview
 from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
 from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
-from .upscale_host import offer_models
-
-__all__ = ["NODES", "offer_instant_id_folder", "offer_models", "offer_replacements"]
 
 NODES = [
     MegapixelDeepShrink,

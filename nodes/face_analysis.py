@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .face_models import AUTO, list_model_folders, load_analysis
-from .face_packages import PROVIDERS
+from ..host.face_models import AUTO, list_model_folders, load_analysis
+from ..host.face_packages import PROVIDERS
 from .face_sockets import FaceAnalysis
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..faces.choose import WHICH
+from ..host.faces import ALL, ERROR, PASS_THROUGH, draw_faces
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
-from .faces_host import ALL, ERROR, PASS_THROUGH, draw_faces
 
 
 class MegapixelFaceKeypoints(io.ComfyNode):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
-from ..patches.instant_id import apply_instant_id
-from .instant_id_faces import (
+from ..host.instant_id_faces import (
     as_masks,
     embeds_of,
     face_tokens,
@@ -16,6 +14,8 @@ from .instant_id_faces import (
     reference_faces,
     tokens_of,
 )
+from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
+from ..patches.instant_id import apply_instant_id
 from .instant_id_sockets import (
     FaceEmbedsSocket,
     analysis_socket,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..attention.instant_id import COMBINATIONS
+from ..host.faces import ERROR, PASS_THROUGH
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
-from .faces_host import ERROR, PASS_THROUGH
 
 InstantIDSocket = io.Custom("INSTANTID")
 FaceEmbedsSocket = io.Custom("FACE_EMBEDS")

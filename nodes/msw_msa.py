@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
 from ..patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
 from ..patches.topology import topology_of
 from .block_list import parse_blocks
 from .family import check_model_type
-from .parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
 from .sockets import (
     blocks_socket,
     model_socket,

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..patches.plan_picture import draw_plan
 from ..patches.run_plan import plan_run
-from .plan_picture import draw_plan
 
 
 class MegapixelPlan(io.ComfyNode):

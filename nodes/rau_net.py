@@ -6,13 +6,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..patches.host import scale_modes
+from ..host.compat import scale_modes
+from ..host.parameter_text import LEVEL, SWITCH, read_parameters
 from ..patches.rau_net import POOLS, Published, RAUNet, apply_rau_net, kind_of, known_preset
 from ..patches.schedule import Schedule
 from ..patches.topology import Topology, topology_of
 from .block_list import parse_blocks
 from .family import check_model_type
-from .parameter_text import LEVEL, SWITCH, read_parameters
 from .sockets import (
     blocks_socket,
     model_socket,

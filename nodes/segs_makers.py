@@ -8,11 +8,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..faces.face import Face
-from ..segs.box import Box
+from ..host.faces import faces_in
+from ..scaling.box import Box
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
-from .faces_host import faces_in
 from .segs_sockets import CATEGORY, crop_factor_socket
 
 

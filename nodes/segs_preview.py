@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io, ui
 
+from ..segs.picture import BACKDROP, draw_segments
 from ..segs.segment import read_shape
-from .segs_picture import BACKDROP, draw_segments
 from .segs_sockets import CATEGORY, segs_socket
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from .noise_schedule import scheduler_names
+from ..host.sigmas import scheduler_names
 
 CATEGORY = "image/upscaling/segments"
 BasicPipe = io.Custom("BASIC_PIPE")

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .segment_sampler import Sampling
-from .segs_host import Enlargement, Pasting, upscale_segments
+from ..host.segment_sampler import Sampling
+from ..host.segs import Enlargement, Pasting, upscale_segments
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,

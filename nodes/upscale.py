@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.upscale import upscale_images
 from ..upscale.channels import ALPHA
-from .upscale_host import upscale_images
 
 PRECISIONS = ["auto", "float32", "float16", "bfloat16"]
 LARGEST_SIDE = 65536

@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention.token_mask import Part, View
+from ..attention.token_mask import VIEW, Part, View
 
 MARK = "megapixel_conditions"  # among the host's `model_conds`
-VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
 
 Size = tuple[int, int]
 

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from ..host.compat import BaseModel, ModelPatcher, resize, trained_side
 from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
-from .host import BaseModel, ModelPatcher, resize, trained_side
 from .model_call import Effect, ModelCall, NoiseLevels, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .host import CONDCrossAttn, ControlBase, T2IAdapter
+from ..host.compat import CONDCrossAttn, ControlBase, T2IAdapter
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"

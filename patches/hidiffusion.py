@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from ..host.compat import ModelPatcher, trained_side
 from ..scaling.deep_shrink import automatic_factor
 from .deep_shrink import DeepShrink, apply_deep_shrink
-from .host import ModelPatcher, trained_side
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, known_preset
 from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.token_mask import mask_view
+from ..host.compat import CallbacksMP, ModelPatcher, SpatialTransformer, attend, compute_dtype
 from .conditions import Condition
-from .host import CallbacksMP, ModelPatcher, SpatialTransformer, attend, compute_dtype
 from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..host.compat import BaseModel, ModelPatcher, WrappersMP
 from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .control_residuals import fit_control
-from .host import BaseModel, ModelPatcher, WrappersMP
 from .plan import Plan
 from .schedule import Schedule, step_of
 from .topology import Topology, topology_of

@@ -30,8 +30,8 @@ from ..attention.windows import (
     partition_windows,
     window_indices,
 )
+from ..host.compat import ModelPatcher, trained_side
 from ..scaling.deep_shrink import automatic_factor
-from .host import ModelPatcher, trained_side
 from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule, Unit

@@ -20,6 +20,7 @@ from typing import Any, Literal, Protocol, TypedDict
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..host.compat import Downsample, ModelPatcher, Upsample, reaches_upsample, resize, with_cast_weights
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.rau_net import (
     Phases,
@@ -29,7 +30,6 @@ from ..scaling.rau_net import (
     pooled_size,
     published_phases,
 )
-from .host import Downsample, ModelPatcher, Upsample, reaches_upsample, resize, with_cast_weights
 from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule, Unit

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from .host import ModelPatcher
+from ..host.compat import ModelPatcher
 from .model_call import effects_of, first_call
 from .plan import Place, Size, feature_sizes
 from .topology import Topology

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from .host import Downsample, SpatialTransformer, Upsample
+from ..host.compat import Downsample, SpatialTransformer, Upsample
 
 Resample = Literal["down", "up"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .box import Box
+from ..scaling.box import Box
 from .segment import SEG, Slice, box_of, confidence_of, read_mask
 
 TOUCHING = 256  # pixels between segments that may still touch when small ones have grown

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .box import Box, Size
+from ..scaling.box import Box, Size
 
 
 def crop_picture(picture: Tensor, box: Box) -> Tensor:

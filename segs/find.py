@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .box import Box, Size
+from ..scaling.box import Box, Size
 from .crop import crop_resized
 from .segment import SEG
 

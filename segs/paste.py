@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from .box import Box
+from ..scaling.box import Box
 
 GRID = float(2**23)  # steps to 1: float32 holds all their multiples up to 2
 STRIP = 2**15  # pixels

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from .box import Box, Size
+from ..scaling.box import Box, Size
 from .colour import match_colours
 from .crop import crop_picture
 from .paste import add_segment, paste_segment

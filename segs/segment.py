@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .box import Box, Size
+from ..scaling.box import Box, Size
 
 
 class SEG(NamedTuple):

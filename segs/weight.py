@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..scaling.box import Box, Size
 from .blur import blur_mask
-from .box import Box, Size
 from .crop import crop_resized
 
 

@@ -23,12 +23,13 @@ HOST = {
 PURE = [folder for folder in ("scaling", "attention", "upscale", "segs", "faces") if (ROOT / folder).is_dir()]
 ALLOWED = {  # folder -> folders of the pack below it
     "scaling": set(),
-    "attention": set(),
+    "attention": {"scaling"},
     "upscale": {"scaling"},
     "segs": {"scaling", "upscale"},
-    "faces": set(),
-    "patches": {"scaling", "attention"},
-    "nodes": {"patches", "segs", "upscale", "attention", "scaling", "faces"},
+    "faces": {"scaling"},
+    "host": {"segs", "upscale", "attention", "scaling", "faces", "patches"},
+    "patches": {"host", "scaling", "attention"},
+    "nodes": {"patches", "host", "segs", "upscale", "attention", "scaling", "faces"},
 }
 AT_ONCE = {"torch", "numpy", "PIL", "yaml", "latent_preview"}  # the host has these when it loads a pack
 FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]

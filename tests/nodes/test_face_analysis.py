@@ -14,8 +14,9 @@ import numpy as np
 import onnx
 import pytest
 from megapixel.faces.find import find_faces
-from megapixel.nodes import MegapixelFaceAnalysis, face_packages
-from megapixel.nodes.face_models import FILES, list_model_folders
+from megapixel.host import face_packages
+from megapixel.host.face_models import FILES, list_model_folders
+from megapixel.nodes import MegapixelFaceAnalysis
 from onnx import TensorProto, helper
 
 from devhost.environment import ROOT

@@ -11,8 +11,8 @@ import torch
 from megapixel.faces.choose import choose_face
 from megapixel.faces.draw import draw_keypoints
 from megapixel.faces.find import find_faces
+from megapixel.host.faces import faces_in
 from megapixel.nodes import MegapixelFaceKeypoints
-from megapixel.nodes.faces_host import faces_in
 
 from devhost.tiny.faces import Portrait, draw_portraits
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from comfy.samplers import KSampler
 from megapixel.nodes import plan as plan_node
-from megapixel.nodes.plan_picture import draw_plan
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
+from megapixel.patches.plan_picture import draw_plan
 from megapixel.patches.run_plan import plan_run
 
 ORANGE, PURPLE, GREEN = (214, 118, 20), (158, 44, 138), (20, 132, 74)

@@ -8,8 +8,8 @@ import re
 import pytest
 import torch
 from comfy_api.latest import io
+from megapixel.host.compat import reaches_upsample
 from megapixel.nodes.rau_net import RES_MODES, MegapixelRAUNet, MegapixelRAUNetSimple
-from megapixel.patches.host import reaches_upsample
 from megapixel.patches.model_call import effects_of
 from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
 

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from megapixel.host.compat import SCALE_MODES, reaches_upsample, resize, scale_modes
 from megapixel.nodes.rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
-from megapixel.patches.host import SCALE_MODES, reaches_upsample, resize, scale_modes
 from megapixel.patches.rau_net import RAUNet, apply_rau_net
 
 from devhost.sampling import sample

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from megapixel.host.segment_sampler import stack_masks
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
 from megapixel.nodes.msw_msa import MegapixelMSWMSASimple
 from megapixel.nodes.rau_net import MegapixelRAUNetSimple
-from megapixel.nodes.segment_sampler import stack_masks
 from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from megapixel.segs.blur import blur_mask
 from megapixel.segs.segment import SEG, FrameSEG

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
-from megapixel.nodes import offer_models, tile_progress
-from megapixel.nodes.measured_model import fingerprint
+from megapixel.host import tile_progress
+from megapixel.host.measurements import fingerprint
+from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale
-from megapixel.nodes.upscale_host import result_size
 from PIL import Image
 from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelLoader, ModelTiling
 from spandrel.architectures.Compact import Compact, CompactArch

@@ -14,8 +14,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.samplers import calculate_sigmas
+from megapixel.host.compat import reaches_upsample
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.host import reaches_upsample
 from megapixel.patches.model_call import planned
 from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net, known_preset
 from megapixel.patches.run_plan import plan_run

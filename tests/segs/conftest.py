@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.refine import Fit, cut_pieces
 from megapixel.segs.segment import SEG, read_segments
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 import pytest
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 
 SCALED = [
     pytest.param((400, 100), (400, 800), (0, 10, 40, 90), (0, 10, 320, 90), id="wider, height kept"),

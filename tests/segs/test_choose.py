@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.choose import MEASURES, TOUCHING, Choice, choose_segments, slice_segments
 
 

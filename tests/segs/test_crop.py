@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.crop import crop_picture, crop_resized
 
 SIZE = 37, 53

@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.find import box_segment, mask_segments, tile_segments
 
 SIZE = 60, 91

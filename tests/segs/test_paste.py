@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.paste import GRID, add_segment, merge_results, paste_segment
 
 SIZE = 43, 66

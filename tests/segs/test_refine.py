@@ -7,7 +7,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.choose import slice_segments
 from megapixel.segs.find import tile_segments
 from megapixel.segs.paste import merge_results

@@ -9,7 +9,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from megapixel.segs.box import Box
+from megapixel.scaling.box import Box
 from megapixel.segs.choose import slice_segments
 from megapixel.segs.segment import (
     SEG,

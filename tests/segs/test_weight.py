@@ -7,8 +7,8 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from megapixel.scaling.box import Box
 from megapixel.segs.blur import gaussian_weights
-from megapixel.segs.box import Box
 from megapixel.segs.weight import feather_mask, place_mask
 
 PLACED = [

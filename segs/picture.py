@@ -10,9 +10,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..segs.box import Box, Size
-from ..segs.segment import SEG, box_of, confidence_of, read_mask
-from ..segs.weight import place_mask
+from ..scaling.box import Box, Size
+from .segment import SEG, box_of, confidence_of, read_mask
+from .weight import place_mask
 
 LEAST = 512  # pixels of the longer side
 TINT = 0.45  # of a mask's colour over the picture

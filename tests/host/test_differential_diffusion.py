@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from megapixel.nodes.differential_diffusion import MASK_FUNCTION, open_mask, with_soft_masks
-from megapixel.nodes.noise_schedule import noise_levels
+from megapixel.host.differential_diffusion import MASK_FUNCTION, open_mask, with_soft_masks
+from megapixel.host.sigmas import noise_levels
 
 from devhost.sampling import sample
 from devhost.tiny.random_models import conditioning

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.nodes import crop_conditioning as module
-from megapixel.nodes.crop_conditioning import Canvas, Place, effect_in
-from megapixel.patches.conditions import VIEW
-from megapixel.segs.box import Box
+from megapixel.attention.token_mask import VIEW
+from megapixel.host import crop_conditioning as module
+from megapixel.host.crop_conditioning import Canvas, Place, effect_in
+from megapixel.scaling.box import Box
 from megapixel.segs.crop import fit_aspect
 
 from devhost.tiny.random_models import controlnet

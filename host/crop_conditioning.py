@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.token_mask import Part, View
-from ..patches.conditions import VIEW
-from ..segs.box import Box, Size
+from ..attention.token_mask import VIEW, Part, View
+from ..scaling.box import Box, Size
 from ..segs.crop import crop_resized, fit_aspect
 
 log = logging.getLogger("megapixel")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from comfy_extras.nodes_align_your_steps import AlignYourStepsScheduler
 from comfy_extras.nodes_gits import GITSScheduler
-from megapixel.nodes.noise_schedule import FURTHER, noise_levels, scheduler_names
+from megapixel.host.sigmas import FURTHER, noise_levels, scheduler_names
 
 # 0.99995 counts as 1 in the host; 0.7 is no divisor of the steps.
 DENOISE = [1.0, 0.99995, 0.9, 0.7, 0.5, 0.13]

@@ -6,8 +6,8 @@ import comfy.sample
 import comfy.samplers
 import pytest
 import torch
-from megapixel.nodes.noise_schedule import noise_levels
-from megapixel.nodes.segment_noise import can_batch, segment_sampler, start_noise
+from megapixel.host.segment_noise import can_batch, segment_sampler, start_noise
+from megapixel.host.sigmas import noise_levels
 
 from devhost.tiny.random_models import conditioning
 

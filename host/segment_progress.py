@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..segs.refine import Piece
-from .filling_picture import LONGEST, FillingPicture, Place
+from .live_preview import LONGEST, FillingPicture, Place
 
 PREVIEW_SECONDS = 0.3  # between two previews
 AROUND = 2  # steps that encoding and decoding a segment count for

@@ -18,7 +18,7 @@ from ..upscale.resized import resize_pictures
 from .crop_conditioning import Canvas
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
-from .upscale_host import check_memory, intermediate_dtype, pictures_of, upscale_images, without_nan
+from .upscale import check_memory, intermediate_dtype, pictures_of, upscale_images, without_nan
 
 log = logging.getLogger("megapixel")
 

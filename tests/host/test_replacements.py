@@ -8,8 +8,8 @@ import os
 
 import pytest
 from comfy_api.latest import io
-from megapixel.nodes import NODES, offer_replacements
-from megapixel.nodes.replacements import REPLACEMENTS
+from megapixel.host.replacements import REPLACEMENTS, offer_replacements
+from megapixel.nodes import NODES
 
 import nodes as host_nodes
 from devhost.known_nodes import KNOWN, SEED_CONTROL, saved_widgets

@@ -12,7 +12,7 @@ import comfy.utils
 from torch import Tensor, nn
 
 from ..upscale.upscaler import Progress
-from .filling_picture import LONGEST, FillingPicture
+from .live_preview import LONGEST, FillingPicture
 
 STEPS = 1000  # of the progress bar
 PREVIEW_SECONDS = 0.3  # between two previews

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ..patches.plan import Place, Size
-from ..patches.run_plan import RunPlan
-from ..patches.topology import Topology
+from .plan import Place, Size
+from .run_plan import RunPlan
+from .topology import Topology
 
 Colour = tuple[int, int, int]
 Marks = tuple[tuple[str, str], ...]

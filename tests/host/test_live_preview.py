@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from megapixel.nodes.filling_picture import LONGEST, TO_COME, FillingPicture
+from megapixel.host.live_preview import LONGEST, TO_COME, FillingPicture
 
 
 def shown(filling):

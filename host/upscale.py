@@ -19,7 +19,7 @@ from torch import Tensor
 from ..upscale.channels import Channels
 from ..upscale.network import Descriptor, Network, choose_form
 from ..upscale.upscaler import Upscale
-from .measured_model import MeasuredModel
+from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
 
 log = logging.getLogger("megapixel")

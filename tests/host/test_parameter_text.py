@@ -7,7 +7,7 @@ import re
 
 import pytest
 from comfy_api.latest import io
-from megapixel.nodes.parameter_text import LEVEL, TEXT, read_parameters
+from megapixel.host.parameter_text import LEVEL, TEXT, read_parameters
 
 SOCKETS = [
     io.Model.Input("model"),

@@ -14,10 +14,10 @@ from ..attention.instant_id import FaceKeys, combine_embeddings, negative_embedd
 from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
-from ..patches.host import compute_dtype
 from ..patches.instant_id import Person, check_base_model
-from .faces_host import ERROR, choose_faces, faces_in
-from .instant_id_host import InstantIDModel, as_instant_id
+from .compat import compute_dtype
+from .faces import ERROR, choose_faces, faces_in
+from .instant_id import InstantIDModel, as_instant_id
 
 log = logging.getLogger("megapixel")
 

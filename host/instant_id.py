@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..attention.instant_id import InstantID, shapes_of
-from ..patches.host import attend
+from .compat import attend
 
 FOLDER = "instantid"
 SUFFIXES = ".bin", ".safetensors"

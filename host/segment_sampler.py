@@ -20,10 +20,10 @@ from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
 from .crop_conditioning import Canvas, Conditioning, Place, crop_conditioning, effect_in
 from .differential_diffusion import with_soft_masks
-from .noise_schedule import SchedulerFunction, noise_levels
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
-from .upscale_host import free_memory
+from .sigmas import SchedulerFunction, noise_levels
+from .upscale import free_memory
 
 log = logging.getLogger("megapixel")
 

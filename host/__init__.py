@@ -1,0 +1,1 @@
+"""ComfyUI's services: paths, model loading, memory, progress, previews, noise, conditioning, logging."""

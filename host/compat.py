@@ -1,15 +1,20 @@
-"""Everything of ComfyUI that the patches use and that may move between its versions, in one place."""
+"""Everything of ComfyUI that may move between its versions, in one place: no other file asks what a host has.
+
+`getattr`, `hasattr` and `inspect.signature` on the host stand here alone, each beside the version that needs it.
+"""
 
 from __future__ import annotations
 
-import re
+import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
+import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
-import comfy.utils
+import comfy.samplers
 import torch
 from comfy.conds import CONDCrossAttn
 from comfy.controlnet import ControlBase, T2IAdapter
@@ -20,76 +25,90 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample,
 from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
 __all__ = [
-    "SCALE_MODES",
+    "SD15",
+    "SDXL",
     "BaseModel",
     "CONDCrossAttn",
     "CallbacksMP",
     "ControlBase",
     "Downsample",
     "ModelPatcher",
+    "ModelType",
+    "SDXL_Playground_2_5",
     "SpatialTransformer",
     "T2IAdapter",
     "Upsample",
     "WrappersMP",
     "attend",
     "compute_dtype",
+    "executing_node",
+    "intermediate_dtype",
+    "load_whole",
+    "new_patcher",
+    "original_module",
+    "prompt_server",
     "reaches_upsample",
-    "resize",
-    "scale_modes",
-    "trained_side",
+    "sampler_function",
+    "sibling_devices",
+    "takes_noise_sampler",
     "with_cast_weights",
 ]
 
-_LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
+
+def executing_node() -> tuple[str | None, str | None]:
+    """Return the ids of the queued prompt and of the node that run in this thread; (None, None) in a script."""
+    context = get_executing_context()
+    return (context.prompt_id, context.node_id) if context else (None, None)
 
 
-SCALE_MODES = ("bicubic", "bislerp", "bilinear", "nearest-exact", "nearest", "area")
-_BLEH = re.compile(r"(?:^|[/\\.])[^/\\.]*bleh[^/\\.]*\.py\.latent_utils$", re.IGNORECASE)
+def prompt_server() -> Any | None:
+    """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
+    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
-def scale_modes() -> tuple[str, ...]:
-    """Return the host's modes for `resize`, then those that the ComfyUI-bleh pack adds where it is loaded."""
-    bleh = _bleh()
-    return tuple(dict.fromkeys((*SCALE_MODES, *(bleh.UPSCALE_METHODS if bleh else ()))))
+def original_module(model: Any) -> Any:
+    """Return the module inside a compiled one; any other module itself."""
+    return getattr(model, "_orig_mod", model)
 
 
-def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
-    """Resize (B, C, H, W) to (B, C, *size) with one of `scale_modes`.
-
-    Raises:
-        ValueError: a mode that nobody knows, or one that cannot make this size; one sentence.
-    """
-    height, width = size
-    if mode in SCALE_MODES:
-        return comfy.utils.common_upscale(features, width, height, mode, "disabled")
-    bleh = _bleh()
-    if bleh is None or mode not in bleh.UPSCALE_METHODS:
-        raise ValueError(
-            f"scale mode: expected one of {', '.join(scale_modes())}, got {mode}. "
-            "Choose one of them; the ComfyUI-bleh pack adds more."
-        )
-    resized = bleh.scale_samples(features, width, height, mode=mode)
-    if tuple(resized.shape[-2:]) != (height, width):
-        raise ValueError(
-            f"scale mode: expected one that makes {height}x{width} features, got {mode}. "
-            "Choose another; this one fits only some sizes."
-        )
-    return resized
+def intermediate_dtype() -> torch.dtype:
+    """Return the dtype of images between nodes."""
+    chosen = getattr(comfy.model_management, "intermediate_dtype", None)  # new after 0.16
+    return chosen() if chosen else torch.float32
 
 
-def _bleh() -> Any | None:
-    """Return the module with the scale modes of the ComfyUI-bleh pack, or None.
+def sibling_devices(first: torch.device) -> list[torch.device]:
+    """Return `first` and the host's other devices of its kind."""
+    listed = getattr(comfy.model_management, "get_all_torch_devices", list)()  # new after 0.18
+    return [first, *(device for device in listed if device != first)] if first in listed else [first]
 
-    The host names a pack's modules by its folder's path, so it cannot be imported by a fixed name.
-    """
-    ends = [name for name in list(sys.modules) if name.endswith(".latent_utils")]  # a few of thousands
-    for module in (sys.modules[name] for name in ends if _BLEH.search(name)):
-        if hasattr(module, "UPSCALE_METHODS") and hasattr(module, "scale_samples"):
-            return module
-    return None
+
+def new_patcher(network: nn.Module, device: torch.device) -> Any:
+    """Return a handle by which the host loads `network` to `device` and takes it away again."""
+    patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    offload = comfy.model_management.unet_offload_device()
+    return patcher_class(network, load_device=device, offload_device=offload)
+
+
+def load_whole(patcher: Any) -> None:
+    """Load all weights of a model. Some hosts leave a part behind, which networks without casting layers cannot fetch."""
+    load = comfy.model_management.load_models_gpu
+    whole = {"force_full_load": True} if "force_full_load" in inspect.signature(load).parameters else {}
+    load([patcher], **whole)
+
+
+def sampler_function(sampler_name: str) -> Any | None:
+    """Return the function of a sampler; None for one that is built in another way."""
+    return getattr(comfy.samplers.sampler_object(sampler_name), "sampler_function", None)
+
+
+def takes_noise_sampler(function: Any) -> bool:
+    """Return whether a sampler's function can be given its noise between steps."""
+    return function is not None and "noise_sampler" in inspect.signature(function).parameters
 
 
 def with_cast_weights(
@@ -140,27 +159,3 @@ def reaches_upsample() -> bool:
     layers: Any = [Upsample(1, use_conv=False)]
     forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
     return bool(asked)
-
-
-def trained_side(model: BaseModel, pixels: int = 0) -> int:
-    """Return the side of the square latent that `model` was trained on, in latent pixels.
-
-    `pixels`, where given, says it in picture pixels; 0 asks the model. No topology tells this (a UNet runs at any
-    size), so it comes from the family: 1024 px for SDXL, 768 px for the v-prediction SD 2.x, 512 px for the other
-    SD 1.x and 2.x.
-
-    Raises:
-        ValueError: the family is not known and `pixels` is 0.
-    """
-    if pixels:
-        return max(1, pixels // _LATENT_PIXEL)
-    if isinstance(model.latent_format, (SDXL, SDXL_Playground_2_5)):
-        return 1024 // _LATENT_PIXEL
-    if isinstance(model.latent_format, SD15):
-        is_sd2 = model.model_config.unet_config.get("context_dim") == 1024
-        side = 768 if is_sd2 and model.model_type == ModelType.V_PREDICTION else 512
-        return side // _LATENT_PIXEL
-    raise ValueError(
-        f"trained_size: expected the pixels of a side for {type(model).__name__}, got 0. "
-        "Type the picture size that this model was trained at."
-    )

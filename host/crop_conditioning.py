@@ -6,9 +6,9 @@ picture that came in. Entries that have no place pass untouched. The crop itself
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from logging import WARNING
 from typing import Any
 
 import torch
@@ -17,8 +17,7 @@ from torch import Tensor
 from ..attention.token_mask import VIEW, Part, View
 from ..scaling.box import Box, Size
 from ..segs.crop import crop_resized, fit_aspect
-
-log = logging.getLogger("megapixel")
+from .log import log_once
 
 Conditioning = list[list[Any]]
 Boxed = tuple[int, int, int, int]  # height, width, top and left in latent pixels
@@ -204,13 +203,8 @@ def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
 
 
-_warned: set[str] = set()
-
-
 def _warn_of_unknown(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
-        if isinstance(value, Tensor) and value.dim() >= 4 and name not in _PLACELESS | _warned:
-            _warned.add(name)
-            log.warning(
-                "positive, negative: %s passes to every segment as it is; it is not cut to them.", name
-            )
+        if isinstance(value, Tensor) and value.dim() >= 4 and name not in _PLACELESS:
+            text = "positive, negative: %s passes to every segment as it is; it is not cut to them."
+            log_once(text, name, level=WARNING)

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import logging
 import sys
 from typing import Any
 
-log = logging.getLogger("megapixel")
+from .log import log
 
 PACKAGES = {"insightface": "insightface", "onnxruntime": "onnxruntime", "cv2": "opencv-python"}
 GPU_BUILD = "onnxruntime-gpu"

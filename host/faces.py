@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from ..faces.draw import draw_boxes, draw_keypoints
 from ..faces.face import Face
 from ..faces.find import SIDES, Picture, find_faces
 from .face_models import RECOGNITION, TASKS
-
-log = logging.getLogger("megapixel")
+from .log import log
 
 ALL = "all"
 PASS_THROUGH, ERROR = "pass through", "error"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,29 +9,15 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ..attention.instant_id import FaceKeys, combine_embeddings, negative_embedding
+from ..attention.instant_id import combine_embeddings, negative_embedding
 from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
-from ..patches.instant_id import Person, check_base_model
-from .compat import compute_dtype
 from .faces import ERROR, choose_faces, faces_in
-from .instant_id import InstantIDModel, as_instant_id
-
-log = logging.getLogger("megapixel")
+from .instant_id import InstantIDModel
+from .log import log
 
 Tokens = tuple[Tensor, Tensor]  # of the face and of none, (1, T, D) each
-
-
-def instant_id_for(value: Any, model: Any) -> InstantIDModel:
-    """Return the model on an INSTANTID socket, if it fits a UNet.
-
-    Raises:
-        ValueError: it does not, or is something else; one sentence.
-    """
-    instantid = as_instant_id(value)
-    check_base_model(model, instantid.network.widths, instantid.network.context)
-    return instantid
 
 
 def reference_faces(
@@ -66,15 +51,6 @@ def face_tokens(
     place = comfy.model_management.intermediate_device()
     of_none = negative_embedding(embeddings, noise)
     return instantid.tokens(embeddings).to(place), instantid.tokens(of_none).to(place)
-
-
-def person_in(
-    instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
-) -> Person:
-    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on."""
-    packed = instantid.project(torch.cat(tokens))
-    keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
-    return Person(FaceKeys(keys, instantid.network.widths), mask=as_masks(mask), **settings)
 
 
 def embeds_of(tokens: Tokens) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,7 @@ import folder_paths
 import torch
 
 from ..upscale.network import Descriptor
-
-log = logging.getLogger("megapixel")
+from .log import log
 
 
 class MeasuredModel(dict[str, Any]):

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from comfy_api.latest import io
 
-from ..patches.model_call import log
+from .log import log
 
 SOCKET = "yaml_parameters"
 SETTABLE = (io.Boolean.Input, io.Combo.Input, io.Float.Input, io.Int.Input, io.String.Input)

@@ -14,6 +14,8 @@ from typing import Any
 
 from comfy_api.latest import ComfyAPI, io
 
+from .compat import prompt_server
+
 SEED_CONTROL = "control_after_generate"  # what the front end saves behind a seed, in no prompt
 ENLARGING = "rescale_factor resampling_method supersample rounding_modulus"
 SAMPLING = f"seed {SEED_CONTROL} steps cfg sampler_name scheduler"
@@ -111,7 +113,7 @@ REPLACEMENTS = (
 
 async def offer_replacements() -> None:
     """Tell ComfyUI of all replacements, and make them in prompts that come over HTTP."""
-    if (server := _server()) is None:
+    if (server := prompt_server()) is None:
         return
     for entry in REPLACEMENTS:
         await ComfyAPI().node_replacement.register(entry)
@@ -127,16 +129,11 @@ def replace_known(body: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _server() -> Any:
-    """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
-    return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-
-
 def _replacement_of(known: Any) -> io.NodeReplace | None:
     """Return our replacement of a node that no pack brings, unless another pack's comes first."""
     if known in sys.modules["nodes"].NODE_CLASS_MAPPINGS:  # the host's nodes.py
         return None
-    offered = _server().node_replace_manager.get_replacement(known)
+    offered = prompt_server().node_replace_manager.get_replacement(known)
     return offered[0] if offered and offered[0] in REPLACEMENTS else None
 
 

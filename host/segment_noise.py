@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -11,6 +10,8 @@ import comfy.samplers
 import torch
 from comfy.k_diffusion.sampling import BrownianTreeNoiseSampler, default_noise_sampler
 from torch import Tensor
+
+from .compat import sampler_function, takes_noise_sampler
 
 # One draws the noise under the mask for the whole batch at once, one takes its step size from all of it.
 _ALONE = {"ddim", "dpm_adaptive"}
@@ -28,7 +29,7 @@ def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
 
 def can_batch(sampler_name: str) -> bool:
     """Tell whether a sampler gives each entry of a batch what it would give it alone. Those of other packs are not asked."""
-    function = getattr(comfy.samplers.sampler_object(sampler_name), "sampler_function", None)
+    function = sampler_function(sampler_name)
     return getattr(function, "__module__", "").startswith("comfy.") and sampler_name not in _ALONE
 
 
@@ -37,8 +38,8 @@ def segment_sampler(
 ) -> Any:
     """Return the host's sampler, drawing for every entry of a batch of that shape from a seed of its own."""
     sampler = comfy.samplers.sampler_object(sampler_name)
-    function = getattr(sampler, "sampler_function", None)
-    if function is None or "noise_sampler" not in inspect.signature(function).parameters:
+    function = sampler_function(sampler_name)
+    if function is None or not takes_noise_sampler(function):
         return sampler
     noise = _SegmentNoise(sampler_name, seeds, sigmas, torch.empty((1, *shape[1:]), device=device))
     return comfy.samplers.KSAMPLER(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
 from .crop_conditioning import Canvas, Conditioning, Place, crop_conditioning, effect_in
 from .differential_diffusion import with_soft_masks
+from .log import log
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .sigmas import SchedulerFunction, noise_levels
 from .upscale import free_memory
-
-log = logging.getLogger("megapixel")
 
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
 

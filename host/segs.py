@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,12 +14,12 @@ from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_indepe
 from ..segs.segment import read_segments
 from ..upscale.channels import Channels
 from ..upscale.resized import resize_pictures
+from .compat import intermediate_dtype
 from .crop_conditioning import Canvas
+from .log import log
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
-from .upscale import check_memory, intermediate_dtype, pictures_of, upscale_images, without_nan
-
-log = logging.getLogger("megapixel")
+from .upscale import check_memory, pictures_of, upscale_images, without_nan
 
 IN_ORDER = "in order"
 

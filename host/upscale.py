@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +9,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
-import comfy.model_patcher
 import folder_paths
 import torch
 from torch import Tensor
@@ -19,10 +16,10 @@ from torch import Tensor
 from ..upscale.channels import Channels
 from ..upscale.network import Descriptor, Network, choose_form
 from ..upscale.upscaler import Upscale
+from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
+from .log import log
 from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
-
-log = logging.getLogger("megapixel")
 
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
@@ -177,11 +174,6 @@ def check_memory(
         )
 
 
-def intermediate_dtype() -> torch.dtype:
-    chosen = getattr(comfy.model_management, "intermediate_dtype", None)  # new after 0.16
-    return chosen() if chosen else torch.float32
-
-
 def _network(model: Descriptor, precision: str, compile: bool) -> Network:
     """Return the model ready on the host's devices; it stays ready for the next run while the model lives."""
     wanted = precision, compile
@@ -210,21 +202,16 @@ def _new_network(model: Descriptor, precision: str, compile: bool) -> Network:
 def _devices(model: Any) -> list[torch.device]:
     """Return where the model is to run: the loader's device first, then the host's other ones of its kind."""
     patcher = getattr(model, "patcher", None)
-    first = torch.device(patcher.load_device if patcher else comfy.model_management.get_torch_device())
-    listed = getattr(comfy.model_management, "get_all_torch_devices", list)()  # new after 0.18
-    return [first, *(device for device in listed if device != first)] if first in listed else [first]
+    return sibling_devices(
+        torch.device(patcher.load_device if patcher else comfy.model_management.get_torch_device())
+    )
 
 
 def _load(model: Any, device: torch.device) -> None:
     """Bring a copy's weights to `device` through the host, which frees what it must and no more."""
     if getattr(model, "patcher", None) is None:
-        patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
-        offload = comfy.model_management.unet_offload_device()
-        model.patcher = patcher_class(model.model, load_device=device, offload_device=offload)
-    load = comfy.model_management.load_models_gpu
-    # Without it some versions leave a part of the weights behind, which these networks cannot fetch.
-    whole = {"force_full_load": True} if "force_full_load" in inspect.signature(load).parameters else {}
-    load([model.patcher], **whole)
+        model.patcher = new_patcher(model.model, device)
+    load_whole(model.patcher)
     if next(model.model.parameters()).device != device:
         model.model.to(device)
 

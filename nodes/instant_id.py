@@ -8,14 +8,12 @@ from ..host.instant_id_faces import (
     as_masks,
     embeds_of,
     face_tokens,
-    instant_id_for,
     keypoints_for,
-    person_in,
     reference_faces,
     tokens_of,
 )
 from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
-from ..patches.instant_id import apply_instant_id
+from ..patches.instant_id import apply_instant_id, instant_id_for, person_in
 from .instant_id_sockets import (
     FaceEmbedsSocket,
     analysis_socket,

@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..host.compat import scale_modes
 from ..host.parameter_text import LEVEL, SWITCH, read_parameters
+from ..host.scale_modes import scale_modes
 from ..patches.rau_net import POOLS, Published, RAUNet, apply_rau_net, kind_of, known_preset
 from ..patches.schedule import Schedule
 from ..patches.topology import Topology, topology_of

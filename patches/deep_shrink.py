@@ -18,12 +18,14 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ..host.compat import BaseModel, ModelPatcher, resize, trained_side
+from ..host.compat import BaseModel, ModelPatcher
+from ..host.scale_modes import resize
 from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
 from .model_call import Effect, ModelCall, NoiseLevels, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule
 from .topology import topology_of
+from .trained_size import trained_side
 
 EFFECT = "deep_shrink"
 SCALE_METHODS = ("bicubic", "nearest-exact", "bilinear", "area", "bislerp")

@@ -12,13 +12,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..host.compat import ModelPatcher, trained_side
+from ..host.compat import ModelPatcher
 from ..scaling.deep_shrink import automatic_factor
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, known_preset
 from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net
 from .topology import topology_of
+from .trained_size import trained_side
 
 MODES = ("auto", "published")
 WINDOWS = ("auto", "native", "2x2", "off")

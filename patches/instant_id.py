@@ -21,14 +21,25 @@ from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import comfy.model_management
 import torch
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.token_mask import mask_view
-from ..host.compat import CallbacksMP, ModelPatcher, SpatialTransformer, attend, compute_dtype
+from ..host.compat import (
+    CallbacksMP,
+    ModelPatcher,
+    SpatialTransformer,
+    attend,
+    compute_dtype,
+    original_module,
+)
+from ..host.instant_id import InstantIDModel, as_instant_id
+from ..host.instant_id_faces import Tokens, as_masks
+from ..host.log import log_once
 from .conditions import Condition
-from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
+from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule
 from .topology import Topology, topology_of
@@ -68,7 +79,7 @@ class Person:
 
 def cross_attentions(unet: nn.Module) -> dict[Layer, int]:
     """Return the width of every cross-attention of a UNet, in the order in which InstantID numbers them."""
-    model: Any = getattr(unet, "_orig_mod", unet)  # a compiled module carries the real one inside
+    model = original_module(unet)
     blocks = [
         *(("input", number, block) for number, block in enumerate(model.input_blocks)),
         *(("output", number, block) for number, block in enumerate(model.output_blocks)),
@@ -107,6 +118,26 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
             f"them), got {type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}. "
             "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
         )
+
+
+def instant_id_for(value: Any, model: Any) -> InstantIDModel:
+    """Return the model on an INSTANTID socket, if it fits a UNet.
+
+    Raises:
+        ValueError: it does not, or is something else; one sentence.
+    """
+    instantid = as_instant_id(value)
+    check_base_model(model, instantid.network.widths, instantid.network.context)
+    return instantid
+
+
+def person_in(
+    instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
+) -> Person:
+    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on."""
+    packed = instantid.project(torch.cat(tokens))
+    keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
+    return Person(FaceKeys(keys, instantid.network.widths), mask=as_masks(mask), **settings)
 
 
 def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
@@ -205,7 +236,10 @@ class FacePlan(Plan):
         keys, values = self.keys_values[..., span].unbind(1)
         grid = tuple(options["activations_shape"][-2:])
         if self.mask is not None and grid[0] * grid[1] != queries.shape[1]:
-            _say_that_tokens_are_no_grid(options["block"])
+            log_once(
+                "InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit",
+                *options["block"],
+            )
             return result
         added = attend_to_face(queries, keys, values, options["n_heads"], partial(attend, options=options))
         if self.mask is not None:
@@ -230,15 +264,6 @@ class TokenMask:
             parts = [mask_view(self.mask, each.view, each.part, grid, pictures) for each in self.conditions]
             self.fitted[grid, pictures] = torch.cat(parts)
         return self.fitted[grid, pictures]
-
-
-@lru_cache(maxsize=64)
-def _say_that_tokens_are_no_grid(block: tuple[str, int]) -> None:
-    """Say once for a block why it has no face; a cache, because no state outlives a call otherwise."""
-    log.info(
-        "InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit",
-        *block,
-    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,6 @@ published per device: the host runs its copies of one model on several devices a
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ..host.compat import BaseModel, ModelPatcher, WrappersMP
+from ..host.log import forget_lines, log
 from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .control_residuals import fit_control
 from .plan import Plan
@@ -30,8 +30,6 @@ from .topology import Topology, topology_of
 
 WRAPPER_KEY = "megapixel"
 SEED = "megapixel_seed"  # in transformer_options: the host does not tell the model call its run's seed
-
-log = logging.getLogger("megapixel")
 
 PlanKey = tuple[str, int | None, str]
 
@@ -158,6 +156,7 @@ class _Wrapper:
         **kwargs: Any,
     ) -> Tensor:
         """Say once per sampling run what the effects will do, and hand them its seed (the host's OUTER_SAMPLE)."""
+        forget_lines()
         start = first_call(executor.class_obj.model_patcher, _latent_size(noise), sigmas, seed or 0)
         log.info(" | ".join(effect.describe(start) for effect in self.effects.values()))
         options = executor.class_obj.model_options["transformer_options"]  # this run's own copy

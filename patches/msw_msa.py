@@ -30,12 +30,14 @@ from ..attention.windows import (
     partition_windows,
     window_indices,
 )
-from ..host.compat import ModelPatcher, trained_side
+from ..host.compat import ModelPatcher
+from ..host.log import log_once
 from ..scaling.deep_shrink import automatic_factor
-from .model_call import Effect, ModelCall, effects_of, log, planned, set_effect
+from .model_call import Effect, ModelCall, effects_of, planned, set_effect
 from .plan import Place, Plan, Size
 from .schedule import Schedule, Unit
 from .topology import Topology, topology_of
+from .trained_size import trained_side
 
 EFFECT = "msw_msa"
 POSITION = "megapixel_windows"  # in a layer's extra_options: (positions for merging, windows, multiplier)
@@ -266,7 +268,10 @@ def _partition(
         return tokens, context, value
     size = tuple(options["activations_shape"][-2:])
     if any(each.shape[1] != size[0] * size[1] for each in (tokens, context, value)):
-        _say_that_tokens_are_no_grid(options["block"])
+        log_once(
+            "MSW-MSA: no windows at %s block %s, another patch has changed its tokens already",
+            *options["block"],
+        )
         return tokens, context, value
     count = plan.count(number, size)
     windows = count[0] * count[1]
@@ -301,12 +306,6 @@ def _indices(grid: WindowGrid, plan: WindowPlan, number: int, device: torch.devi
 def _cached_indices(grid: WindowGrid, quarter: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # they outlive this run, and may serve one that keeps gradients
         return window_indices(grid, quarter, device)
-
-
-@lru_cache(maxsize=64)
-def _say_that_tokens_are_no_grid(block: tuple[str, int]) -> None:
-    """Say once for a block why it has no windows; a cache, because no state outlives a call otherwise."""
-    log.info("MSW-MSA: no windows at %s block %s, another patch has changed its tokens already", *block)
 
 
 def _times(tokens: Tensor, multiplier: float) -> Tensor:

@@ -20,7 +20,8 @@ from typing import Any, Literal, Protocol, TypedDict
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..host.compat import Downsample, ModelPatcher, Upsample, reaches_upsample, resize, with_cast_weights
+from ..host.compat import Downsample, ModelPatcher, Upsample, reaches_upsample, with_cast_weights
+from ..host.scale_modes import resize
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.rau_net import (
     Phases,

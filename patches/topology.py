@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from ..host.compat import Downsample, SpatialTransformer, Upsample
+from ..host.compat import Downsample, SpatialTransformer, Upsample, original_module
 
 Resample = Literal["down", "up"]
 
@@ -94,7 +94,7 @@ def topology_of(model: nn.Module) -> Topology:
     Raises:
         ValueError: `model` has no input and output blocks; one sentence.
     """
-    unet = getattr(model, "_orig_mod", model)  # a compiled module carries the real one inside
+    unet = original_module(model)
     if unet not in _TOPOLOGIES:
         _TOPOLOGIES[unet] = _read(unet)
     return _TOPOLOGIES[unet]

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from megapixel.attention.token_mask import VIEW
 from megapixel.host import crop_conditioning as module
 from megapixel.host.crop_conditioning import Canvas, Place, effect_in
+from megapixel.host.log import forget_lines
 from megapixel.scaling.box import Box
 from megapixel.segs.crop import fit_aspect
 
@@ -252,8 +253,8 @@ def test_over_the_whole_picture_a_latent_is_cut_to_itself(draw):
     torch.testing.assert_close(fitted, latent, rtol=0, atol=1e-5)
 
 
-def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog, monkeypatch):
-    monkeypatch.setattr(module, "_warned", set())
+def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog):
+    forget_lines()
     unknown = draw(1, 3, 12, 18)
     options = {"of_another_pack": unknown, "pooled_output": draw(1, 8), "guidance": 3.5, "list": [unknown]}
     for _ in range(3):

@@ -7,7 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from megapixel.host.compat import SCALE_MODES, reaches_upsample, resize, scale_modes
+from megapixel.host.compat import reaches_upsample
+from megapixel.host.scale_modes import SCALE_MODES, resize, scale_modes
 from megapixel.nodes.rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
 from megapixel.patches.rau_net import RAUNet, apply_rau_net
 

@@ -374,7 +374,6 @@ class TestMasksOnOtherSizes:
     def test_tokens_that_are_no_grid_get_no_masked_face_and_it_is_said_once(
         self, shallow_sdxl, person, caplog
     ):
-        instant_id._say_that_tokens_are_no_grid.cache_clear()
         base = shallow_sdxl.clone()
         base.set_model_attn2_patch(lambda n, context, value, options: (n[:, :-1], context, value))
         base.set_model_attn2_output_patch(lambda n, options: torch.cat([n, n[:, -1:]], 1))

@@ -382,7 +382,6 @@ class TestNeighbours:
 
     @pytest.mark.parametrize("ours_first", [True, False])
     def test_where_tokens_are_no_grid_the_windows_step_aside_and_say_so_once(self, sd15, caplog, ours_first):
-        msw_msa._say_that_tokens_are_no_grid.cache_clear()
         lay, windows = NEIGHBOURS["ToMe"], lambda model: apply_msw_msa(model, MSWMSA())
         model = lay(windows(sd15)) if ours_first else windows(lay(sd15))
         with caplog.at_level(logging.INFO, "megapixel"):

@@ -1,0 +1,24 @@
+"""What a person reads when an input is wrong: `<socket>: expected X, got Y. <what to do>`.
+
+Every room raises through this one function, so all messages have one form. It knows nothing of ComfyUI.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+Failure = TypeVar("Failure", bound=Exception)
+
+
+def bad_input(
+    socket: str, expected: str, got: object, hint: str, kind: type[Failure] = ValueError
+) -> Failure:
+    """Return the error to raise for a wrong input.
+
+    Args:
+        socket: id of the input, as the node shows it.
+        expected, got: what the input takes, and what it was given; parts of a sentence.
+        hint: what to do about it, one or more whole sentences.
+        kind: class of the error; MemoryError where memory is missing.
+    """
+    return kind(f"{socket}: expected {expected}, got {got}. {hint}")

@@ -65,7 +65,7 @@ def executing_node() -> tuple[str | None, str | None]:
     return (context.prompt_id, context.node_id) if context else (None, None)
 
 
-def prompt_server() -> Any | None:
+def prompt_server() -> Any:
     """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 

@@ -73,7 +73,9 @@ def other_runtimes() -> list[str]:
     """Return the builds of onnxruntime that are installed besides the one for the CPU and the one for NVIDIA."""
     names = {(found.name or "").lower() for found in importlib.metadata.distributions()}
     return sorted(
-        name for name in names if name.startswith("onnxruntime-") and name not in (GPU_BUILD, "onnxruntime-extensions")
+        name
+        for name in names
+        if name.startswith("onnxruntime-") and name not in (GPU_BUILD, "onnxruntime-extensions")
     )
 
 

@@ -13,14 +13,7 @@ from typing import Any
 import comfy.model_management
 
 from ..errors import bad_input
-from .face_install import (
-    GPU_BUILD,
-    MODULES,
-    install_command,
-    missing_modules,
-    other_runtimes,
-    pip_install,
-)
+from .face_install import GPU_BUILD, MODULES, install_command, missing_modules, other_runtimes, pip_install
 from .log import log
 
 PROVIDERS = {  # their names in onnxruntime, the older one first

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, upscale_segments
+from ..host.unfinished import fingerprint
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,
@@ -69,6 +70,10 @@ class MegapixelSEGSUpscale(io.ComfyNode):
     def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
         return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
 
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        return fingerprint()
+
 
 class MegapixelSEGSUpscalePipe(io.ComfyNode):
     """The same, with model, CLIP, VAE and prompts in one pipe."""
@@ -102,6 +107,10 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
     def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
         model, _, vae, positive, negative = _unpack(basic_pipe)
         return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        return fingerprint()
 
 
 def _run(

@@ -50,11 +50,17 @@ def test_no_line_installs_anything():
     [
         (["numpy==2.1.3"], "cpu", {"onnxruntime", "opencv-python"}),
         (["onnxruntime-openvino", "opencv-contrib-python==4.11.0.86", "numpy==2.1.3"], "nvidia", set()),
-        (["opencv-python-headless==4.11.0.86", "numpy==1.26.4", "protobuf==4.25.8"], "nvidia", {"onnxruntime-gpu"}),
+        (
+            ["opencv-python-headless==4.11.0.86", "numpy==1.26.4", "protobuf==4.25.8"],
+            "nvidia",
+            {"onnxruntime-gpu"},
+        ),
     ],
     ids=["fresh", "openvino and contrib", "headless, NumPy 1, old protobuf"],
 )
-@pytest.mark.skipif(sys.version_info >= (3, 13) or sys.platform == "darwin", reason="not all of these builds are for it")
+@pytest.mark.skipif(
+    sys.version_info >= (3, 13) or sys.platform == "darwin", reason="not all of these builds are for it"
+)
 def test_the_command_installs_what_is_missing_and_changes_nothing(tmp_path, there, computer, installed):
     venv.create(tmp_path, with_pip=True, symlinks=os.name != "nt")
     python = tmp_path / ("Scripts/python.exe" if os.name == "nt" else "bin/python")

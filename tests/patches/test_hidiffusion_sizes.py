@@ -12,8 +12,7 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.model_call import planned
-from megapixel.patches.msw_msa import apply_msw_msa
-from megapixel.patches.msw_msa import known_preset as known_windows
+from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
 from megapixel.patches.rau_net import RESOLUTIONS, Published, RAUNet, apply_rau_net, known_preset
 from megapixel.patches.topology import topology_of
 

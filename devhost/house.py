@@ -123,7 +123,9 @@ def drawn(block: str, some: Iterable[Arrow]) -> str:
 
 def difference(block: str, made: Arrows, paper: set[Arrow]) -> str:
     """Return what to change where the code and the paper differ; empty where they do not."""
-    faults = [f"{a} -> {b} is not listed; it is made by {', '.join(made[a, b])}" for a, b in made.keys() - paper]
+    faults = [
+        f"{a} -> {b} is not listed; it is made by {', '.join(made[a, b])}" for a, b in made.keys() - paper
+    ]
     faults += [f"{a} -> {b} is listed, and no file needs it" for a, b in paper - made.keys()]
     if not faults:
         return ""

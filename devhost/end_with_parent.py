@@ -1,6 +1,6 @@
 """A program that ends when the process that started it ends, however that ends: killed without a chance to clean up, too.
 
-    process = start([python, "main.py"], stdout=log)
+    process = start([python, "main.py"], output=log)
     ...
     end(process)
 
@@ -17,22 +17,31 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
 
 _PATIENCE_SECONDS = 10.0
 
 
-def start(command: Sequence[str], **settings: Any) -> subprocess.Popen[bytes]:
-    """Start a program that ends with this process. `settings` are those of `subprocess.Popen`.
+def start(
+    command: Sequence[str],
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    output: IO[bytes] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program that ends with this process. `output` takes what it prints, errors included.
 
     The process that is returned has the program's exit status; 128 + n where signal n ended it.
     """
     return subprocess.Popen(
         [sys.executable, "-I", __file__, *command],
+        cwd=cwd,
+        env=env,
         stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
         start_new_session=os.name != "nt",  # Ctrl-C in a terminal is for this process, which then calls `end`
-        **settings,
     )
 
 

@@ -19,7 +19,7 @@ import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,14 +91,16 @@ class Language:
         """Translations of the English texts as they are now."""
         return [path for path in self.texts if path in self.english and not self._is_stale(path)]
 
-    def remember(self, still_right: Callable[[str], bool] = lambda path: False) -> None:
-        """Write the record anew: what is current, and what is `still_right`, was made from the English text of now."""
-        now = {path for path in self.texts if path in self.english}
-        old = {path for path in self.stale if not still_right(path)}
+    def remember(self, keep: Collection[str] = ()) -> None:
+        """Write the record anew, for translations that were written since.
+
+        What is stale stays so, but for what is at or under one of the paths in `keep`: that is still right as it is.
+        """
+        old = {path for path in self.stale if not any(f"{path}.".startswith(f"{kept}.") for kept in keep)}
         record = {
             path: self.record[path] if path in old else [digest(self.english[path]), digest(text)]
             for path, text in self.texts.items()
-            if path in now
+            if path in self.english
         }
         lines = [f"  {json.dumps(path)}: {json.dumps(digests)}" for path, digests in record.items()]
         text = "{\n" + ",\n".join(lines) + "\n}\n"
@@ -147,7 +149,7 @@ def main() -> int:
     english = english_texts(importlib.import_module("megapixel.nodes").NODES)
     for code in LANGUAGES:
         paths = [path for language, path in keep if language == code]
-        Language(code, english).remember(lambda path: any(f"{path}.".startswith(f"{p}.") for p in paths))
+        Language(code, english).remember(keep=paths)
         language = Language(code, english)
         for kind in ("missing", "stale", "unknown"):
             for path in getattr(language, kind):

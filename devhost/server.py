@@ -218,8 +218,7 @@ def running_server(
             _command(environment, base, port, packs, cpu),
             cwd=base,
             env={**environment.variables(), "HF_HUB_OFFLINE": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
+            output=log,
         )
         try:
             server = Server(f"http://{_LOCALHOST}:{port}", base, process)

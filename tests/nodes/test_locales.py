@@ -121,7 +121,7 @@ def test_a_text_that_has_changed_makes_its_translation_stale_until_it_is_written
 
 
 def test_a_translation_that_is_still_right_is_kept(small):
-    small(CHANGED).remember(still_right=lambda path: path == PATH)
+    small(CHANGED).remember(keep=["Upscale.inputs"])
     assert small(CHANGED).stale == []
 
 

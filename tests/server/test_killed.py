@@ -16,9 +16,10 @@ from devhost.environment import ROOT
 
 PROGRAM = """
 import pathlib, sys, time
+from devhost.environment import ROOT
 from devhost.server import current_environment, running_server
 
-with running_server(current_environment(), {}, base=pathlib.Path(sys.argv[1])) as server:
+with running_server(current_environment(), {"megapixel": ROOT}, base=pathlib.Path(sys.argv[1])) as server:
     print(server.address, flush=True)
     time.sleep(600)
 """

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..scaling.colours import rgb
+
 LONGEST = 512  # side of the preview in pixels
 TO_COME = 0.35  # brightness of what is still to come
 
@@ -29,7 +31,8 @@ class FillingPicture:
             ((torch.arange(new) + 0.5) * old / new).long()
             for new, old in zip(size, (height, width), strict=True)
         )
-        self._pixels = _colours(picture[:, rows.to(picture.device)][:, :, columns.to(picture.device)])
+        small = picture[:, rows.to(picture.device)][:, :, columns.to(picture.device)]
+        self._pixels = rgb(small, 0).float().cpu()
         dark = torch.ones(size)
         for place in to_come:
             dark[self._part(place)] = TO_COME
@@ -39,7 +42,9 @@ class FillingPicture:
         """Show `part` (C, h, w) at `place`."""
         rows, columns = self._part(place)
         size = self._pixels[0, rows, columns].shape
-        self._pixels[:, rows, columns] = F.interpolate(_colours(part)[None], size, mode="nearest-exact")[0]
+        self._pixels[:, rows, columns] = F.interpolate(
+            rgb(part, 0).float().cpu()[None], size, mode="nearest-exact"
+        )[0]
 
     def _part(self, place: Place) -> tuple[slice, slice]:
         height, width = self._pixels.shape[-2:]
@@ -51,9 +56,3 @@ class FillingPicture:
         """Return what is there so far."""
         pixels = (self._pixels.clamp(0, 1) * 255).round().to(torch.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels.movedim(0, -1).numpy()))
-
-
-def _colours(picture: Tensor) -> Tensor:
-    """Return (3, H, W) on the CPU, without transparency."""
-    colours = picture[:3] if picture.shape[0] >= 3 else picture[:1].expand(3, -1, -1)
-    return colours.float().cpu()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..scaling.colours import rgb
 from .resample import Axis, resample_axis
 
 ALPHA = ("model", "resample", "drop")
@@ -102,7 +103,7 @@ class Channels:
         _, channels, height, width = colours.shape
         if self.takes == 1:  # every colour as a grey picture of its own
             return colours.reshape(channels, 1, height, width)
-        colours = colours.expand(1, 3, height, width)
+        colours = rgb(colours, 1)
         if self.takes == 4:
             colours = torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
         return colours

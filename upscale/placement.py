@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .resample import Axis, resample_axis
+from ..scaling.resample import Axis, resample_axis
 from .tiles import Span
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,46 +10,43 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from ..scaling.box import Box
 from ..scaling.colours import rgb
+from ..scaling.size import Size
 
 LONGEST = 512  # side of the preview in pixels
 TO_COME = 0.35  # brightness of what is still to come
 
-Place = tuple[float, float, float, float]  # top, bottom, left and right as shares of the picture
-WHOLE: Place = (0.0, 1.0, 0.0, 1.0)
-
 
 class FillingPicture:
-    """A small copy of (C, H, W) in which parts are put as they come; `to_come` is where."""
+    """A small copy of a picture (C, H, W), dark in the boxes `to_come`, in which parts are put as they come.
 
-    def __init__(self, picture: Tensor, to_come: Sequence[Place] = (WHOLE,)) -> None:
-        height, width = picture.shape[-2:]
-        factor = min(1.0, LONGEST / max(height, width))
-        size = max(1, round(height * factor)), max(1, round(width * factor))
+    Without `to_come` all of it is dark at first.
+    """
+
+    def __init__(self, picture: Tensor, to_come: Sequence[Box] | None = None) -> None:
+        given = picture.shape[-2], picture.shape[-1]
+        factor = min(1.0, LONGEST / max(given))
+        self._size = max(1, round(given[0] * factor)), max(1, round(given[1] * factor))
         rows, columns = (
-            ((torch.arange(new) + 0.5) * old / new).long()
-            for new, old in zip(size, (height, width), strict=True)
+            ((torch.arange(new) + 0.5) * old / new).long().to(picture.device)
+            for new, old in zip(self._size, given, strict=True)
         )
-        small = picture[:, rows.to(picture.device)][:, :, columns.to(picture.device)]
-        self._pixels = rgb(small, 0).float().cpu()
-        dark = torch.ones(size)
-        for place in to_come:
-            dark[self._part(place)] = TO_COME
-        self._pixels = self._pixels * dark
+        light = torch.ones(self._size)
+        for box in [Box(0, 0, *given)] if to_come is None else to_come:
+            light[self._part(box, given)] = TO_COME
+        self._pixels = rgb(picture[:, rows][:, :, columns], 0).float().cpu() * light
 
-    def put(self, part: Tensor, place: Place) -> None:
-        """Show `part` (C, h, w) at `place`."""
-        rows, columns = self._part(place)
-        size = self._pixels[0, rows, columns].shape
-        self._pixels[:, rows, columns] = F.interpolate(
-            rgb(part, 0).float().cpu()[None], size, mode="nearest-exact"
-        )[0]
+    def put(self, part: Tensor, box: Box, size: Size) -> None:
+        """Show `part` (C, h, w) in a box of the picture at `size`."""
+        rows, columns = self._part(box, size)
+        shown = rgb(part, 0).float().cpu()[None]
+        place = self._pixels[:, rows, columns]
+        place.copy_(F.interpolate(shown, place.shape[-2:], mode="nearest-exact")[0])
 
-    def _part(self, place: Place) -> tuple[slice, slice]:
-        height, width = self._pixels.shape[-2:]
-        top, bottom, left, right = place
-        rows = slice(math.floor(top * height), math.ceil(bottom * height))
-        return rows, slice(math.floor(left * width), math.ceil(right * width))
+    def _part(self, box: Box, size: Size) -> tuple[slice, slice]:
+        inside = box.clamped(size).scaled(size, self._size)
+        return inside.rows, inside.columns
 
     def image(self) -> Image.Image:
         """Return what is there so far."""

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..segs.refine import Piece
-from .live_preview import LONGEST, FillingPicture, Place
+from .live_preview import LONGEST, FillingPicture
 
 PREVIEW_SECONDS = 0.3  # between two previews
 AROUND = 2  # steps that encoding and decoding a segment count for
@@ -57,9 +57,9 @@ class SegmentProgress:
     def _put(self, piece: Piece, part: Tensor) -> None:
         if self._filling is None or self._filling[0] != piece.frame:
             picture = self._frames[piece.frame].movedim(-1, 0)
-            to_come = [_place(other) for other in self._pieces if other.frame == piece.frame]
+            to_come = [other.cut.box for other in self._pieces if other.frame == piece.frame]
             self._filling = piece.frame, FillingPicture(picture, to_come)
-        self._filling[1].put(part, _place(piece))
+        self._filling[1].put(part, piece.cut.box, piece.cut.fit.size)
 
     def _preview(self) -> tuple[str, Any, int] | None:
         if self._filling is None or not (self._due() or self._done >= self._total):
@@ -71,9 +71,3 @@ class SegmentProgress:
 def _pixels(image: Image.Image) -> Tensor:
     """Return a picture as (3, h, w) from 0 to 1."""
     return torch.as_tensor(np.array(image.convert("RGB"))).movedim(-1, 0) / 255
-
-
-def _place(piece: Piece) -> Place:
-    box, (height, width) = piece.cut.box, piece.cut.fit.size
-    inside = box.clamped((height, width))
-    return inside.top / height, inside.bottom / height, inside.left / width, inside.right / width

@@ -54,7 +54,7 @@ class TileProgress:
         if self._filling is None or self._number != progress.picture:
             self._number = progress.picture
             self._filling = FillingPicture(self._pictures[progress.picture])
-        self._filling.put(progress.part, progress.place)
+        self._filling.put(progress.part, progress.box, progress.size)
         if time.monotonic() < self._shown + PREVIEW_SECONDS and progress.share < 1:
             return None
         self._shown = time.monotonic()

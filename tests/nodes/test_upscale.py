@@ -17,7 +17,7 @@ import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
 from megapixel.host import tile_progress
-from megapixel.host.measurements import fingerprint
+from megapixel.host.measurements import FORMAT, fingerprint
 from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale
 from PIL import Image
@@ -636,7 +636,7 @@ def test_what_was_measured_is_kept_in_the_users_folder_and_not_measured_again(pi
     upscale(first, image, tile_size=64)
     file = user_folder / "megapixel" / "upscale_models.json"
     [(key, measured)] = json.loads(file.read_text(encoding="utf-8")).items()
-    assert key == f"{fingerprint(first)} cpu torch {torch.__version__}"
+    assert key == f"{fingerprint(first)} cpu torch {torch.__version__} format {FORMAT}"
     assert {name.split()[0] for name in measured} == {"form", "need", "reach"}
     written = file.stat().st_mtime_ns
     fresh = described(compact)  # as after a restart

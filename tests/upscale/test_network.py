@@ -12,7 +12,7 @@ import torch
 from megapixel.upscale import network as network_module
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import TOLERANCE, Form, Network, choose_form, copy_descriptor
-from megapixel.upscale.upscaler import Upscale
+from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
@@ -183,7 +183,7 @@ class TestCopies:
         store = {}
         form = choose_form(compact, CPU, load, "bfloat16", store)
         network = Network(compact, [CPU], load, form, store)
-        Upscale(free=lambda: PLENTY, tile=32)(pictures(1, 3, 45, 70), network)
+        upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=32), Hooks(lambda: PLENTY))
         after = snapshot(compact.model)
         for name, (bits, *rest) in before.items():
             assert torch.equal(after[name][0], bits)
@@ -204,7 +204,9 @@ class TestCopies:
         descriptor = random_upscaler("Compact 16x4")
         model = weakref.ref(descriptor.model)
         networks[descriptor] = Network(descriptor, [CPU], load, Form(torch.bfloat16))
-        Upscale(free=lambda: PLENTY, tile=32)(pictures(1, 3, 33, 70), networks[descriptor])
+        upscale_pictures(
+            pictures(1, 3, 33, 70), networks[descriptor], Options(tile=32), Hooks(lambda: PLENTY)
+        )
         kept = weakref.ref(networks[descriptor])
         del descriptor
         gc.collect()
@@ -226,7 +228,7 @@ class TestNumbers:
         assert bool(half(picture.to(dtype)).isnan().any())
         loads = Loads()
         network = Network(strong, [CPU], loads, Form(dtype))
-        enlarged = Upscale(free=lambda: PLENTY, tile=32)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.float32 in loads.types
         assert float((enlarged - expected).abs().max()) <= 1e-6
 
@@ -234,7 +236,7 @@ class TestNumbers:
         loads = Loads()
         network = Network(compact, [CPU], loads, Form(torch.bfloat16))
         picture = pictures(1, 3, 45, 70)
-        enlarged = Upscale(free=lambda: PLENTY)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: PLENTY))
         assert set(loads.types) == {torch.bfloat16}
         assert float((enlarged - compact(picture)).abs().max()) < 4 * TOLERANCE
 
@@ -253,7 +255,7 @@ class TestWritingNetworks:
         network = Network(compact, [CPU], load)
         reach = network.stages[0].reach()
         assert (reach.margin, reach.blend) == (6, 0)
-        enlarged = Upscale(free=lambda: PLENTY, tile=32)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.equal(picture, kept)
         assert float((enlarged - expected).abs().max()) <= 1e-6
 

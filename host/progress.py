@@ -1,9 +1,11 @@
-"""The live preview of a picture that fills tile by tile: dark where it is still to come."""
+"""The host's progress bar, and the live preview of a picture that fills part by part: dark where it is still to come."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
+import comfy.utils
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,9 +18,49 @@ from ..scaling.size import Size
 
 LONGEST = 512  # side of the preview in pixels
 TO_COME = 0.35  # brightness of what is still to come
+PREVIEW_SECONDS = 0.3  # between two previews
 
 
-class FillingPicture:
+class PreviewBar:
+    """A progress bar of `total` steps with a live preview of the one of `pictures` (F, C, H, W) that is being filled.
+
+    A preview is sent where something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns what
+    will be filled of a picture; without it that is all.
+    """
+
+    def __init__(
+        self, pictures: Tensor, total: int, to_come: Callable[[int], Sequence[Box]] | None = None
+    ) -> None:
+        self._pictures, self._total, self._to_come = pictures, total, to_come
+        self._bar = comfy.utils.ProgressBar(total)
+        self._preview: LivePreview | None = None
+        self._number = -1
+        self._is_new = False
+        self._sent = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether a preview may be sent again."""
+        return time.monotonic() >= self._sent + PREVIEW_SECONDS
+
+    def put(self, number: int, part: Tensor, box: Box, size: Size) -> None:
+        """Show `part` (C, h, w) in a box of picture `number` at `size`, with the next preview."""
+        if self._preview is None or self._number != number:
+            boxes = self._to_come(number) if self._to_come else None
+            self._number, self._preview = number, LivePreview(self._pictures[number], boxes)
+        self._preview.put(part, box, size)
+        self._is_new = True
+
+    def update(self, step: int) -> None:
+        """Set the bar to `step`, and send the preview where it is due."""
+        step, preview = min(step, self._total), None
+        if self._preview is not None and self._is_new and (self.is_due or step == self._total):
+            self._is_new, self._sent = False, time.monotonic()
+            preview = ("JPEG", self._preview.image(), LONGEST)
+        self._bar.update_absolute(step, self._total, preview)
+
+
+class LivePreview:
     """A small copy of a picture (C, H, W), dark in the boxes `to_come`, in which parts are put as they come.
 
     Without `to_come` all of it is dark at first.

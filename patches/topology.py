@@ -75,11 +75,6 @@ class Topology:
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
 
     @property
-    def upsamplers(self) -> tuple[int, ...]:
-        """The output blocks that hold an Upsample, deep to shallow."""
-        return tuple(i for i, block in enumerate(self.outputs) if block.resample == "up")
-
-    @property
     def attention_level(self) -> int:
         """The shallowest level with attention: 0 for SD 1.x and 2.x, 1 for SDXL."""
         return min(block.level for block in self.inputs if block.transformers)

@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
-from megapixel.host import progress
-from megapixel.host import upscale as host_upscale_module
+from megapixel.host import progress, upscale as host_upscale_module
 from megapixel.host.measurements import FORMAT, fingerprint
 from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale

@@ -17,21 +17,18 @@ import comfy.ops
 import comfy.samplers
 import torch
 from comfy.conds import CONDCrossAttn as CONDCrossAttn
-from comfy.controlnet import ControlBase as ControlBase
-from comfy.controlnet import T2IAdapter as T2IAdapter
-from comfy.latent_formats import SD15 as SD15
-from comfy.latent_formats import SDXL as SDXL
-from comfy.latent_formats import SDXL_Playground_2_5 as SDXL_Playground_2_5
+from comfy.controlnet import ControlBase as ControlBase, T2IAdapter as T2IAdapter
+from comfy.latent_formats import SD15 as SD15, SDXL as SDXL, SDXL_Playground_2_5 as SDXL_Playground_2_5
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.attention import SpatialTransformer as SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample as Downsample
-from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample as Upsample
-from comfy.ldm.modules.diffusionmodules.openaimodel import forward_timestep_embed
-from comfy.model_base import BaseModel as BaseModel
-from comfy.model_base import ModelType as ModelType
+from comfy.ldm.modules.diffusionmodules.openaimodel import (
+    Downsample as Downsample,
+    Upsample as Upsample,
+    forward_timestep_embed,
+)
+from comfy.model_base import BaseModel as BaseModel, ModelType as ModelType
 from comfy.model_patcher import ModelPatcher as ModelPatcher
-from comfy.patcher_extension import CallbacksMP as CallbacksMP
-from comfy.patcher_extension import WrappersMP as WrappersMP
+from comfy.patcher_extension import CallbacksMP as CallbacksMP, WrappersMP as WrappersMP
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 
 from ..faces.choose import WHICH
 from ..host.faces import ALL, ERROR, PASS_THROUGH, draw_faces
+from ..host.notice import nothing_to_do
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
@@ -49,4 +50,8 @@ class MegapixelFaceKeypoints(io.ComfyNode):
     def execute(
         cls, faceanalysis, image, which_face=WHICH[0], face_index=0, on_no_face=PASS_THROUGH
     ) -> io.NodeOutput:
-        return io.NodeOutput(*draw_faces(faceanalysis, image, which_face, face_index, on_no_face))
+        keypoints, boxes = draw_faces(faceanalysis, image, which_face, face_index, on_no_face)
+        if bool(keypoints.any()):
+            return io.NodeOutput(keypoints, boxes)
+        text = "image: nothing to do, no picture shows the face that is asked for: the keypoints are black."
+        return nothing_to_do(text, keypoints, boxes)

@@ -12,6 +12,7 @@ from ..host.instant_id_faces import (
     reference_faces,
     tokens_of,
 )
+from ..host.notice import nothing_to_do
 from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
 from ..patches.instant_id import apply_instant_id, instant_id_for, person_in
 from .instant_id_sockets import (
@@ -31,6 +32,7 @@ from .instant_id_sockets import (
     window_sockets,
 )
 
+NO_FACE = "InstantID: nothing to do, no reference shows the face that is asked for."
 AS_WEIGHT = -1.0  # of cn_strength
 
 
@@ -106,13 +108,15 @@ class MegapixelInstantIDApply(io.ComfyNode):
         check_control_net(control_net, instantid.network.context)
         faces = reference_faces(insightface, image, **choice)
         if not any(faces):
-            return io.NodeOutput(model, positive, negative)
+            return nothing_to_do(NO_FACE, model, positive, negative)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
         window = {"start_at": start_at, "end_at": end_at}
         person = person_in(instantid, model, tokens, mask, weight=weight, middle_block=middle_block, **window)
         keypoints = keypoints_for(insightface, image_kps, image, faces)
         strength = weight if cn_strength < 0 else cn_strength
         guide = FaceGuide(control_net, keypoints, strength, mask=as_masks(mask), **window)
+        if person.idle and guide.idle:
+            return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
         return io.NodeOutput(
             apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
         )
@@ -159,10 +163,12 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         instantid = instant_id_for(instantid, model)
         faces = reference_faces(insightface, image, **choice)
         if not any(faces):
-            return io.NodeOutput(model, None)
+            return nothing_to_do(NO_FACE, model, None)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
         settings = {"weight": weight, "start_at": start_at, "end_at": end_at, "middle_block": middle_block}
         person = person_in(instantid, model, tokens, mask, **settings)
+        if person.idle:
+            return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, embeds_of(tokens))
         return io.NodeOutput(apply_instant_id(model, person), embeds_of(tokens))
 
 
@@ -202,9 +208,12 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
     def execute(
         cls, face_embeds, control_net, image_kps, positive, negative, strength, start_at, end_at, mask=None
     ) -> io.NodeOutput:
-        if face_embeds is None:  # passed through, no face was found
-            return io.NodeOutput(positive, negative)
+        if face_embeds is None:  # passed through
+            text = "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
+            return nothing_to_do(text, positive, negative)
         tokens = tokens_of(face_embeds)
         check_control_net(control_net, tokens[0].shape[-1])
         guide = FaceGuide(control_net, image_kps, strength, start_at, end_at, as_masks(mask))
+        if guide.idle:
+            return nothing_to_do(f"InstantID ControlNet: nothing to do, {guide.idle}.", positive, negative)
         return io.NodeOutput(*guide_by_face(positive, negative, guide, tokens))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..faces.face import Face
 from ..host.faces import faces_in
+from ..host.notice import nothing_to_do
 from ..scaling.box import Box
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
@@ -72,7 +73,11 @@ class MegapixelMaskToSEGS(io.ComfyNode):
     def execute(cls, mask, label="mask", **settings) -> io.NodeOutput:
         masks = _masks(mask)
         found = [mask_segments(single, label=label, **settings) for single in masks]
-        return io.NodeOutput(_joined((masks.shape[1], masks.shape[2]), found))
+        segs = _joined((masks.shape[1], masks.shape[2]), found)
+        if any(found):
+            return io.NodeOutput(segs)
+        why = "every part is smaller than drop_size" if bool((masks > 0).any()) else "the mask is black"
+        return nothing_to_do(f"mask: nothing to do, {why}: there is no segment.", segs)
 
 
 class MegapixelTilesToSEGS(io.ComfyNode):
@@ -129,7 +134,10 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                 f"overlap: expected less than tile_size {tile_size}, got {overlap}. An eighth of the tile is usual."
             )
         size = image.shape[1], image.shape[2]
-        return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
+        tiles = tile_segments(size, tile_size, overlap, mask)
+        if tiles:
+            return io.NodeOutput((size, tiles))
+        return nothing_to_do("mask: nothing to do, it is black: there is no tile.", (size, tiles))
 
 
 class MegapixelFacesToSEGS(io.ComfyNode):
@@ -176,7 +184,12 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             [_face_segment(face, size, crop_factor, shape, mask_scale) for face in faces]
             for faces in faces_in(faceanalysis, image)
         ]
-        return io.NodeOutput(_joined(size, found))
+        if any(found):
+            return io.NodeOutput(_joined(size, found))
+        text = (
+            "image: nothing to do, no face is found: there is no segment. Use a larger or more frontal face."
+        )
+        return nothing_to_do(text, _joined(size, found))
 
 
 def _face_segment(

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import BaseModel, ModelPatcher
 from ..host.scale_modes import resize
 from ..scaling.deep_shrink import faded_factor, low_passed, shrunk_size
 from ..scaling.size import Size

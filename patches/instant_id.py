@@ -23,13 +23,15 @@ from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.token_mask import mask_view
-from ..host.compat import CallbacksMP, ModelPatcher, attend, compute_dtype
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
+from ..host.layers import attend, compute_dtype
 from ..scaling.size import Size
 from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside

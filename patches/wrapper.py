@@ -17,9 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..host.compat import BaseModel, ModelPatcher, WrappersMP
 from ..host.log import forget_lines, log
 from .control_residuals import fit_control
 from .effect import Effect, Effects, Run

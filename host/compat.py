@@ -8,7 +8,6 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import comfy.model_management
@@ -21,11 +20,7 @@ from comfy.controlnet import ControlBase as ControlBase, T2IAdapter as T2IAdapte
 from comfy.latent_formats import SD15 as SD15, SDXL as SDXL, SDXL_Playground_2_5 as SDXL_Playground_2_5
 from comfy.ldm.modules import attention
 from comfy.ldm.modules.attention import SpatialTransformer as SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import (
-    Downsample as Downsample,
-    Upsample as Upsample,
-    forward_timestep_embed,
-)
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample as Downsample, Upsample as Upsample
 from comfy.model_base import BaseModel as BaseModel, ModelType as ModelType
 from comfy.model_patcher import ModelPatcher as ModelPatcher
 from comfy.patcher_extension import CallbacksMP as CallbacksMP, WrappersMP as WrappersMP
@@ -118,18 +113,3 @@ def attend(
 def compute_dtype(model: BaseModel) -> torch.dtype:
     """Return the type of numbers that the model's layers work on, whatever type its weights are kept in."""
     return model.get_dtype_inference()
-
-
-@cache
-def reaches_upsample() -> bool:
-    """Tell whether this ComfyUI offers an Upsample to a patch; before 0.19 it offered only a Downsample."""
-    asked: list[nn.Module] = []
-
-    def note(layer: nn.Module, features: Tensor, *_: Any) -> Tensor:
-        asked.append(layer)
-        return features
-
-    patches = {"forward_timestep_embed_patch": [(Upsample, note)]}
-    layers: Any = [Upsample(1, use_conv=False)]
-    forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
-    return bool(asked)

@@ -21,8 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import Downsample, ModelPatcher, Upsample, reaches_upsample, with_cast_weights
+from ..host.compat import Downsample, ModelPatcher, Upsample, with_cast_weights
 from ..host.scale_modes import resize
+from ..host.upsample import reaches_upsample
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
 from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size

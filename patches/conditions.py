@@ -1,8 +1,8 @@
-"""Which conditioning each part of a batch belongs to, told by the conditionings themselves.
+"""Which conditioning each part of a batch belongs to, read from the conditionings themselves.
 
 The host numbers the conditionings of a call as each guider likes: 0 is the positive one for the KSampler and the negative
 one for DualCFG. So every conditioning of a run is given a mark beside what the host encodes for the model. Wherever the
-host cuts, batches or copies conditionings, the marks go along, and arrive with the model call in the order of the batch.
+host cuts, batches or copies conditionings, the marks are cut and copied too, and arrive with the model call in the order of the batch.
 """
 
 from __future__ import annotations

@@ -15,18 +15,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from typing import Any
 
-import torch
 import torch.nn.functional as F
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample, forward_timestep_embed
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import bad_input
 from ..host.layers import with_cast_weights
 from ..host.scale_modes import resize
+from ..host.upsample import reaches_upsample
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
 from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size
@@ -305,18 +304,3 @@ def _restore(
     features = times(features, settings.ca_pre_upscale_multiplier)
     features = resize(features, skip.shape[-2:], settings.ca_upscale_mode)
     return times(features, settings.ca_post_upscale_multiplier), skip
-
-
-@cache
-def reaches_upsample() -> bool:
-    """Tell whether this ComfyUI offers an Upsample to a patch; before 0.19 it offered only a Downsample."""
-    asked: list[nn.Module] = []
-
-    def note(layer: nn.Module, features: Tensor, *_: Any) -> Tensor:
-        asked.append(layer)
-        return features
-
-    patches = {"forward_timestep_embed_patch": [(Upsample, note)]}
-    layers: Any = [Upsample(1, use_conv=False)]
-    forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
-    return bool(asked)

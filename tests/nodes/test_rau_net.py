@@ -8,9 +8,9 @@ import re
 import pytest
 import torch
 from comfy_api.latest import io
+from megapixel.host.upsample import reaches_upsample
 from megapixel.nodes.rau_net import RES_MODES, MegapixelRAUNet, MegapixelRAUNetSimple
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_effect import reaches_upsample
 from megapixel.patches.rau_net_published import Published
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.wrapper import effects_of

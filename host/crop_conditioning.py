@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ..attention.token_mask import VIEW, Part, View
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.size import Size
 from ..segs.crop import crop_resized, fit_aspect
 from .log import log_once
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..faces.face import Face
 from ..host.faces import faces_in
 from ..scaling.box import Box
+from ..scaling.grow import enlarge_box
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
@@ -184,7 +185,7 @@ def _face_segment(
 ) -> SEG:
     left, top, right, bottom = face.box
     box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
-    part = {"ellipse": ellipse_part, "box": box_part}[shape](box.enlarged(mask_scale))
+    part = {"ellipse": ellipse_part, "box": box_part}[shape](enlarge_box(box, mask_scale))
     return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from .deep_shrink import Size
+from .size import Size
 
 STRIDE = 4
 Span = tuple[float, float]

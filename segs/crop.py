@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.size import Size
 
 
 def crop_picture(picture: Tensor, box: Box) -> Tensor:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.size import Size
 from .segment import SEG, box_of, confidence_of, read_mask
 from .weight import place_mask
 

@@ -13,7 +13,9 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.grow import grow_box
+from ..scaling.size import Size
 from .colour import match_colours
 from .crop import crop_picture
 from .paste import add_segment, paste_segment
@@ -86,7 +88,7 @@ def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fi
         inside = region.clamped(fit.size)
         if segment.empty or not inside.area:
             continue
-        cut = Cut(segment, region, inside.grown(fit.size, fit.multiple, fit.least), fit)
+        cut = Cut(segment, region, grow_box(inside, fit.size, fit.multiple, fit.least), fit)
         numbers = range(frames) if segment.frame is None else [segment.frame]
         pieces += [Piece(cut, number) for number in numbers if 0 <= number < frames]
     return pieces

@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from ..scaling.box import Box
+from ..scaling.size import Size
 
 VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
 
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangle of a latent, in latent pixels: the whole latent's size, the rectangle's, and its top left corner."""
+    """A box in a picture or latent of size `whole`."""
 
+    box: Box
     whole: Size
-    size: Size
-    corner: Size
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,11 @@ class View:
 
 
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
-    """Return what of `mask` (M, H, W) covers a part of the picture; None is the whole."""
+    """Return what of `mask` (M, H, W) covers a part of the picture, at least one pixel; None is the whole."""
     if part is None:
         return mask
-    rows, columns = (
-        _span(length, whole, start, extent)
-        for length, whole, start, extent in zip(
-            mask.shape[-2:], part.whole, part.corner, part.size, strict=True
-        )
-    )
-    return mask[:, rows, columns]
-
-
-def _span(length: int, whole: int, start: int, extent: int) -> slice:
-    """Return which pixels of `length` cover `extent` of `whole` from `start` on; at least one."""
-    first = min(round(start * length / whole), length - 1)
-    return slice(first, max(first + 1, round((start + extent) * length / whole)))
+    box = part.box.nearest(part.whole, (mask.shape[-2], mask.shape[-1]))
+    return mask[:, box.rows, box.columns]
 
 
 def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pictures: int) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..segs.blur import blur_mask
 from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
-from .crop_conditioning import Canvas, Conditioning, Place, crop_conditioning, effect_in
+from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
 from .differential_diffusion import with_soft_masks
 from .log import log
 from .segment_noise import can_batch, segment_sampler, start_noise
@@ -62,10 +62,6 @@ class _Encoded:
     latent: Tensor  # (1, C, …)
     mask: Tensor  # (h, w)
     hidden: Tensor | None  # latent of what an inpainting model may see
-
-    @property
-    def place(self) -> Place:
-        return Place(self.piece.cut.box, self.piece.frame)
 
     @property
     def control(self) -> Any:
@@ -146,7 +142,7 @@ class SegmentSampler:
         groups: dict[tuple[Any, ...], list[_Encoded]] = {}
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
-            effects = tuple(effect_in(text, entry.place, self._canvas) for text in texts)
+            effects = tuple(effect_in(text, entry.piece.crop, self._canvas) for text in texts)
             own = entry.number if entry.control is not None else None
             groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
         for group in groups.values():
@@ -215,7 +211,10 @@ class SegmentSampler:
         """Return the model, and positive and negative, for these segments."""
         settings, first = self._settings, batch[0]
         texts = [settings.positive, settings.negative]
-        model, texts = self._model, crop_conditioning(texts, [entry.place for entry in batch], self._canvas)
+        model, texts = (
+            self._model,
+            crop_conditioning(texts, [entry.piece.crop for entry in batch], self._canvas),
+        )
         if first.control is not None:  # such a segment is alone in its batch
             texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
             if hasattr(first.control, "doit_ipadapter"):

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..segs.choose import slice_segments
-from ..segs.paste import merge_results
+from ..segs.merge import merge_results
 from ..segs.segment import read_shape
 from .segs_sockets import CATEGORY, segs_socket
 

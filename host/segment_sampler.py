@@ -18,7 +18,6 @@ from ..segs.blur import blur_mask
 from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
 from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
-from .differential_diffusion import with_soft_masks
 from .log import log
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
@@ -103,8 +102,8 @@ class SegmentSampler:
 
     @cached_property
     def _model(self) -> Any:
-        soft = self._settings.noise_mask_feather > 0
-        return with_soft_masks(self._settings.model) if soft else self._settings.model
+        model = self._settings.model
+        return with_soft_masks(model) if self._settings.noise_mask_feather > 0 else model
 
     @cached_property
     def _sigmas(self) -> Tensor:
@@ -246,6 +245,15 @@ class SegmentSampler:
 def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
     """Return masks (h, w) as (B, 1, h, w), or (B, 1, 1, h, w) for latents with a time."""
     return torch.stack(list(masks))[(slice(None), *(None,) * (dimensions - 3))]
+
+
+def with_soft_masks(model: Any) -> Any:
+    """Return a copy of the model that takes soft masks as strengths; the model itself where it already has a way to do so."""
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    if "denoise_mask_function" in model.model_options:
+        return model
+    return DifferentialDiffusion.execute(model).args[0]
 
 
 def _rgb(cut: Tensor) -> Tensor:

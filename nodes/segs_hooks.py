@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..host.sigmas import resample_levels
+from ..host.resampled_sigmas import resample_levels
 from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 

@@ -6,7 +6,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from megapixel.host.sigmas import resample_levels
+from megapixel.host.resampled_sigmas import resample_levels
 from megapixel.nodes.segs_filter import MegapixelSEGSFilter
 from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS

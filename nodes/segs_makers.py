@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io
-from torch import Tensor
 
+from ..errors import bad_input
 from ..faces.face import Face
 from ..host.faces import faces_in
+from ..host.images import check_pixels
 from ..scaling.box import Box
 from ..scaling.grow import enlarge_box
+from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
@@ -71,7 +71,8 @@ class MegapixelMaskToSEGS(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, label="mask", **settings) -> io.NodeOutput:
-        masks = _masks(mask)
+        masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask  # (F, H, W)
+        check_pixels(masks, 3, "mask", "masks")
         found = [mask_segments(single, label=label, **settings) for single in masks]
         return io.NodeOutput(_joined((masks.shape[1], masks.shape[2]), found))
 
@@ -126,9 +127,8 @@ class MegapixelTilesToSEGS(io.ComfyNode):
     @classmethod
     def execute(cls, image, tile_size, overlap, mask=None) -> io.NodeOutput:
         if overlap >= tile_size:
-            raise ValueError(
-                f"overlap: expected less than tile_size {tile_size}, got {overlap}. An eighth of the tile is usual."
-            )
+            expected = f"less than tile_size {tile_size}"
+            raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
         size = image.shape[1], image.shape[2]
         return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
 
@@ -180,31 +180,13 @@ class MegapixelFacesToSEGS(io.ComfyNode):
         return io.NodeOutput(_joined(size, found))
 
 
-def _face_segment(
-    face: Face, size: tuple[int, int], crop_factor: float, shape: str, mask_scale: float
-) -> SEG:
-    left, top, right, bottom = face.box
-    box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
+def _face_segment(face: Face, size: Size, crop_factor: float, shape: str, mask_scale: float) -> SEG:
+    box = Box.around(*face.box)
     part = {"ellipse": ellipse_part, "box": box_part}[shape](enlarge_box(box, mask_scale))
     return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 
 
-def _masks(mask: Tensor) -> Tensor:
-    """Return (F, H, W).
-
-    Raises:
-        ValueError: nothing in it; one sentence.
-    """
-    masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask
-    if masks.dim() != 3 or not masks.numel():
-        shape = "x".join(str(length) for length in mask.shape)
-        raise ValueError(
-            f"mask: expected masks of at least 1x1 pixels, got a tensor of {shape}. Check the node before."
-        )
-    return masks
-
-
-def _joined(size: tuple[int, int], found: list[list]) -> SEGS:
+def _joined(size: Size, found: list[list[SEG]]) -> SEGS:
     """Return the segments of every frame as one SEGS; those of a single frame belong to every frame."""
     if len(found) == 1:
         return size, found[0]

@@ -14,7 +14,7 @@ from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
-from .segs_sockets import CATEGORY, crop_factor_socket
+from .segs_sockets import CATEGORY
 
 
 class MegapixelMaskToSEGS(io.ComfyNode):
@@ -41,7 +41,7 @@ class MegapixelMaskToSEGS(io.ComfyNode):
                     default=False,
                     tooltip="One segment of all parts. Off: one for each connected part.",
                 ),
-                crop_factor_socket(3.0),
+                _crop_factor_socket(),
                 io.Boolean.Input(
                     "bbox_fill",
                     default=False,
@@ -152,7 +152,7 @@ class MegapixelFacesToSEGS(io.ComfyNode):
                     "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
                 ),
                 io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
-                crop_factor_socket(3.0),
+                _crop_factor_socket(),
                 io.Combo.Input(
                     "shape",
                     options=["ellipse", "box"],
@@ -178,6 +178,18 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             for faces in faces_in(faceanalysis, image)
         ]
         return io.NodeOutput(_joined(size, found))
+
+
+def _crop_factor_socket() -> io.Float.Input:
+    """Return how much of the surroundings is sampled with a segment."""
+    return io.Float.Input(
+        "crop_factor",
+        default=3.0,
+        min=1.0,
+        max=100.0,
+        step=0.1,
+        tooltip="Crop size relative to the segment. Larger crops give the model more context: 1.5 to 3 is usual; 1 takes none.",
+    )
 
 
 def _face_segment(face: Face, size: Size, crop_factor: float, shape: str, mask_scale: float) -> SEG:

@@ -5,32 +5,12 @@ M masks, H and W in pixels of the mask; B pictures; h and w of the token grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..scaling.box import Box
 from ..scaling.size import Size
-
-VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
-
-
-@dataclass(frozen=True)
-class Part:
-    """A box in a picture or latent of size `whole`."""
-
-    box: Box
-    whole: Size
-
-
-@dataclass(frozen=True)
-class View:
-    """What each picture of a batch shows of a larger one that masks were made for: a part of one of its frames."""
-
-    parts: tuple[Part, ...]
-    frames: tuple[int, ...]
+from .view import Part, View
 
 
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:

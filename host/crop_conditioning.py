@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.token_mask import VIEW, Part, View
+from ..attention.view import VIEW, Part, View
 from ..scaling.box import Box
 from ..scaling.size import Size
 from ..segs.crop import Crop, crop_resized, fit_aspect

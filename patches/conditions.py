@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention.token_mask import VIEW, Part, View
+from ..attention.view import VIEW, Part, View
 from ..scaling.box import Box
 from ..scaling.size import Size
 

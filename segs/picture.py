@@ -13,7 +13,8 @@ from torch import Tensor
 from ..scaling.box import Box
 from ..scaling.colours import rgb
 from ..scaling.size import Size
-from .segment import SEG, box_of, confidence_of, read_mask
+from .confidence import confidence_of
+from .segment import SEG, box_of, read_mask
 from .weight import place_mask
 
 LEAST = 512  # pixels of the longer side

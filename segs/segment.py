@@ -121,7 +121,7 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
         size = int(height), int(width)
         entries: list[SEG] = cast("list[SEG]", found) if isinstance(found, list) else list(found)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
-        raise _no_segs("((height, width), [segments])", segs) from None
+        raise _wrong_segs("((height, width), [segments])", segs) from None
     if min(size) < 1:
         picture = f"{size[1]}x{size[0]}"
         raise bad_input("segs", "a picture of at least 1x1", picture, "Check the node before.")
@@ -138,9 +138,9 @@ def box_of(region: Any, name: str, number: int) -> Box:
         left, top, right, bottom = (float(value) for value in region)
         box = Box.around(top, left, bottom, right)
     except (TypeError, ValueError, OverflowError):
-        raise _no_segment(f"{name} (x1, y1, x2, y2)", number, _in_one_line(region)) from None
+        raise wrong_segment(f"{name} (x1, y1, x2, y2)", number, in_one_line(region)) from None
     if min(box.size) < 1:
-        raise _no_segment(f"{name} with x1 < x2 and y1 < y2", number, _in_one_line(region))
+        raise wrong_segment(f"{name} with x1 < x2 and y1 < y2", number, in_one_line(region))
     return box
 
 
@@ -153,11 +153,11 @@ def read_mask(mask: Any, number: int) -> Tensor:
     try:
         values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))
     except (TypeError, ValueError):
-        raise _no_segment("a mask", number, "none" if mask is None else type(mask).__name__) from None
+        raise wrong_segment("a mask", number, "none" if mask is None else type(mask).__name__) from None
     shape = tuple(values.shape)
     flat = len(shape) >= 2 and all(length == 1 for length in shape[:-2])
     if not flat or not values.numel() or values.is_complex():
-        raise _no_segment("a mask of (h, w)", number, f"{values.dtype} of {shape}")
+        raise wrong_segment("a mask of (h, w)", number, f"{values.dtype} of {shape}")
     whole = not values.is_floating_point() and values.dtype != torch.bool
     values = values.reshape(shape[-2:]).to("cpu", torch.float32)
     if whole and bool(values.max() > 1):  # bytes
@@ -165,26 +165,11 @@ def read_mask(mask: Any, number: int) -> Tensor:
     return values.nan_to_num(0.0).clamp(0, 1)
 
 
-def confidence_of(segment: SEG, number: int) -> float:
-    """Return the confidence as a number: the first of an array, 1 where there is none.
-
-    Raises:
-        ValueError: it is no number.
-    """
-    value = segment.confidence
-    if value is None:
-        return 1.0
-    try:
-        return float(torch.as_tensor(value).flatten()[0])
-    except (TypeError, ValueError, IndexError, RuntimeError):
-        raise _no_segment("a number as the confidence", number, _in_one_line(value)) from None
-
-
 def _read(entry: Any, number: int, wanted: bool) -> Segment:
     try:
         region, mask = entry.crop_region, entry.cropped_mask
     except AttributeError:
-        raise _no_segs(f"a segment with crop_region and cropped_mask at {number}", entry) from None
+        raise _wrong_segs(f"a segment with crop_region and cropped_mask at {number}", entry) from None
     return Segment(
         number,
         box_of(region, "crop_region", number),
@@ -195,13 +180,15 @@ def _read(entry: Any, number: int, wanted: bool) -> Segment:
     )
 
 
-def _no_segs(expected: str, got: object) -> ValueError:
+def _wrong_segs(expected: str, got: object) -> ValueError:
     return bad_input("segs", expected, type(got).__name__, "Connect the output of a SEGS node.")
 
 
-def _no_segment(expected: str, number: int, got: str) -> ValueError:
+def wrong_segment(expected: str, number: int, got: str) -> ValueError:
+    """Return the error to raise for a part of a segment."""
     return bad_input("segs", f"{expected} in segment {number}", got, "Check the node that made it.")
 
 
-def _in_one_line(value: Any) -> str:
+def in_one_line(value: Any) -> str:
+    """Return a value as text without line breaks, for a message."""
     return " ".join(repr(value).split())

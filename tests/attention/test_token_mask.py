@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from megapixel.attention.token_mask import Part, View, crop_mask, mask_tokens, mask_view
+from megapixel.attention.token_mask import crop_mask, mask_tokens, mask_view
+from megapixel.attention.view import Part, View
 from megapixel.scaling.box import Box
 
 

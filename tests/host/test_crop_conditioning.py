@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.attention.token_mask import VIEW, Part
+from megapixel.attention.view import VIEW, Part
 from megapixel.host import crop_conditioning as module
 from megapixel.host.crop_conditioning import Canvas, effect_in
 from megapixel.host.log import forget_lines

@@ -16,47 +16,21 @@ import comfy.model_patcher
 import comfy.ops
 import comfy.samplers
 import torch
-from comfy.conds import CONDCrossAttn
-from comfy.controlnet import ControlBase, T2IAdapter
-from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
+from comfy.conds import CONDCrossAttn as CONDCrossAttn
+from comfy.controlnet import ControlBase as ControlBase, T2IAdapter as T2IAdapter
+from comfy.latent_formats import SD15 as SD15, SDXL as SDXL, SDXL_Playground_2_5 as SDXL_Playground_2_5
 from comfy.ldm.modules import attention
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample, forward_timestep_embed
-from comfy.model_base import BaseModel, ModelType
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy.ldm.modules.attention import SpatialTransformer as SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import (
+    Downsample as Downsample,
+    Upsample as Upsample,
+    forward_timestep_embed,
+)
+from comfy.model_base import BaseModel as BaseModel, ModelType as ModelType
+from comfy.model_patcher import ModelPatcher as ModelPatcher
+from comfy.patcher_extension import CallbacksMP as CallbacksMP, WrappersMP as WrappersMP
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
-
-__all__ = [
-    "SD15",
-    "SDXL",
-    "BaseModel",
-    "CONDCrossAttn",
-    "CallbacksMP",
-    "ControlBase",
-    "Downsample",
-    "ModelPatcher",
-    "ModelType",
-    "SDXL_Playground_2_5",
-    "SpatialTransformer",
-    "T2IAdapter",
-    "Upsample",
-    "WrappersMP",
-    "attend",
-    "compute_dtype",
-    "executing_node",
-    "intermediate_dtype",
-    "load_whole",
-    "new_patcher",
-    "original_module",
-    "prompt_server",
-    "reaches_upsample",
-    "sampler_function",
-    "sibling_devices",
-    "takes_noise_sampler",
-    "with_cast_weights",
-]
 
 
 def executing_node() -> tuple[str | None, str | None]:
@@ -65,7 +39,7 @@ def executing_node() -> tuple[str | None, str | None]:
     return (context.prompt_id, context.node_id) if context else (None, None)
 
 
-def prompt_server() -> Any | None:
+def prompt_server() -> Any:
     """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 

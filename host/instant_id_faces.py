@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.instant_id import combine_embeddings, negative_embedding
+from ..errors import bad_input
 from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
@@ -67,9 +68,9 @@ def tokens_of(face_embeds: Any) -> Tokens:
     try:
         return face_embeds["cond"], face_embeds["uncond"]
     except (TypeError, KeyError):
-        raise ValueError(
-            f"face_embeds: expected those of an InstantID node, got {type(face_embeds).__name__}. "
-            "Connect InstantID Attention."
+        got = type(face_embeds).__name__
+        raise bad_input(
+            "face_embeds", "those of an InstantID node", got, "Connect InstantID Attention."
         ) from None
 
 

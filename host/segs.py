@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
 from ..segs.segment import read_segments
 from ..upscale.channels import Channels
-from ..upscale.resized import resize_pictures
 from .compat import intermediate_dtype
 from .crop_conditioning import Canvas
 from .log import log

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
 from ..host.compat import CONDCrossAttn, ControlBase, T2IAdapter
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
@@ -44,14 +45,12 @@ def check_control_net(network: Any, context: int) -> None:
     InstantID's has the layout of any ControlNet for SDXL, so one for depth or poses cannot be told from it.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: it is another kind of ControlNet, or reads tokens of another width.
     """
     found = _unfit(network, context)
     if found:
-        raise ValueError(
-            f"control_net: expected InstantID's ControlNet for SDXL, got {found}. "
-            "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
-        )
+        hint = "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
+        raise bad_input("control_net", "InstantID's ControlNet for SDXL", found, hint)
 
 
 def _unfit(network: Any, context: int) -> str | None:

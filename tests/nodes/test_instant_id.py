@@ -16,14 +16,14 @@ import pytest
 import safetensors.torch
 import torch
 from megapixel.attention.instant_id import combine_embeddings, negative_embedding
-from megapixel.host.instant_id import instant_id_files, offer_instant_id_folder
+from megapixel.host.instant_id_files import instant_id_files, offer_instant_id_folder
 from megapixel.nodes.instant_id import (
     MegapixelInstantIDApply,
     MegapixelInstantIDAttention,
     MegapixelInstantIDControlNet,
 )
 from megapixel.nodes.instant_id_loader import MegapixelInstantIDLoader
-from megapixel.patches.model_call import effects_of
+from megapixel.patches.wrapper import effects_of
 from torch import nn
 
 from devhost.sampling import sample

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention.token_mask import VIEW, Part, View
+from ..attention.view import VIEW, Part, View
+from ..scaling.box import Box
 from ..scaling.size import Size
 
 MARK = "megapixel_conditions"  # among the host's `model_conds`
@@ -48,7 +49,7 @@ class _Mark:
         if area is None:
             return self
         height, width, top, left = area
-        part = Part(self.latent_size, (height, width), (top, left))
+        part = Part(Box(top, left, top + height, left + width), self.latent_size)
         return replace(self, conditions=tuple(replace(each, part=part) for each in self.conditions))
 
     def can_concat(self, other: _Mark) -> bool:

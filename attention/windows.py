@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-QUARTERS = 4
+from ..errors import bad_input
+from ..scaling.size import Size
 
-Size = tuple[int, int]
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class WindowGrid:
 
     def __post_init__(self) -> None:
         if not all(1 <= count <= side for side, count in zip(self.size, self.count, strict=True)):
-            raise ValueError(f"count: expected 1 to {self.size} windows along the sides, got {self.count}.")
+            hint = "A window holds at least one token."
+            raise bad_input("count", f"1 to {self.size} windows along height and width", self.count, hint)
 
     @property
     def window(self) -> Size:

@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..attention.token_mask import VIEW, Part, View
+from ..scaling.size import Size
 
 MARK = "megapixel_conditions"  # among the host's `model_conds`
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
+NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle
 BEFORE_THE_START = 999999999.9
 
 _FADE_POINTS = 33

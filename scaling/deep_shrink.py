@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from .size import Size
 
 # Picture side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
 SMALLEST_USEFUL_RATIO = 1.25

@@ -236,7 +236,9 @@ def test_every_quarter_moves_the_windows():
     [((4, 6), (5, 2)), ((4, 6), (2, 7)), ((4, 6), (0, 2)), ((1, 6), (2, 2)), ((4, 6), (2, -1))],
 )
 def test_a_count_that_does_not_fit_is_a_sentence(size, count):
-    with pytest.raises(ValueError, match=r"^count: expected 1 to \(\d, \d\) windows along the sides, got "):
+    with pytest.raises(
+        ValueError, match=r"^count: expected 1 to \(\d, \d\) windows along height and width, got "
+    ):
         WindowGrid(size, count)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from megapixel.patches.model_call import first_call
-from megapixel.patches.rau_net import Published
+from megapixel.patches.rau_net_published import Published
 from PIL import Image
 
 from devhost.effect import __main__ as command

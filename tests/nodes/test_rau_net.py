@@ -10,8 +10,10 @@ import torch
 from comfy_api.latest import io
 from megapixel.host.compat import reaches_upsample
 from megapixel.nodes.rau_net import RES_MODES, MegapixelRAUNet, MegapixelRAUNetSimple
-from megapixel.patches.model_call import effects_of
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
+from megapixel.patches.wrapper import effects_of
 
 from devhost.sampling import sample
 from devhost.tiny import random_models

@@ -11,7 +11,9 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.msw_msa import apply_msw_msa, known_preset
-from megapixel.patches.rau_net import RAUNet, apply_rau_net, pairs_of
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import pairs_of
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample

@@ -17,14 +17,55 @@ import torch
 from devhost.tiny import random_models
 from devhost.tiny.faces import save_antelopev2
 
+NOT_QUICK = {"browser", "devhost", "effect", "server"}  # folders
+MODELS = {
+    "sd15",
+    "sdxl",
+    "shallow_sdxl",
+    "short_sd15",
+    "light_model",
+    "request",
+}  # fixtures; `request` names one of them
 
-def pytest_collection_modifyitems(items):
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="what a change to one effect needs: without slow tests, and of each that samples a model its first case",
+    )
+
+
+def folders_of(item):
+    return set(item.nodeid.split("::")[0].split("/"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("quick") and collection_path.name in NOT_QUICK else None
+
+
+def pytest_collection_modifyitems(config, items):
     """Tests that share a server run in one process: mark them by their folder."""
     for item in items:
-        for folder in ("server", "browser"):
-            if folder in item.nodeid.split("::")[0].split("/"):
-                item.add_marker(getattr(pytest.mark, folder))
-                item.add_marker(pytest.mark.xdist_group(folder))
+        for folder in {"server", "browser"} & folders_of(item):
+            item.add_marker(getattr(pytest.mark, folder))
+            item.add_marker(pytest.mark.xdist_group(folder))
+    if config.getoption("quick"):
+        quick = list(quick_ones(items))
+        kept = set(quick)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = quick
+
+
+def quick_ones(items):
+    """Yield the tests that `--quick` runs."""
+    seen = set()
+    for item in items:
+        function = item.nodeid.split("[")[0]
+        first, samples = function not in seen, MODELS & set(item.fixturenames)
+        seen.add(function)
+        if (first or not samples) and not item.get_closest_marker("slow"):
+            yield item
 
 
 @pytest.fixture(scope="session")

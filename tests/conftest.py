@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 from devhost.host import import_host
 
 import_host()  # takes the pack's folder off sys.path again
@@ -26,13 +28,15 @@ MODELS = {
     "light_model",
     "request",
 }  # fixtures; `request` names one of them
+BRANCHES = ("origin/main", "main", "HEAD")  # a change is what differs from the first of these that exists
 
 
 def pytest_addoption(parser):
     parser.addoption(
         "--quick",
         action="store_true",
-        help="what a change to one effect needs: without slow tests, and of each that samples a model its first case",
+        help="what a change to one effect needs: all tests that are fast, one of each file that samples a model, "
+        "and, with their first cases, those of the files that are named as a changed one",
     )
 
 
@@ -59,13 +63,35 @@ def pytest_collection_modifyitems(config, items):
 
 def quick_ones(items):
     """Yield the tests that `--quick` runs."""
-    seen = set()
+    changed, begun = changed_names(), set()
     for item in items:
-        function = item.nodeid.split("[")[0]
-        first, samples = function not in seen, MODELS & set(item.fixturenames)
-        seen.add(function)
-        if (first or not samples) and not item.get_closest_marker("slow"):
-            yield item
+        if item.get_closest_marker("slow"):
+            continue
+        if MODELS & set(item.fixturenames):
+            name = item.path.stem.removeprefix("test_")
+            part = item.nodeid.split("[")[0] if name.startswith(changed) else item.path
+            if part in begun:
+                continue
+            begun.add(part)
+        yield item
+
+
+def changed_names():
+    """Return the names of the Python files that this branch and the working tree change, without their ends."""
+
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.split() if done.returncode == 0 else []
+
+    base = next((found[0] for branch in BRANCHES if (found := git("merge-base", branch, "HEAD"))), None)
+    files = (
+        [*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")]
+        if base
+        else []
+    )
+    return tuple(
+        {Path(file).stem.removeprefix("test_") for file in files if file.endswith(".py")} - {"__init__"}
+    )
 
 
 @pytest.fixture(scope="session")

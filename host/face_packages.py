@@ -1,4 +1,4 @@
-"""The packages that face analysis stands on: imported when a face node runs, and what to do where that fails.
+"""The packages that face analysis needs: imported when a face node runs, and what to do where that fails.
 
 onnxruntime and its build for NVIDIA, onnxruntime-gpu, fill one folder, and the one that was installed last is what imports.
 """
@@ -39,7 +39,7 @@ def import_face_analysis() -> Any:
 
 
 def choose_providers(provider: str) -> list[str]:
-    """Return onnxruntime's names for the provider and for the CPU behind it; the log says where only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU; log where only the CPU is left."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -54,7 +54,7 @@ def choose_providers(provider: str) -> list[str]:
 
 
 def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
-    """Say it in the log where a provider that onnxruntime has could not be started."""
+    """Log where a provider that onnxruntime has could not be started."""
     if not set(wanted) <= set(got):
         log.warning("provider: expected %s, got libraries that do not fit: the CPU does it.", provider)
 

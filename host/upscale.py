@@ -17,6 +17,7 @@ from ..upscale.channels import Channels
 from ..upscale.network import Descriptor, Network, choose_form
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
+from .images import check_pixels
 from .log import log
 from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
@@ -136,11 +137,7 @@ def pictures_of(image: Tensor) -> Tensor:
     Raises:
         ValueError: when there is no pixel in it.
     """
-    if image.dim() != 4 or not image.numel():
-        shape = "x".join(str(length) for length in image.shape)
-        raise bad_input(
-            "image", "pictures of at least 1x1 pixels", f"a tensor of {shape}", "Check the node before."
-        )
+    check_pixels(image)
     return image.movedim(-1, 1)
 
 

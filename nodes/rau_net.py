@@ -45,7 +45,7 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with every number in sight; what only a text could set has sockets of its own behind it."""
+    """RAU-Net with every number in sight; what only a text could set has sockets of its own after those."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..attention.windows import (
@@ -31,7 +32,6 @@ from ..attention.windows import (
     window_indices,
 )
 from ..errors import bad_input
-from ..host.compat import ModelPatcher
 from ..scaling.multiplier import times
 from ..scaling.size import Size
 from .effect import Effect, Effects, Run, Stacked, replace_earlier

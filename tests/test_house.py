@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from devhost.house import (
     BLOCKS,
     FOLDERS,
@@ -66,6 +68,7 @@ def test_files_load_only_what_they_may():
     assert not found, "\n" + "\n".join(found)
 
 
+@pytest.mark.slow  # a process of its own
 def test_the_pack_loads_nothing_but_itself():
     program = """
 import sys

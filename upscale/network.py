@@ -205,8 +205,8 @@ class _Copies:
             self.made[device] = _Copy(copied, parts)
         return self.made[device]
 
-    def load_and_run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
-        """Run a part of the copy on `device`, which is made and loaded where it is not there."""
+    def run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
+        """Run a part of the copy on `device`."""
         return self.on(device).run(part, tiles)
 
 
@@ -286,33 +286,32 @@ class Network:
                 device,
                 form.dtype,
                 form.layout,
-                None if form.dtype == torch.float32 else partial(self._exact.load_and_run, device, part),
+                None if form.dtype == torch.float32 else partial(self._exact.run, device, part),
             )
             for device in devices
         ]
-        exact = partial(self._exact.load_and_run, devices[0], part)
+        exact = partial(self._exact.run, devices[0], part)
         reach = partial(_reach, part, exact, channels, devices[0], self._sizes, store)
         return Stage(workers, scale, _need(part, workers[0], channels, store), reach, gives, part == TRUNK)
 
 
 def _need(part: str, worker: Worker, channels: int, store: Store) -> Need:
+    def measure() -> Need:
+        small, large = (textured_picture(channels, side, side, worker.device) for side in (64, 96))
+        return measure_need(worker, small, large)
+
     channels_last = worker.layout == torch.channels_last
-    return cached(
-        store,
-        f"need {part} {worker.device.type} {worker.dtype} {channels_last}",
-        Need.read,
-        lambda: measure_need(
-            worker, *(textured_picture(channels, side, side, worker.device) for side in (64, 96))
-        ),
-    )
+    key = f"need {part} {worker.device.type} {worker.dtype} {channels_last}"
+    return cached(store, key, Need.read, measure)
 
 
 def _reach(part: str, run: Run, channels: int, device: torch.device, sizes: Any, store: Store) -> Reach:
     multiple, minimum = (sizes.multiple_of, sizes.minimum) if part == WHOLE else (1, 1)
-    measured = cached(
-        store, f"reach {part}", Measured.read, lambda: measure_reach(run, channels, device, multiple)
-    )
-    return measured.reach(max(1, minimum))
+
+    def measure() -> Measured:
+        return measure_reach(run, channels, device, multiple)
+
+    return cached(store, f"reach {part}", Measured.read, measure).reach(max(1, minimum))
 
 
 def _weights(network: nn.Module) -> int:

@@ -21,6 +21,8 @@ from devhost.tiny import random_models, topology
 
 from .conftest import SHALLOW_SDXL
 
+pytestmark = pytest.mark.slow
+
 # Small, but large enough that the deepest features keep two pixels: FreeU divides by the span of their means.
 SIZES = [(24, 32), (33, 21)]
 STEPS = 2  # the first inside the windows of all effects, the last outside that of some

@@ -109,6 +109,11 @@ def test_a_second_effect_stacks_as_it_asks_for(sd15, kind, names, factors):
     assert not torch.equal(sample(first, SIZE, steps=1), expected)
 
 
+def test_two_kinds_of_one_name_are_an_error(sd15):
+    with pytest.raises(TypeError, match=r"^brighten: the name of two kinds of effects"):
+        add_effect(add_effect(sd15, Brighten()), Replacing())
+
+
 def test_plan_preview_shows_a_new_effect_by_what_it_brings(sd15):
     plan = plan_run(add_effect(sd15, Brighten()), SIZE, SIGMAS)
     assert plan.words == {"brighten": "Brighten: (2.0,)"}

@@ -58,12 +58,12 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "faceid",
             ],
             inputs=[
+                sdxl_socket(),  # first in the order of the outputs: what a bypassed node hands on
+                *conditioning_sockets(),
                 instant_id_socket(),
                 analysis_socket(),
                 control_net_socket(),
                 reference_socket(),
-                sdxl_socket(),
-                *conditioning_sockets(),
                 strength_socket(
                     "weight",
                     0.8,
@@ -138,10 +138,10 @@ class MegapixelInstantIDAttention(io.ComfyNode):
             ),
             search_aliases=["InstantIDAttentionPatch", "InstantID Patch Attention", "InstantID", "face identity"],
             inputs=[
+                sdxl_socket(),  # first like the output: what a bypassed node hands on
                 instant_id_socket(),
                 analysis_socket(),
                 reference_socket(),
-                sdxl_socket(),
                 strength_socket(
                     "weight", 1.0, (-1.0, 3.0), "How strongly the face is kept. 0.6 to 1.2 works; 0 changes nothing, less than 0 "
                     "leads away from the face.",
@@ -188,10 +188,10 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             ),
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
+                *conditioning_sockets(),  # first in the order of the outputs: what a bypassed node hands on
                 FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, ours or the known pack's."),
                 control_net_socket(),
                 keypoints_socket("Drawn keypoints of the face, from Face Keypoints."),
-                *conditioning_sockets(),
                 strength_socket(
                     "strength", 1.0, (0.0, 10.0), "How strictly the pose is held. 0.4 to 1 works; 0 changes nothing."
                 ),

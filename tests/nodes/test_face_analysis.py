@@ -268,6 +268,7 @@ BUILDS = {  # other names for what fills the same folders, and what is missing
 def test_other_builds_are_left_alone(case, put, monkeypatch):
     there, missing, command = BUILDS[case]
     absent(monkeypatch, *missing)
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
     monkeypatch.setattr(face_install, "installed", there.__contains__)
     monkeypatch.setattr(face_install, "_pins", lambda: ["numpy==2.1"])
     pip = f"{sys.executable} -m pip install"

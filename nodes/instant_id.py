@@ -11,8 +11,9 @@ from ..host.instant_id_faces import (
     keypoints_for,
     reference_faces,
     tokens_of,
+    undrawn,
 )
-from ..host.notice import nothing_to_do
+from ..host.notice import logged, nothing_to_do, with_notices
 from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
 from ..patches.instant_id import apply_instant_id, instant_id_for, person_in
 from .instant_id_sockets import (
@@ -117,8 +118,9 @@ class MegapixelInstantIDApply(io.ComfyNode):
         guide = FaceGuide(control_net, keypoints, strength, mask=as_masks(mask), **window)
         if person.idle and guide.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
-        return io.NodeOutput(
-            apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
+        texts = [] if guide.idle else logged(undrawn(keypoints))
+        return with_notices(
+            texts, apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
         )
 
 
@@ -216,4 +218,5 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
         guide = FaceGuide(control_net, image_kps, strength, start_at, end_at, as_masks(mask))
         if guide.idle:
             return nothing_to_do(f"InstantID ControlNet: nothing to do, {guide.idle}.", positive, negative)
-        return io.NodeOutput(*guide_by_face(positive, negative, guide, tokens))
+        texts = logged(undrawn(image_kps))
+        return with_notices(texts, *guide_by_face(positive, negative, guide, tokens))

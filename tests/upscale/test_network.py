@@ -17,6 +17,8 @@ from torch import nn
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PLENTY = 1e15
 

@@ -2,7 +2,7 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from .host.instant_id import offer_instant_id_folder
+from .host.instant_id_files import offer_instant_id_folder
 from .host.replacements import offer_replacements
 from .host.upscale import offer_models
 from .nodes import NODES

@@ -101,7 +101,7 @@ def _axis(
 
 
 def partition_windows(tokens: Tensor, source: Tensor, windows: int) -> Tensor:
-    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry behind each other."""
+    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry one after another."""
     batch, _, width = tokens.shape
     # (B, N, D) -> (B, K T, D) -> (B K, T, D)
     return tokens.index_select(1, source).reshape(batch * windows, -1, width)

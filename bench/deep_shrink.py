@@ -19,8 +19,8 @@ from devhost.host import import_host
 import_host()
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.host.compat import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.topology import topology_of
 from megapixel.patches.wrapper import WRAPPER_KEY

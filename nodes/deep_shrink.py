@@ -11,7 +11,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """Deep Shrink as people know it, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` added behind."""
+    """The original Deep Shrink, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` after its inputs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

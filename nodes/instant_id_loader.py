@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..host.instant_id import instant_id_files, load_instant_id
+from ..host.instant_id_files import instant_id_files, load_instant_id
 from .instant_id_sockets import InstantIDSocket
 
 

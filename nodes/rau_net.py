@@ -9,11 +9,11 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.parameter_text import LEVEL, SWITCH, read_parameters
 from ..host.scale_modes import scale_modes
+from ..patches.executed_steps import schedule_in
 from ..patches.rau_net import apply_rau_net
 from ..patches.rau_net_preset import known_preset
 from ..patches.rau_net_published import Published, kind_of
 from ..patches.rau_net_settings import Pool, RAUNet
-from ..patches.schedule import Schedule
 from ..patches.topology import Topology, topology_of
 from .hidiffusion_sockets import (
     blocks_socket,
@@ -43,7 +43,7 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with every number in sight; what only a text could set has sockets of its own behind it."""
+    """RAU-Net with every number in sight; what only a text could set has sockets of its own after those."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -85,7 +85,7 @@ def _rau_net(sockets: dict[str, Any]) -> RAUNet:
 
 def _is_ever_on(settings: dict[str, Any], pair: str) -> bool:
     start, end = settings[f"{pair}start_time"], settings[f"{pair}end_time"]
-    return Schedule(start, end, settings["time_mode"]).is_ordered
+    return schedule_in(settings["time_mode"], start, end).is_ordered
 
 
 def _known_inputs() -> list[io.Input]:

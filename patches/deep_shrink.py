@@ -1,6 +1,6 @@
 """Deep Shrink on a UNet: features shrink after an input block and grow back where the skips are longer.
 
-Source: Kohya's Deep Shrink as known from ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
+Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
 settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
 are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` chooses by the
 latent's size, and keeps what is fixed while features are small free of their noise.
@@ -16,11 +16,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import comfy.utils
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import BaseModel, ModelPatcher
-from ..host.scale_modes import resize
 from ..scaling.deep_shrink import faded_factor, low_passed, shrunk_size
 from ..scaling.size import Size
 from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
@@ -200,15 +201,20 @@ def _shrink(index: int, shrink: DeepShrink, features: Tensor, options: dict[str,
     step = plan.steps[index]
     if step.factor == 1.0 or step.block != options["block"][1]:
         return features
-    return resize(features, shrunk_size(features.shape[-2:], step.factor), shrink.downscale_method)
+    return _resize(features, shrunk_size(features.shape[-2:], step.factor), shrink.downscale_method)
 
 
 def _grow_back(
     shrink: DeepShrink, features: Tensor, skip: Tensor | None, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
     if skip is not None and features.shape[-2:] != skip.shape[-2:]:
-        features = resize(features, skip.shape[-2:], shrink.upscale_method)
+        features = _resize(features, skip.shape[-2:], shrink.upscale_method)
     return features, skip
+
+
+def _resize(features: Tensor, size: Sequence[int], method: ScaleMethod) -> Tensor:
+    height, width = size
+    return comfy.utils.common_upscale(features, width, height, method, "disabled")
 
 
 def _full_factor(shrink: DeepShrink, model: BaseModel, latent_size: Sequence[int]) -> float:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from ..host.compat import ModelPatcher
+from comfy.model_patcher import ModelPatcher
+
 from ..scaling.size import Size
 from .model_call import ModelCall
 from .plan import Plan

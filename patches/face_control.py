@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.conds import CONDCrossAttn
+from comfy.controlnet import ControlBase, T2IAdapter
 from torch import Tensor
 
-from ..host.compat import CONDCrossAttn, ControlBase, T2IAdapter
+from ..errors import bad_input
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"
@@ -44,14 +46,12 @@ def check_control_net(network: Any, context: int) -> None:
     InstantID's has the layout of any ControlNet for SDXL, so one for depth or poses cannot be told from it.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: it is another kind of ControlNet, or reads tokens of another width.
     """
     found = _unfit(network, context)
     if found:
-        raise ValueError(
-            f"control_net: expected InstantID's ControlNet for SDXL, got {found}. "
-            "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
-        )
+        hint = "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
+        raise bad_input("control_net", "InstantID's ControlNet for SDXL", found, hint)
 
 
 def _unfit(network: Any, context: int) -> str | None:

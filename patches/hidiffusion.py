@@ -12,7 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..host.compat import ModelPatcher
+from comfy.model_patcher import ModelPatcher
+
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, known_preset

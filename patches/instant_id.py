@@ -4,7 +4,7 @@ Each person is an effect of its own: its replacement of the cross-attention call
 attention, another person, another pack's replacement) and adds its face to the result. So people and packs stack in any
 order, and each person has a weight, a window and a mask.
 
-Source: InstantID (arXiv 2401.07519) and the settings under which ComfyUI knows it (`ApplyInstantID`). We depart where
+Source: InstantID (arXiv 2401.07519) and the settings of the original node (`ApplyInstantID`). We depart where
 those cost or fail: keys and values come ready from the node, nothing is projected or read back while sampling; which half
 of the guidance is which comes from the conditionings themselves; the middle block is patched as well; masks are fitted to
 the tokens that are there.
@@ -23,13 +23,16 @@ from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.token_mask import mask_view
-from ..host.compat import CallbacksMP, ModelPatcher, attend, compute_dtype
+from ..errors import bad_input
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
+from ..host.layers import attend, compute_dtype
 from ..scaling.size import Size
 from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
@@ -84,23 +87,22 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: they do not.
     """
     own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
-        raise ValueError(
-            f"model: expected an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has "
-            f"them), got {type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}. "
-            "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
-        )
+        expected = f"an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has them)"
+        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}"
+        hint = "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
+        raise bad_input("model", expected, got, hint)
 
 
 def instant_id_for(value: Any, model: Any) -> InstantIDModel:
     """Return the model on an INSTANTID socket, if it fits a UNet.
 
     Raises:
-        ValueError: it does not, or is something else; one sentence.
+        ValueError: it does not, or is something else.
     """
     instantid = as_instant_id(value)
     check_base_model(model, instantid.network.widths, instantid.network.context)
@@ -171,7 +173,7 @@ class _FaceAttention:
 
 
 def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Tell whether an appended callback is within its noise levels; as known, each layer reads the noise level."""
+    """Return whether an appended callback is within its noise levels; as in the original, each layer reads the noise level."""
     sigma = float(options["sigmas"][0])
     return settings.get("sigma_end", 0.0) <= sigma <= settings.get("sigma_start", float("inf"))
 

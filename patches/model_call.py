@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import BaseModel, ModelPatcher
 from ..scaling.size import Size
 from .schedule import Schedule
 from .topology import Topology, topology_of

@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..attention.windows import (
@@ -31,13 +32,13 @@ from ..attention.windows import (
     window_indices,
 )
 from ..errors import bad_input
-from ..host.compat import ModelPatcher
 from ..scaling.multiplier import times
 from ..scaling.size import Size
 from .effect import Effect, Effects, Run, Stacked, replace_earlier
+from .executed_steps import schedule_in, step_of
 from .model_call import ModelCall
 from .plan import Plan
-from .schedule import NEVER_ON, Schedule, Unit, step_of
+from .schedule import NEVER_ON, Schedule, Unit
 from .token_grid import token_grid
 from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_of
 from .trained_size import NOT_LARGER, is_above_trained, trained_side
@@ -76,7 +77,7 @@ class MSWMSA:
     @property
     def schedule(self) -> Schedule:
         """When the windows are on."""
-        return Schedule(self.start_time, self.end_time, self.time_mode)
+        return schedule_in(self.time_mode, self.start_time, self.end_time)
 
 
 def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:

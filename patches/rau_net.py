@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from comfy.model_patcher import ModelPatcher
+
 from ..errors import bad_input
-from ..host.compat import ModelPatcher
 from .rau_net_effect import RAUNets
 from .rau_net_published import ca_partners, pairs_of
 from .rau_net_settings import Fixed, RAUNet, Recipe

@@ -18,11 +18,14 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch.nn.functional as F
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import Downsample, ModelPatcher, Upsample, reaches_upsample, with_cast_weights
+from ..host.layers import with_cast_weights
 from ..host.scale_modes import resize
+from ..host.upsample import reaches_upsample
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
 from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..errors import bad_input
+from .executed_steps import schedule_in
 from .model_call import ModelCall
 from .schedule import Schedule, Unit
 from .topology import Blocks
@@ -62,7 +63,7 @@ class RAUNet:
                 whole = "a whole number for ca_downscale_mode avg_pool2d"
                 raise bad_input(socket, whole, f"{factor:g}", "adaptive_avg_pool2d takes any.")
         fade = self.ca_fadeout_start_time
-        if fade is not None and not Schedule(fade, self.ca_end_time, self.time_mode).is_ordered:
+        if fade is not None and not schedule_in(self.time_mode, fade, self.ca_end_time).is_ordered:
             before_end = f"a time before ca_end_time ({self.ca_end_time:g})"
             hint = "The effect fades from here to its end."
             raise bad_input("ca_fadeout_start_time", before_end, f"{fade:g}", hint)
@@ -76,12 +77,12 @@ class RAUNet:
     @property
     def schedule(self) -> Schedule:
         """When the Downsample pair is on."""
-        return Schedule(self.start_time, self.end_time, self.time_mode)
+        return schedule_in(self.time_mode, self.start_time, self.end_time)
 
     @property
     def ca_schedule(self) -> Schedule:
         """When the CA pair is on, at any strength."""
-        return Schedule(self.ca_start_time, self.ca_end_time, self.time_mode)
+        return schedule_in(self.time_mode, self.ca_start_time, self.ca_end_time)
 
     def ca_strength(self, call: ModelCall) -> float:
         """Return how strongly the CA pair is on, 0 to 1."""
@@ -89,7 +90,7 @@ class RAUNet:
         if not strength or self.ca_fadeout_start_time is None:
             return strength
         length = abs(self.ca_end_time - self.ca_fadeout_start_time)
-        fading = Schedule(self.ca_start_time, self.ca_fadeout_start_time, self.time_mode, length)
+        fading = schedule_in(self.time_mode, self.ca_start_time, self.ca_fadeout_start_time, length)
         return max(call.strength(fading), self.ca_fadeout_cap)
 
 

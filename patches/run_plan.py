@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..host.compat import ModelPatcher
 from ..scaling.size import Size
 from .effect import Effects
 from .model_call import first_call

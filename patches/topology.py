@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import nn
 
 from ..errors import bad_input
-from ..host.compat import Downsample, SpatialTransformer, Upsample, original_module
+from ..host.compat import original_module
 from ..scaling.size import Size
 
 Blocks = tuple[int, ...]  # numbers of blocks of one kind
@@ -73,11 +75,6 @@ class Topology:
     def downsamplers(self) -> tuple[int, ...]:
         """The input blocks that hold a Downsample, shallow to deep."""
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
-
-    @property
-    def upsamplers(self) -> tuple[int, ...]:
-        """The output blocks that hold an Upsample, deep to shallow."""
-        return tuple(i for i, block in enumerate(self.outputs) if block.resample == "up")
 
     @property
     def attention_level(self) -> int:

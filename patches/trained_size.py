@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
+from comfy.model_base import BaseModel, ModelType
+
 from ..errors import bad_input
-from ..host.compat import SD15, SDXL, BaseModel, ModelType, SDXL_Playground_2_5
 from ..scaling.deep_shrink import automatic_factor
 
 NOT_LARGER = "not clearly above the trained size"  # why an effect is idle

@@ -17,9 +17,11 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..host.compat import BaseModel, ModelPatcher, WrappersMP
 from ..host.log import forget_lines, log
 from .control_residuals import fit_control
 from .effect import Effect, Effects, Run
@@ -55,9 +57,15 @@ def effects_of(model: ModelPatcher) -> Effects:
 
 
 def add_effect(model: ModelPatcher, effect: Effect) -> ModelPatcher:
-    """Return a clone of `model` with one more effect, stacked on those that it has as the effect itself asks for."""
+    """Return a clone of `model` with one more effect, stacked on those that it has as the effect itself asks for.
+
+    Raises:
+        TypeError: an effect of another kind has its name.
+    """
     effects = effects_of(model)
     name, stacked = effect.stacked(effects)
+    if not isinstance(effects.get(name, effect), type(effect)):
+        raise TypeError(f"{name}: the name of two kinds of effects, {effects[name].label} and {effect.label}")
     patched = model.clone()
     effect.install(patched, name, effects.get(name))
     wrapper = _Wrapper(MappingProxyType({**effects, name: stacked}))

@@ -127,6 +127,24 @@ def draw():
     return lambda *shape, seed=0: torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.fixture(scope="session")
+def random_boxes():
+    """A function (random, size, count, most) that draws boxes (x1, y1, x2, y2) inside a size, some at its borders."""
+
+    def draw(random, size, count, most=40):
+        boxes = []
+        for _ in range(count):
+            spans = []
+            for length in (size[1], size[0]):
+                side = random.randint(1, min(most, length))
+                low = random.choice([0, length - side, *(random.randint(0, length - side) for _ in range(4))])
+                spans.append((low, low + side))
+            boxes.append((spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
+        return boxes
+
+    return draw
+
+
 @pytest.fixture(autouse=True)
 def global_random_state_untouched():
     """No test may leave the global generator changed: nothing of ours reads or writes it."""

@@ -11,8 +11,7 @@ from megapixel.nodes import NODES
 from devhost.demo import workflow_prompt
 from devhost.environment import ROOT
 from devhost.known_nodes import KNOWN
-from devhost.segs_demo import UPSCALE, draw_figures
-from devhost.segs_demo import tiny_prompt as tiny_prompt_of_segs
+from devhost.segs_demo import UPSCALE, draw_figures, tiny_prompt as tiny_prompt_of_segs
 from devhost.upscale_demo import write_picture
 from devhost.workflow import prompt_node, to_graph
 

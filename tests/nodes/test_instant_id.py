@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from megapixel.attention.instant_id import combine_embeddings, negative_embedding
-from megapixel.host.instant_id import instant_id_files, offer_instant_id_folder
+from megapixel.host.instant_id_files import instant_id_files, offer_instant_id_folder
 from megapixel.nodes.instant_id import (
     MegapixelInstantIDApply,
     MegapixelInstantIDAttention,

@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 from comfy_api.latest import io
-from megapixel.host.compat import reaches_upsample
+from megapixel.host.upsample import reaches_upsample
 from megapixel.nodes.rau_net import RES_MODES, MegapixelRAUNet, MegapixelRAUNetSimple
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_published import Published

@@ -7,8 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
-from megapixel.host.compat import reaches_upsample
 from megapixel.host.scale_modes import SCALE_MODES, resize, scale_modes
+from megapixel.host.upsample import reaches_upsample
 from megapixel.nodes.rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_settings import RAUNet

@@ -12,8 +12,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.msw_msa import apply_msw_msa
-from megapixel.patches.msw_msa import known_preset as known_windows
+from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_preset import Resolution, known_preset
 from megapixel.patches.rau_net_published import Published

@@ -14,7 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.samplers import calculate_sigmas
-from megapixel.host.compat import reaches_upsample
+from megapixel.host.upsample import reaches_upsample
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_preset import known_preset

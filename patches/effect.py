@@ -68,7 +68,7 @@ class Effect(ABC):
 
     @abstractmethod
     def describe(self, call: ModelCall) -> str:
-        """Return its part of a run's log line, the label and the chosen settings. Called only where it is not idle."""
+        """Return the chosen settings for a run's log line. Called only where it is not idle."""
 
     @abstractmethod
     def plan(self, call: ModelCall) -> Plan | None:
@@ -80,7 +80,7 @@ class Effect(ABC):
     def log_line(self, call: ModelCall) -> str:
         """Return what is logged at the start of a run, and written into Plan Preview."""
         if (reason := self.idle(call)) is None:
-            return self.describe(call)
+            return f"{self.label}: {self.describe(call)}"
         height, width = call.latent_size
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
 

@@ -28,7 +28,7 @@ MODELS = {
     "light_model",
     "request",
 }  # fixtures; `request` names one of them
-BRANCHES = ("origin/main", "main", "HEAD")  # a change is what differs from the first of these that exists
+BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
 
 def pytest_addoption(parser):

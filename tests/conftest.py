@@ -65,7 +65,7 @@ def quick_ones(items):
     """Yield the tests that `--quick` runs."""
     changed, begun = changed_names(), set()
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") or "compiled" in item.fixturenames:
             continue
         if MODELS & set(item.fixturenames):
             name = item.path.stem.removeprefix("test_")

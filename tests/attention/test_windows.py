@@ -196,6 +196,7 @@ def published_reverse(windows, size, quarter):
     return torch.roll(cut.reshape(-1, height, width, windows.shape[-1]), shift, (1, 2)).flatten(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quarter", range(4))
 def test_even_sizes_are_cut_as_published_bit_for_bit(draw, quarter):
     pool = draw(2, 96 * 96, 1)

@@ -170,7 +170,7 @@ class DeepShrinks(Effect):
         return idle_together(_idle(shrink, call) for shrink in self.shrinks)
 
     def describe(self, call: ModelCall) -> str:
-        return f"{self.label}: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
+        return "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
     def plan(self, call: ModelCall) -> ShrinkPlan | None:
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]

@@ -70,7 +70,7 @@ class Effect(ABC):
 
     @abstractmethod
     def describe(self, call: ModelCall) -> str:
-        """Return its part of a run's log line, the label and the chosen settings. Called only where it is not idle."""
+        """Return the chosen settings for a run's log line. Called only where it is not idle."""
 
     @abstractmethod
     def plan(self, call: ModelCall) -> Plan | None:
@@ -83,7 +83,7 @@ class Effect(ABC):
         """Return what is logged at the start of a run, and written into Plan Preview."""
         reason = self.idle(call) or (None if self._acts(call) else NO_STEP)
         if reason is None:
-            return self.describe(call)
+            return f"{self.label}: {self.describe(call)}"
         height, width = call.latent_size
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
 

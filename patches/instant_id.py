@@ -259,7 +259,7 @@ class FaceEffect(Effect):
         person = self.person
         where = "everywhere" if person.mask is None else "in the mask"
         text = (
-            f"{self.label}: weight {person.weight:g}, start_at {person.start_at:g}, end_at {person.end_at:g}, {where}, "
+            f"weight {person.weight:g}, start_at {person.start_at:g}, end_at {person.end_at:g}, {where}, "
             f"{len(person.face.widths)} layers"
         )
         if call.latent_size == WATERMARK_SIZE:

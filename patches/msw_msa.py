@@ -192,7 +192,7 @@ class WindowedAttention(Effect):
         unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
         size = f", trained_size {config.trained_size}" if config.trained_size else ""
         return (
-            f"{self.label}: {', '.join(self._lists())}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
+            f"{', '.join(self._lists())}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
             f"windows {config.windows}{size}"
         )
 

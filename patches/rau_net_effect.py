@@ -125,7 +125,7 @@ class RAUNets(Effect):
     def describe(self, call: ModelCall) -> str:
         height, width = call.latent_size
         chosen = "; then ".join(_describe(recipe.settings(call)) for recipe in self.recipes)
-        return f"{self.label} at latent {height}x{width}: {chosen}"
+        return f"latent {height}x{width}: {chosen}"
 
     def plan(self, call: ModelCall) -> RescalePlan | None:
         dilated: dict[int, RAUNet] = {}

@@ -28,7 +28,7 @@ MODELS = {
     "light_model",
     "request",
 }  # fixtures; `request` names one of them
-BRANCHES = ("origin/main", "main", "HEAD")  # a change is what differs from the first of these that exists
+BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
 
 def pytest_addoption(parser):
@@ -65,7 +65,7 @@ def quick_ones(items):
     """Yield the tests that `--quick` runs."""
     changed, begun = changed_names(), set()
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") or "compiled" in item.fixturenames:
             continue
         if MODELS & set(item.fixturenames):
             name = item.path.stem.removeprefix("test_")

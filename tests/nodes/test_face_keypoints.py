@@ -50,6 +50,7 @@ def refused(face_analysis):
     return run
 
 
+@pytest.mark.slow
 def test_a_batch_gives_one_entry_for_each_picture_and_black_without_a_face(face_analysis, caplog):
     batch = image([LEFT], [], [LEFT, RIGHT], [])
     kept = batch.clone()

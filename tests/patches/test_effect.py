@@ -55,7 +55,7 @@ class Brighten(Effect):
         return "all factors are 1" if set(self.factors) == {1.0} else None
 
     def describe(self, call):
-        return f"{self.label}: {self.factors}"
+        return f"factors {self.factors}"
 
     def plan(self, call):
         return None if self.idle(call) else FactorPlan(float(torch.tensor(self.factors).prod()))
@@ -116,7 +116,7 @@ def test_two_kinds_of_one_name_are_an_error(sd15):
 
 def test_plan_preview_shows_a_new_effect_by_what_it_brings(sd15):
     plan = plan_run(add_effect(sd15, Brighten()), SIZE, SIGMAS)
-    assert plan.words == {"brighten": "Brighten: (2.0,)"}
+    assert plan.words == {"brighten": "Brighten: factors (2.0,)"}
     assert Brighten.colour in {colour for _, colour in draw_plan(plan).getcolors(1 << 20)}
 
 

@@ -23,6 +23,8 @@ from megapixel.patches.wrapper import planned
 from devhost.sampling import sample
 from devhost.tiny import random_models
 
+pytestmark = pytest.mark.slow
+
 CELLS = 500
 CHUNKS = 10
 STEPS = 10

@@ -18,6 +18,8 @@ from torch import nn
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 PLENTY = 1e15
 

@@ -44,7 +44,11 @@ class MeasuredModel(dict[str, Any]):
         """Return the entry of every model that matches its seal; none where the file is missing or damaged."""
         try:
             entries = json.loads(self._file.read_text(encoding="utf-8")).items()
-            return {key: entry for key, entry in entries if _is_sealed(entry)}
+            return {
+                key: entry
+                for key, entry in entries
+                if isinstance(entry, dict) and entry == _sealed(entry.get("values"))
+            }
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
@@ -52,10 +56,6 @@ class MeasuredModel(dict[str, Any]):
 def _sealed(values: Any) -> dict[str, Any]:
     text = json.dumps(values, sort_keys=True)
     return {"format": FORMAT, "seal": hashlib.sha256(text.encode()).hexdigest(), "values": values}
-
-
-def _is_sealed(entry: Any) -> bool:
-    return isinstance(entry, dict) and entry == _sealed(entry.get("values"))
 
 
 def fingerprint(model: Descriptor) -> str:

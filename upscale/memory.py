@@ -73,15 +73,11 @@ class _LivingTensors(TorchDispatchMode):
             if isinstance(leaf, Tensor) and leaf.device == self.device:
                 storage = leaf.untyped_storage()
                 if id(storage) not in given and storage not in self._known:
-                    self._count(storage)
+                    self._known.add(storage)
+                    self._count(storage.nbytes())
+                    weakref.finalize(storage, self._count, -storage.nbytes())
         return made
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-        self._known.add(storage)
+    def _count(self, size: int) -> None:
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, size)
-
-    def _forget(self, size: int) -> None:
-        self.now -= size

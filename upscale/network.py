@@ -158,7 +158,7 @@ class _Copy:
     parts: TwoParts | None
 
     def run(self, part: str, tiles: Tensor) -> Tensor:
-        if self.parts is None:
+        if part == WHOLE or self.parts is None:
             return self.descriptor(tiles.clone())  # some networks write into what they are given
         if part == TRUNK:
             return self.parts.trunk(tiles)
@@ -168,10 +168,10 @@ class _Copy:
 class _Copies:
     """Copies of one model in one form, one a device, each made when it is first asked for."""
 
-    def __init__(self, descriptor: Descriptor, form: Form, load: Load, in_parts: bool) -> None:
+    def __init__(self, descriptor: Descriptor, form: Form, load: Load) -> None:
         # Weak, so that networks can be cached by their descriptors and still go with them.
         self._descriptor = weakref.ref(descriptor)
-        self.form, self._load, self._in_parts = form, load, in_parts
+        self.form, self._load = form, load
         self.made: dict[torch.device, _Copy] = {}
 
     def on(self, device: torch.device) -> _Copy:
@@ -183,8 +183,7 @@ class _Copies:
             assert descriptor is not None, "whoever uses a network holds its model"
             copied = copy_descriptor(descriptor, self.form)
             self._load(copied, device)
-            parts = split_network(copied.model, copied.input_channels) if self._in_parts else None
-            self.made[device] = _Copy(copied, parts)
+            self.made[device] = _Copy(copied, split_network(copied.model, copied.input_channels))
         return self.made[device]
 
     def run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
@@ -219,9 +218,9 @@ class Network:
         self.tiles_itself = getattr(descriptor.tiling, "name", "SUPPORTED") == "INTERNAL"
         self._sizes = descriptor.size_requirements
         self._store: Store = {} if store is None else store
-        self._copies = _Copies(descriptor, form or Form(), load, in_parts=True)
+        self._copies = _Copies(descriptor, form or Form(), load)
         parts, *_ = [self._copies.on(device).parts for device in devices]
-        self._exact = _Copies(descriptor, Form(), load, in_parts=parts is not None)
+        self._exact = _Copies(descriptor, Form(), load)
         self.shuffle = parts.shuffle if parts else 1
         if parts is None:
             self.work_shares = [1.0]
@@ -278,8 +277,7 @@ class Network:
 
 
 def _need(part: str, worker: Worker, channels: int, store: Store) -> Need:
-    channels_last = worker.layout == torch.channels_last
-    key = f"need {part} {worker.device.type} {worker.dtype} {channels_last}"
+    key = f"need {part} {worker.device.type} {worker.dtype} {worker.layout == torch.channels_last}"
     if key not in store:
         small, large = (textured_picture(channels, side, side, worker.device) for side in (64, 96))
         store[key] = asdict(measure_need(worker, small, large))

@@ -9,8 +9,7 @@ from ..faces.face import Face
 from ..host.faces import faces_in
 from ..host.images import check_pixels
 from ..host.notice import nothing_to_do
-from ..scaling.box import Box
-from ..scaling.grow import enlarge_box
+from ..scaling.grow import box_around, enlarge_box
 from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
@@ -206,7 +205,7 @@ def _crop_factor_socket() -> io.Float.Input:
 
 
 def _face_segment(face: Face, size: Size, crop_factor: float, shape: str, mask_scale: float) -> SEG:
-    box = Box.around(*face.box)
+    box = box_around(*face.box)
     part = {"ellipse": ellipse_part, "box": box_part}[shape](enlarge_box(box, mask_scale))
     return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 

@@ -27,9 +27,7 @@ class Need:
 def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
     """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
     peak, more_peak = measure_peak(run, small), measure_peak(run, large)
-    pixels, more_pixels = (
-        picture.shape[0] * picture.shape[-2] * picture.shape[-1] for picture in (small, large)
-    )
+    pixels, more_pixels = small[:, 0].numel(), large[:, 0].numel()
     return Need(max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels))
 
 

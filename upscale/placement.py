@@ -75,8 +75,6 @@ class Line:
 
     def _ramp(self, distance: Tensor) -> Tensor:
         """Rise from 0 to 1 across the mixed zone; r(d) + r(-d) = 1."""
-        if not self.blend:
-            return (distance > 0).double()
         return 0.5 - 0.5 * torch.cos(math.pi * (distance / (2 * self._zone) + 0.5).clamp(0, 1))
 
 

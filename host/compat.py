@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,6 +27,7 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample,
 from comfy.model_base import BaseModel, ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
+from comfy_api.latest import Input, InputImpl
 from comfy_execution.utils import get_executing_context
 from torch import Tensor, nn
 
@@ -55,6 +58,9 @@ __all__ = [
     "sampler_function",
     "sibling_devices",
     "takes_noise_sampler",
+    "trim_window",
+    "video_file",
+    "video_source",
     "with_cast_weights",
 ]
 
@@ -159,3 +165,23 @@ def reaches_upsample() -> bool:
     layers: Any = [Upsample(1, use_conv=False)]
     forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
     return bool(asked)
+
+
+def video_source(video: Any) -> str | io.BytesIO | None:
+    """Return the file behind a VIDEO, by its path or in memory; None for one whose frames are in memory."""
+    own = getattr(type(video), "get_stream_source", None)
+    if own in (None, getattr(Input.Video, "get_stream_source", None)):
+        return None  # the base class would encode the frames, and lose what H.264 loses
+    source = video.get_stream_source()
+    return os.fspath(source) if isinstance(source, os.PathLike) else source
+
+
+def trim_window(video: Any) -> tuple[float, float]:
+    """Return the part of a VIDEO's file that counts: start and duration in seconds, 0 for to the end."""
+    window = getattr(video, "get_active_trim_window", None)  # new after 0.16
+    return window() if window else (0.0, 0.0)
+
+
+def video_file(path: str) -> Any:
+    """Return a file as a VIDEO."""
+    return InputImpl.VideoFromFile(path)

@@ -20,16 +20,21 @@ HOST = {
     "server",
     "execution",
 }
-PURE = [folder for folder in ("scaling", "attention", "upscale", "segs", "faces") if (ROOT / folder).is_dir()]
+PURE = [
+    folder
+    for folder in ("scaling", "attention", "upscale", "segs", "faces", "video")
+    if (ROOT / folder).is_dir()
+]
 ALLOWED = {  # folder -> folders of the pack below it
     "scaling": set(),
     "attention": {"scaling"},
     "upscale": {"scaling"},
     "segs": {"scaling", "upscale"},
     "faces": {"scaling"},
-    "host": {"segs", "upscale", "attention", "scaling", "faces"},
+    "video": set(),
+    "host": {"segs", "upscale", "attention", "scaling", "faces", "video"},
     "patches": {"host", "scaling", "attention"},
-    "nodes": {"patches", "host", "segs", "upscale", "attention", "scaling", "faces"},
+    "nodes": {"patches", "host", "segs", "upscale", "attention", "scaling", "faces", "video"},
 }
 AT_ONCE = {"torch", "numpy", "PIL", "yaml", "latent_preview"}  # the host has these when it loads a pack
 ROOM_OF_ALL = {"errors"}  # what every folder may import

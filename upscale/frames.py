@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -44,15 +44,16 @@ class Grid:
 def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | None:
     """Return the smallest tiles that waste little; None where no tile can be computed on its own.
 
-    That is so in networks that look at the whole picture, and where the reach is as large as the picture.
+    That is so in networks that look at the whole picture or cut it by themselves, and where the reach is as large as
+    the picture.
     """
-    reach = reach_in_pixels(network)
+    reach = None if network.tiles_itself else reach_in_pixels(network)
     lines = [
         Line(length, network.scale, target) for length, target in zip((height, width), size, strict=True)
     ]
     if reach is None:
         return None
-    wider = reach.with_margin(max(line.support for line in lines))
+    wider = replace(reach, margin=reach.margin + max(line.support for line in lines))
     plans = (plan_tiles(height, width, wider, side) for side in SIDES)
     plan = next((plan for plan in plans if len(plan.tiles) > 1 and plan.redundancy <= WASTE), None)
     return None if plan is None else Grid(plan, Placement(*lines))
@@ -147,7 +148,9 @@ class FrameUpscaler:
         for row in plan.rows:
             columns = differs[row.start : row.start + row.size].any(0)
             changed += [
-                (row, column) for column in plan.columns if bool(columns[column.start : column.start + column.size].any())
+                (row, column)
+                for column in plan.columns
+                if bool(columns[column.start : column.start + column.size].any())
             ]
         height, width = plan.tile_size
         return None if len(changed) * height * width >= plan.height * plan.width else changed

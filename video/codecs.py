@@ -11,7 +11,6 @@ from .colour import LIMITED, PIXELS, RGB_MATRIX, Colour, Pixels
 from .frame import Form
 
 
-
 @dataclass(frozen=True)
 class Codec:
     """A codec as this pack writes it.
@@ -102,7 +101,10 @@ def choose_encoding(
     encoder = next((encoder for encoder in codec.encoders if _is_installed(encoder)), None)
     if encoder is None:
         raise bad_input(
-            "codec", "one that the installed av package can write", f"{name} without an encoder", "Choose another codec."
+            "codec",
+            "one that the installed av package can write",
+            f"{name} without an encoder",
+            "Choose another codec.",
         )
     bits = 10 if form.bits > 8 else 8
     if codec.pixels[bits] not in _formats(encoder):
@@ -124,10 +126,14 @@ def choose_encoding(
 def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
     if not codec.quality_option:
         if quality > 0:
-            raise bad_input("quality", f"-1 for {name}, which is lossless", quality, "Set -1, or choose another codec.")
+            raise bad_input(
+                "quality", f"-1 for {name}, which is lossless", quality, "Set -1, or choose another codec."
+            )
         return {}
     if quality > codec.worst:
-        raise bad_input("quality", f"-1 to {codec.worst} for {name}", quality, f"The usual one is {codec.quality}.")
+        raise bad_input(
+            "quality", f"-1 to {codec.worst} for {name}", quality, f"The usual one is {codec.quality}."
+        )
     return {codec.quality_option: str(codec.quality if quality < 0 else quality)}
 
 

@@ -19,7 +19,14 @@ from .colour import RGB_MATRIX, Colour
 from .frame import Form, Frame
 from .sound import FileSound
 
-EIGHT_BIT = {"yuvj420p", "yuvj422p", "yuvj444p", "rgb24", "rgba", "pal8"}  # decoded to 8-bit RGB, as the host does
+EIGHT_BIT = {
+    "yuvj420p",
+    "yuvj422p",
+    "yuvj444p",
+    "rgb24",
+    "rgba",
+    "pal8",
+}  # decoded to 8-bit RGB, as the host does
 ALIGNED = 32  # swscale writes garbage at the right edge of other widths
 MISSING_SECONDS = 0.5  # by which a file may be shorter than it says
 
@@ -92,7 +99,10 @@ class FileReader:
     def _note_missing(self, count: int, end: float) -> None:
         if not count:
             raise bad_input(
-                "video", "a file with frames that can be read", "none", "The file is damaged. Export it again."
+                "video",
+                "a file with frames that can be read",
+                "none",
+                "The file is damaged. Export it again.",
             )
         expected = self.form.frames
         seconds = float(expected / self.form.rate)
@@ -156,7 +166,10 @@ class _Pictures:
             height, width = (-(-side // ALIGNED) * ALIGNED for side in (decoded.height, decoded.width))
             graph = av.filter.Graph()
             source = graph.add_buffer(
-                width=decoded.width, height=decoded.height, format=decoded.format.name, time_base=decoded.time_base
+                width=decoded.width,
+                height=decoded.height,
+                format=decoded.format.name,
+                time_base=decoded.time_base,
             )
             right, below = width - decoded.width, height - decoded.height
             fill = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
@@ -182,7 +195,9 @@ def _form(container: Any, stream: Any, start: float, duration: float) -> Form:
     bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
     is_rgb = bool(stream.format and stream.format.is_rgb) or context.colorspace == RGB_MATRIX
     full = 2 if stream.format and stream.format.name.startswith("yuvj") else context.color_range
-    colour = Colour(RGB_MATRIX if is_rgb else context.colorspace, full, context.color_primaries, context.color_trc)
+    colour = Colour(
+        RGB_MATRIX if is_rgb else context.colorspace, full, context.color_primaries, context.color_trc
+    )
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     form = Form(context.height, context.width, stream.time_base, rate, bits, colour, aspect)
     form = replace(form, frames=_expected_frames(container, stream, rate, start, duration))

@@ -53,7 +53,10 @@ def join(
             end = float((parts[-1].times[-1] + parts[-1].durations[-1]) * time_base) if cut_sound else None
             sounds = sound.add_to(output, end) if sound else []
             for _, _, packet in heapq.merge(
-                *(_timed(packets, order) for order, packets in enumerate([_pictures(parts, stream, time_base), *sounds])),
+                *(
+                    _timed(packets, order)
+                    for order, packets in enumerate([_pictures(parts, stream, time_base), *sounds])
+                ),
                 key=lambda timed: timed[:2],
             ):
                 output.mux_one(packet)
@@ -103,5 +106,7 @@ def _reordering(part: Part) -> int:
     import av
 
     with av.open(str(part.file), "r") as opened:
-        indices = [_index(packet) for packet in opened.demux(opened.streams.video[0]) if packet.pts is not None]
+        indices = [
+            _index(packet) for packet in opened.demux(opened.streams.video[0]) if packet.pts is not None
+        ]
     return max((position - index for position, index in enumerate(indices)), default=0)

@@ -100,7 +100,9 @@ class _PartEncoder:
 
         self._file = file
         self._output = av.open(str(file), "w")
-        self._stream = self._output.add_stream(encoding.encoder, rate=encoding.rate, options=dict(encoding.options))
+        self._stream = self._output.add_stream(
+            encoding.encoder, rate=encoding.rate, options=dict(encoding.options)
+        )
         self._stream.width, self._stream.height = encoding.width, encoding.height
         self._stream.pix_fmt = encoding.pixels.name
         context = self._stream.codec_context
@@ -129,7 +131,9 @@ def _video_frame(picture: Tensor, encoding: Encoding) -> Any:
 
     height, width = picture.shape[-2:]
     frame = av.VideoFrame(width, height, encoding.pixels.name)
-    for plane, numbers in zip(frame.planes, to_planes(picture, encoding.pixels, encoding.colour), strict=True):
+    for plane, numbers in zip(
+        frame.planes, to_planes(picture, encoding.pixels, encoding.colour), strict=True
+    ):
         rows = numbers.reshape(numbers.shape[0], -1)
         buffer = np.frombuffer(plane, dtype=rows.dtype).reshape(rows.shape[0], -1)
         buffer[:, : rows.shape[1]] = rows

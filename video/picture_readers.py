@@ -34,7 +34,9 @@ class FolderReader:
         files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
         if not files:
             kinds = ", ".join(sorted(SUFFIXES))
-            raise bad_input("file", f"a folder of pictures ({kinds})", f"none in {folder.name}", "Choose another folder.")
+            raise bad_input(
+                "file", f"a folder of pictures ({kinds})", f"none in {folder.name}", "Choose another folder."
+            )
         self._files = sorted(files, key=_natural)
         with Image.open(self._files[0]) as first:
             width, height = first.size
@@ -61,11 +63,15 @@ class FolderReader:
                     pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255.0
             except (OSError, SyntaxError) as error:
                 hint = "Remove or replace it; what is done so far is kept."
-                raise bad_input("file", "pictures that can be read", f"{file.name} ({error})", hint) from error
+                raise bad_input(
+                    "file", "pictures that can be read", f"{file.name} ({error})", hint
+                ) from error
             if pixels.shape[:2] != (self.form.height, self.form.width):
                 height, width = pixels.shape[:2]
                 expected = f"pictures of {self.form.width}x{self.form.height}, as the first one"
-                raise bad_input("file", expected, f"{file.name} of {width}x{height}", "Bring them to one size.")
+                raise bad_input(
+                    "file", expected, f"{file.name} of {width}x{height}", "Bring them to one size."
+                )
             yield Frame(torch.from_numpy(pixels).movedim(-1, 0), time, 1)
 
 
@@ -78,7 +84,12 @@ class TensorReader:
     """Frames (F, H, W, C) that are in memory already; of 4 channels the transparency is left out."""
 
     def __init__(
-        self, images: Tensor, rate: Fraction, bits: int = 8, waveform: Tensor | None = None, sample_rate: int = 0
+        self,
+        images: Tensor,
+        rate: Fraction,
+        bits: int = 8,
+        waveform: Tensor | None = None,
+        sample_rate: int = 0,
     ) -> None:
         if images.dim() != 4 or not images.numel():
             shape = "x".join(str(length) for length in images.shape)

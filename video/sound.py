@@ -55,7 +55,9 @@ class FileSound:
                 self.notes.append(f"Sound {index + 1} has an unknown codec and is left out.")
                 container.close()
             elif stream.codec_context.codec.canonical_name in output.supported_codecs:
-                packets.append(self._copied(container, stream, output.add_stream_from_template(stream), limit))
+                packets.append(
+                    self._copied(container, stream, output.add_stream_from_template(stream), limit)
+                )
             else:
                 encoder = ENCODERS.get(output.format.name, "aac")
                 self.notes.append(f"This kind of file cannot hold {name} sound: encoded again as {encoder}.")
@@ -67,7 +69,9 @@ class FileSound:
         import av
 
         # A file in memory has one position: a second reader needs a view of its own.
-        return av.open(self._source if isinstance(self._source, str) else BytesIO(self._source.getbuffer()), "r")
+        return av.open(
+            self._source if isinstance(self._source, str) else BytesIO(self._source.getbuffer()), "r"
+        )
 
     def _copied(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
         shift = round(self._start / stream.time_base)
@@ -94,7 +98,9 @@ class FileSound:
             except av.error.FFmpegError:
                 return
 
-    def _encoded(self, container: Any, stream: Any, made: Any, limit: float, failure: type[Exception]) -> Iterator[Any]:
+    def _encoded(
+        self, container: Any, stream: Any, made: Any, limit: float, failure: type[Exception]
+    ) -> Iterator[Any]:
         from av.audio.resampler import AudioResampler
 
         context = made.codec_context
@@ -125,7 +131,11 @@ class WaveSound:
         layout = LAYOUTS.get(self._waveform.shape[0], "stereo")
         made = _new_stream(output, self._sample_rate, layout)
         samples = self._waveform.shape[1]
-        return [self._encoded(made, layout, samples if end is None else min(samples, math.ceil(end * self._sample_rate)))]
+        return [
+            self._encoded(
+                made, layout, samples if end is None else min(samples, math.ceil(end * self._sample_rate))
+            )
+        ]
 
     def _encoded(self, made: Any, layout: str, count: int) -> Iterator[Any]:
         import av

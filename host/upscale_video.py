@@ -23,7 +23,7 @@ from ..upscale.tile_size import fitting_pixels
 from ..upscale.upscaler import BATCH_PIXELS, Upscale
 from ..video.codecs import CODECS, Encoding, choose_encoding, fitting_size
 from ..video.frame import Frame, Reader
-from ..video.frame_loop import WriteBehind, read_ahead
+from ..video.frame_loop import ReadAhead, WriteBehind
 from ..video.parts import PART_FRAMES, Parts
 from .compat import video_file
 from .live_preview import FillingPicture
@@ -161,7 +161,7 @@ def _write_parts(
     upscaler = FrameUpscaler(run, size, grid, settings.change_threshold / 255)
     picture, computed = None, 0.0
     with (
-        read_ahead(reader.frames(done)) as frames,
+        ReadAhead(reader.frames(done)) as frames,
         WriteBehind[tuple[Tensor, Frame]](
             lambda pair: parts.write(pair[0], pair[1].time, pair[1].duration)
         ) as writer,

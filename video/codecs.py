@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 from ..errors import bad_input
+from .av_library import load_av
 from .colour import LIMITED, PIXELS, RGB_MATRIX, Colour, Pixels
 from .frame import Form
 
@@ -144,7 +145,7 @@ def fitting_size(name: str, height: int, width: int) -> tuple[int, int]:
 
 
 def _is_installed(encoder: str) -> bool:
-    import av
+    av = load_av()
 
     try:
         av.Codec(encoder, "w")
@@ -156,6 +157,6 @@ def _is_installed(encoder: str) -> bool:
 
 
 def _formats(encoder: str) -> set[str]:
-    import av
+    av = load_av()
 
     return {pixels.name for pixels in av.Codec(encoder, "w").video_formats or []}

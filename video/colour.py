@@ -7,10 +7,12 @@ pictures whose width is no multiple of 32. Numbers are those of ITU-T H.273, as 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 RGB_MATRIX, BT709, UNSPECIFIED, SMPTE170M = 0, 1, 2, 6
@@ -60,6 +62,9 @@ class Colour:
         return self
 
 
+BT709_COLOUR = Colour()
+
+
 @dataclass(frozen=True)
 class Pixels:
     """A pixel format of a file.
@@ -87,7 +92,7 @@ PIXELS = {
 }
 
 
-def to_planes(picture: Tensor, pixels: Pixels, colour: Colour) -> list[np.ndarray]:
+def to_planes(picture: Tensor, pixels: Pixels, colour: Colour) -> list[NDArray[Any]]:
     """Return what a file of these pixels holds of (3, H, W): one array a plane, (h, w) or packed (H, W, 4)."""
     picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:
@@ -98,16 +103,14 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour) -> list[np.ndarra
     differences = torch.stack([(b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)])
     differences = _shrunk(differences, pixels.shrink)
     top, unit = 2**pixels.bits - 1, 2 ** (pixels.bits - 8)
-    if colour.range == FULL:
-        scales = top, 0.0, top
-    else:
-        scales = 219.0 * unit, 16.0 * unit, 224.0 * unit
-    luma = luma * scales[0] + scales[1]
-    differences = differences * scales[2] + 128.0 * unit
+    limited = 219.0 * unit, 16.0 * unit, 224.0 * unit
+    scale, black, difference_scale = (top, 0.0, top) if colour.range == FULL else limited
+    luma = luma * scale + black
+    differences = differences * difference_scale + 128.0 * unit
     return [_integers(plane, pixels.bits) for plane in (luma, *differences)]
 
 
-def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[np.ndarray]:
+def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
     r, g, b = (_integers(plane * (2**pixels.bits - 1), pixels.bits) for plane in picture)
     if pixels.name == "bgr0":
         return [np.stack([b, g, r, np.zeros_like(r)], axis=-1)]
@@ -121,7 +124,7 @@ def _shrunk(planes: Tensor, factors: tuple[int, int]) -> Tensor:
     return F.avg_pool2d(padded, factors)[0]
 
 
-def _integers(plane: Tensor, bits: int) -> np.ndarray:
+def _integers(plane: Tensor, bits: int) -> NDArray[Any]:
     numbers = plane.round().clamp(0, 2**bits - 1)
     if bits == 8:
         return numbers.to(torch.uint8).numpy()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from .av_library import load_av
 from .colour import RGB_MATRIX, Colour
 from .frame import Form, Frame
 from .sound import FileSound
@@ -74,7 +76,7 @@ class FileReader:
         self._note_missing(count, float((time + duration) * self.form.time_base) if count else 0.0)
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
-        import av
+        av = load_av()
 
         damaged = 0
         try:
@@ -113,7 +115,7 @@ class FileReader:
             )
 
     def _open(self) -> Any:
-        import av
+        av = load_av()
 
         if isinstance(self.source, BytesIO):
             self.source.seek(0)
@@ -157,10 +159,10 @@ class _Pictures:
             pixels = padded.to_ndarray(format="gbrpf32le")[: size[0], : size[1]]
         if turns := _quarter_turns(decoded):
             pixels = np.rot90(pixels, turns, axes=(0, 1))
-        return torch.from_numpy(np.ascontiguousarray(pixels)).movedim(-1, 0)
+        return torch.as_tensor(np.ascontiguousarray(pixels)).movedim(-1, 0)
 
     def _padded(self, decoded: Any) -> Any:
-        import av.filter
+        av = load_av()
 
         if self._padding is None:
             height, width = (-(-side // ALIGNED) * ALIGNED for side in (decoded.height, decoded.width))
@@ -175,7 +177,7 @@ class _Pictures:
             fill = f"left=0:right={right}:top=0:bottom={below}:mode=smear"
             steps = [source, graph.add("pad", f"{width}:{height}:0:0"), graph.add("fillborders", fill)]
             steps.append(graph.add("buffersink"))
-            for before, after in zip(steps[:-1], steps[1:], strict=True):
+            for before, after in pairwise(steps):
                 before.link_to(after)
             graph.configure()
             self._padding = graph, source, steps[-1]
@@ -208,7 +210,7 @@ def _form(container: Any, stream: Any, start: float, duration: float) -> Form:
 
 
 def _readable(container: Any, stream: Any) -> Iterator[Any]:
-    import av
+    av = load_av()
 
     try:
         yield from container.decode(stream)

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from .colour import Colour
+from .colour import BT709_COLOUR, Colour
+
+SQUARE = Fraction(1)
 
 
 @dataclass(frozen=True)
@@ -48,8 +50,8 @@ class Form:
     time_base: Fraction
     rate: Fraction
     bits: int = 8
-    colour: Colour = Colour()
-    aspect: Fraction = Fraction(1)
+    colour: Colour = BT709_COLOUR
+    aspect: Fraction = SQUARE
     frames: int = 0
 
     @property

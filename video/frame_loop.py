@@ -1,6 +1,6 @@
 """Read, compute and write at the same time, with a bounded number of frames in flight.
 
-The computing stays in the caller's thread: `read_ahead` reads the next frames in a thread, `WriteBehind` writes those
+The computing stays in the caller's thread: `ReadAhead` reads the next frames in a thread, `WriteBehind` writes those
 that are done in another.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -17,6 +16,7 @@ import torch
 
 Item = TypeVar("Item")
 AHEAD = 3  # frames that wait on either side
+PATIENCE = 0.1  # seconds after which a waiting reader asks whether it is still needed
 
 
 @dataclass(frozen=True)
@@ -26,46 +26,50 @@ class _End:
     error: BaseException | None = None
 
 
-@contextmanager
-def read_ahead(items: Iterator[Item], ahead: int = AHEAD) -> Generator[Iterator[Item], None, None]:
-    """Give an iterator over `items`, which a thread takes up to `ahead` early; an error there is raised here."""
-    waiting: queue.Queue[Item | _End] = queue.Queue(ahead)
-    stopped = threading.Event()
+class ReadAhead(Generic[Item]):
+    """As a context, an iterator over `items`, which a thread takes up to `ahead` early; an error there is raised here."""
 
-    def put(item: Item | _End) -> None:
-        while not stopped.is_set():
-            try:
-                return waiting.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+    def __init__(self, items: Iterator[Item], ahead: int = AHEAD) -> None:
+        self._items = items
+        self._waiting: queue.Queue[Item | _End] = queue.Queue(ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="read ahead", daemon=True)
 
-    def read() -> None:
+    def __enter__(self) -> Iterator[Item]:
+        self._thread.start()
+        return self._taken()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _taken(self) -> Iterator[Item]:
+        while not isinstance(item := self._waiting.get(), _End):
+            yield item
+        if item.error:
+            raise item.error
+
+    def _run(self) -> None:
         error = None
         try:
-            for item in items:
-                put(item)
-                if stopped.is_set():
+            for item in self._items:
+                if not self._put(item):
                     break
+            if close := getattr(self._items, "close", None):
+                close()  # a generator, here and now: it may hold a file open
         except BaseException as caught:
             error = caught
-        put(_End(error))
+        self._put(_End(error))
 
-    def taken() -> Iterator[Item]:
-        while True:
-            item = waiting.get()
-            if isinstance(item, _End):
-                if item.error:
-                    raise item.error
-                return
-            yield item
-
-    thread = threading.Thread(target=read, name="read ahead", daemon=True)
-    thread.start()
-    try:
-        yield taken()
-    finally:
-        stopped.set()
-        thread.join()
+    def _put(self, item: Item | _End) -> bool:
+        """Put an item into the queue; return whether it is still needed."""
+        while not self._stopped.is_set():
+            try:
+                self._waiting.put(item, timeout=PATIENCE)
+                return True
+            except queue.Full:
+                continue
+        return False
 
 
 class WriteBehind(Generic[Item]):

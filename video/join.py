@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from .av_library import load_av
 from .parts import Part
 from .sound import Sound
 
@@ -33,7 +34,7 @@ def join(
     Raises:
         ValueError: when there are no parts.
     """
-    import av
+    av = load_av()
 
     if not parts:
         raise ValueError("A video needs at least one frame.")
@@ -72,7 +73,7 @@ def _timed(packets: Iterator[Any], order: int) -> Iterator[tuple[float, int, Any
 
 def _pictures(parts: Sequence[Part], stream: Any, time_base: Fraction) -> Iterator[Any]:
     """Yield the packets of all parts with the times of their frames, in the order of decoding."""
-    import av
+    av = load_av()
 
     times = [time for part in parts for time in part.times]
     durations = [duration for part in parts for duration in part.durations]
@@ -103,7 +104,7 @@ def _index(packet: Any) -> int:
 
 def _reordering(part: Part) -> int:
     """Return by how many frames the order of decoding differs from that of showing."""
-    import av
+    av = load_av()
 
     with av.open(str(part.file), "r") as opened:
         indices = [

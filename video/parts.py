@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from .av_library import load_av
 from .codecs import Encoding
 from .colour import to_planes
 
@@ -96,7 +97,7 @@ class _PartEncoder:
     """One encoder that writes one file."""
 
     def __init__(self, file: Path, encoding: Encoding) -> None:
-        import av
+        av = load_av()
 
         self._file = file
         self._output = av.open(str(file), "w")
@@ -127,15 +128,16 @@ class _PartEncoder:
 
 
 def _video_frame(picture: Tensor, encoding: Encoding) -> Any:
-    import av
+    av = load_av()
 
     height, width = picture.shape[-2:]
+    planes: list[Any] = to_planes(picture, encoding.pixels, encoding.colour)
     frame = av.VideoFrame(width, height, encoding.pixels.name)
     for plane, numbers in zip(
         frame.planes, to_planes(picture, encoding.pixels, encoding.colour), strict=True
     ):
-        rows = numbers.reshape(numbers.shape[0], -1)
-        buffer = np.frombuffer(plane, dtype=rows.dtype).reshape(rows.shape[0], -1)
+        rows: Any = numbers.reshape(numbers.shape[0], -1)
+        buffer: Any = np.frombuffer(plane, dtype=rows.dtype).reshape(rows.shape[0], -1)
         buffer[:, : rows.shape[1]] = rows
     frame.color_range, frame.colorspace = encoding.colour.range, encoding.colour.matrix
     return frame

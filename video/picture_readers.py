@@ -29,8 +29,7 @@ class FolderReader:
     """
 
     def __init__(self, folder: Path, rate: Fraction) -> None:
-        from PIL import Image
-
+        image = _pillow()
         files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
         if not files:
             kinds = ", ".join(sorted(SUFFIXES))
@@ -38,7 +37,7 @@ class FolderReader:
                 "file", f"a folder of pictures ({kinds})", f"none in {folder.name}", "Choose another folder."
             )
         self._files = sorted(files, key=_natural)
-        with Image.open(self._files[0]) as first:
+        with image.open(self._files[0]) as first:
             width, height = first.size
         self.form = Form(height, width, 1 / rate, rate, frames=len(files))
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
@@ -55,11 +54,10 @@ class FolderReader:
         Raises:
             ValueError: when one cannot be read, or has another size than the first.
         """
-        from PIL import Image
-
+        image = _pillow()
         for time, file in list(enumerate(self._files))[skip:]:
             try:
-                with Image.open(file) as opened:
+                with image.open(file) as opened:
                     pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255.0
             except (OSError, SyntaxError) as error:
                 hint = "Remove or replace it; what is done so far is kept."
@@ -72,7 +70,13 @@ class FolderReader:
                 raise bad_input(
                     "file", expected, f"{file.name} of {width}x{height}", "Bring them to one size."
                 )
-            yield Frame(torch.from_numpy(pixels).movedim(-1, 0), time, 1)
+            yield Frame(torch.as_tensor(pixels).movedim(-1, 0), time, 1)
+
+
+def _pillow() -> Any:
+    from PIL import Image
+
+    return Image
 
 
 def _natural(file: Path) -> list[Any]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from .av_library import load_av
+
 ENCODERS = {"webm": "libopus"}  # by container; elsewhere AAC
 OPUS_RATE = 48000
 LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
@@ -39,8 +41,6 @@ class FileSound:
 
     def add_to(self, output: Any, end: float | None = None) -> list[Iterator[Any]]:
         """See `Sound`."""
-        import av
-
         self.notes.clear()
         ends = [limit for limit in (end, self._duration or None) if limit is not None]
         limit = self._start + min(ends) if ends else math.inf
@@ -62,11 +62,11 @@ class FileSound:
                 encoder = ENCODERS.get(output.format.name, "aac")
                 self.notes.append(f"This kind of file cannot hold {name} sound: encoded again as {encoder}.")
                 made = _new_stream(output, stream.codec_context.sample_rate, stream.codec_context.layout.name)
-                packets.append(self._encoded(container, stream, made, limit, av.error.FFmpegError))
+                packets.append(self._encoded(container, stream, made, limit))
         return packets
 
     def _open(self) -> Any:
-        import av
+        av = load_av()
 
         # A file in memory has one position: a second reader needs a view of its own.
         return av.open(
@@ -84,31 +84,28 @@ class FileSound:
 
     def _packets(self, container: Any, stream: Any, limit: float) -> Iterator[Any]:
         """Yield the packets in the window of time; a file that ends early has said so for its frames already."""
-        import av
+        av = load_av()
 
         with container:
             try:
                 for packet in container.demux(stream):
-                    if packet.pts is None or packet.pts * stream.time_base < self._start:
-                        if packet.pts is None or self._start:
-                            continue
+                    # Before 0 lies what a decoder needs to begin: it belongs to a window from the start.
+                    if packet.pts is None or (self._start and packet.pts * stream.time_base < self._start):
+                        continue
                     if packet.pts * stream.time_base >= limit:
                         return
                     yield packet
             except av.error.FFmpegError:
                 return
 
-    def _encoded(
-        self, container: Any, stream: Any, made: Any, limit: float, failure: type[Exception]
-    ) -> Iterator[Any]:
-        from av.audio.resampler import AudioResampler
-
+    def _encoded(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
+        av = load_av()
         context = made.codec_context
-        resampler = AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
+        resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
         for packet in self._packets(container, stream, limit):
             try:
                 decoded = packet.decode()
-            except failure:
+            except av.error.FFmpegError:
                 continue
             for frame in decoded:
                 frame.pts -= round(self._start / frame.time_base)
@@ -138,11 +135,10 @@ class WaveSound:
         ]
 
     def _encoded(self, made: Any, layout: str, count: int) -> Iterator[Any]:
-        import av
-        from av.audio.resampler import AudioResampler
+        av = load_av()
 
         context = made.codec_context
-        resampler = AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
+        resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
         wave = self._waveform[: len(av.AudioLayout(layout).channels)]
         for start in range(0, count, BLOCK):
             block = wave[:, start : min(start + BLOCK, count)].float().cpu().contiguous().numpy()

@@ -8,7 +8,7 @@ from typing import Any
 def load_av() -> Any:
     """Return the module `av`. Its own types leave much open, so it is untyped here."""
     import av
-    import av.error
+    import av.error  # pyright: ignore[reportUnusedImport]
     import av.filter  # pyright: ignore[reportUnusedImport]
 
     return av

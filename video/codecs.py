@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 from ..errors import bad_input
 from .av_library import load_av
@@ -26,6 +27,7 @@ class Codec:
         options: further ones.
         bits_per_pixel: of a file at the usual quality, a high estimate.
         plays: whether browsers play it.
+        left: whether shared colours lie on the left column of their block, as decoders assume; see `colour.to_planes`.
     """
 
     encoders: tuple[str, ...]
@@ -37,12 +39,13 @@ class Codec:
     options: Mapping[str, str] = field(default_factory=dict[str, str])
     bits_per_pixel: float = 0.3
     plays: bool = True
+    left: bool = False
 
 
 _YUV420 = {8: "yuv420p", 10: "yuv420p10le"}
 CODECS = {
-    "h264": Codec(("libx264",), ".mp4", _YUV420, quality=23),
-    "h265": Codec(("libx265",), ".mp4", _YUV420, quality=28, options={"x265-params": "log-level=error"}),
+    "h264": Codec(("libx264",), ".mp4", _YUV420, quality=23, left=True),
+    "h265": Codec(("libx265",), ".mp4", _YUV420, quality=28, left=True, options={"x265-params": "log-level=error"}),
     "vp9": Codec(
         ("libvpx-vp9",), ".webm", _YUV420, quality=32, worst=63, options={"b": "0", "row-mt": "1", "cpu-used": "4"}
     ),
@@ -72,6 +75,7 @@ class Encoding:
         rate: average frames per second.
         pixels, colour, aspect: as the file is to have them.
         options: of the encoder.
+        left: see `Codec`.
     """
 
     encoder: str
@@ -83,6 +87,7 @@ class Encoding:
     colour: Colour
     aspect: Fraction
     options: Mapping[str, str]
+    left: bool = False
 
 
 def choose_encoding(
@@ -121,7 +126,9 @@ def choose_encoding(
         colour = replace(colour, matrix=RGB_MATRIX, range=2)
     rate = form.rate.limit_denominator(FASTEST_RATE)
     options = {**codec.options, **_quality(name, codec, quality)}
-    return Encoding(encoder, codec.suffix, height, width, rate, pixels, colour, form.aspect, options)
+    return Encoding(
+        encoder, codec.suffix, height, width, rate, pixels, colour, form.aspect, options, codec.left
+    )
 
 
 def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
@@ -157,6 +164,5 @@ def _is_installed(encoder: str) -> bool:
 
 
 def _formats(encoder: str) -> set[str]:
-    av = load_av()
-
-    return {pixels.name for pixels in av.Codec(encoder, "w").video_formats or []}
+    formats: list[Any] = load_av().Codec(encoder, "w").video_formats or []
+    return {pixels.name for pixels in formats}

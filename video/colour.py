@@ -92,8 +92,13 @@ PIXELS = {
 }
 
 
-def to_planes(picture: Tensor, pixels: Pixels, colour: Colour) -> list[NDArray[Any]]:
-    """Return what a file of these pixels holds of (3, H, W): one array a plane, (h, w) or packed (H, W, 4)."""
+def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = False) -> list[NDArray[Any]]:
+    """Return what a file of these pixels holds of (3, H, W): one array a plane, (h, w) or packed (H, W, 4).
+
+    Args:
+        left: whether shared colours lie on the left column of their block, as decoders take it for H.264 and H.265;
+            else in its middle.
+    """
     picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:
         return _rgb_planes(picture, pixels)
@@ -101,7 +106,7 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour) -> list[NDArray[A
     r, g, b = picture.unbind()
     luma = red * r + (1 - red - blue) * g + blue * b
     differences = torch.stack([(b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)])
-    differences = _shrunk(differences, pixels.shrink)
+    differences = _shrunk(differences, pixels.shrink, left)
     top, unit = 2**pixels.bits - 1, 2 ** (pixels.bits - 8)
     limited = 219.0 * unit, 16.0 * unit, 224.0 * unit
     scale, black, difference_scale = (top, 0.0, top) if colour.range == FULL else limited
@@ -117,11 +122,15 @@ def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
     return [g, b, r]
 
 
-def _shrunk(planes: Tensor, factors: tuple[int, int]) -> Tensor:
-    """Return the means of blocks of `factors`; an odd edge is repeated first."""
+def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
+    """Return the means of blocks of `factors`, across about the left column where `left`; edges are repeated."""
     height, width = planes.shape[-2:]
-    padded = F.pad(planes[None], (0, -width % factors[1], 0, -height % factors[0]), mode="replicate")
-    return F.avg_pool2d(padded, factors)[0]
+    down, across = -height % factors[0], -width % factors[1]
+    padded = F.pad(planes[None], (int(left), across, 0, down), mode="replicate")[0]
+    if left and factors[1] == 2:
+        padded = (padded[..., :-1:2] + 2 * padded[..., 1::2] + padded[..., 2::2]) / 4
+        return F.avg_pool2d(padded, (factors[0], 1))
+    return F.avg_pool2d(padded, factors)
 
 
 def _integers(plane: Tensor, bits: int) -> NDArray[Any]:

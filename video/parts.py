@@ -131,13 +131,12 @@ def _video_frame(picture: Tensor, encoding: Encoding) -> Any:
     av = load_av()
 
     height, width = picture.shape[-2:]
-    planes: list[Any] = to_planes(picture, encoding.pixels, encoding.colour)
+    planes: list[Any] = to_planes(picture, encoding.pixels, encoding.colour, encoding.left)
     frame = av.VideoFrame(width, height, encoding.pixels.name)
-    for plane, numbers in zip(
-        frame.planes, to_planes(picture, encoding.pixels, encoding.colour), strict=True
-    ):
+    for plane, numbers in zip(frame.planes, planes, strict=True):
         rows: Any = numbers.reshape(numbers.shape[0], -1)
-        buffer: Any = np.frombuffer(plane, dtype=rows.dtype).reshape(rows.shape[0], -1)
+        numbers_of_plane: Any = np.frombuffer(plane, dtype=rows.dtype)
+        buffer = numbers_of_plane.reshape(rows.shape[0], -1)  # its rows may be longer than the picture's
         buffer[:, : rows.shape[1]] = rows
     frame.color_range, frame.colorspace = encoding.colour.range, encoding.colour.matrix
     return frame

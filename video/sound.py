@@ -75,22 +75,24 @@ class FileSound:
 
     def _copied(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
         shift = round(self._start / stream.time_base)
-        for packet in self._packets(container, stream, limit):
+        # Before 0 lies what a decoder needs to begin. Matroska has that for Opus only: else it would move the pictures.
+        can_keep = made.container.format.name in ("mp4", "mov") or stream.codec_context.name == "opus"
+        keeps_negative = can_keep and not self._start
+        for packet in self._packets(container, stream, -math.inf if keeps_negative else self._start, limit):
             packet.pts -= shift
             if packet.dts is not None:
                 packet.dts -= shift
             packet.stream = made
             yield packet
 
-    def _packets(self, container: Any, stream: Any, limit: float) -> Iterator[Any]:
+    def _packets(self, container: Any, stream: Any, earliest: float, limit: float) -> Iterator[Any]:
         """Yield the packets in the window of time; a file that ends early has said so for its frames already."""
         av = load_av()
 
         with container:
             try:
                 for packet in container.demux(stream):
-                    # Before 0 lies what a decoder needs to begin: it belongs to a window from the start.
-                    if packet.pts is None or (self._start and packet.pts * stream.time_base < self._start):
+                    if packet.pts is None or packet.pts * stream.time_base < earliest:
                         continue
                     if packet.pts * stream.time_base >= limit:
                         return
@@ -102,7 +104,7 @@ class FileSound:
         av = load_av()
         context = made.codec_context
         resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
-        for packet in self._packets(container, stream, limit):
+        for packet in self._packets(container, stream, self._start, limit):
             try:
                 decoded = packet.decode()
             except av.error.FFmpegError:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from megapixel.upscale.frames import FrameUpscaler, plan_grid, reach_in_pixels
 from megapixel.upscale.network import Network
+from megapixel.upscale.placement import Line, Placement
+from megapixel.upscale.tiles import Reach, plan_tiles
 
 from devhost.tiny.random_upscalers import random_upscaler
 
@@ -28,10 +32,8 @@ class Run:
         self.calls += 1
         enlarged = self.descriptor(pictures.clone())
         if size and tuple(enlarged.shape[-2:]) != tuple(size):
-            from megapixel.upscale.placement import Line, Placement
-            from megapixel.upscale.tiles import single_tile
-
-            plan = single_tile(*pictures.shape[-2:])
+            height, width = pictures.shape[-2:]
+            plan = plan_tiles(height, width, Reach(), max(height, width))  # one tile
             lines = [
                 Line(length, self.descriptor.scale, to)
                 for length, to in zip(pictures.shape[-2:], size, strict=True)
@@ -164,9 +166,14 @@ def test_a_threshold_skips_small_changes_and_does_not_drift(network, picture):
     assert computed == [False, False, False, True, False, False, False, True]
 
 
-@pytest.mark.parametrize("name", ["RCAN", "HAT"])
-def test_networks_that_look_at_the_whole_picture_have_no_tiles(name):
-    assert grid_for(random_upscaler(name), SIZES["half"]) is None
+@pytest.mark.parametrize(
+    ("blend", "tiles_itself", "margin"), [(32, False, 8), (0, True, 8), (0, False, 200)],
+    ids=["looks at the whole picture", "cuts it by itself", "looks further than the picture"],
+)  # fmt: skip
+def test_networks_without_tiles(blend, tiles_itself, margin):
+    stage = SimpleNamespace(reach=lambda: Reach(margin, 1, blend))
+    network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=tiles_itself)
+    assert plan_grid(network, HEIGHT, WIDTH, SIZES["half"]) is None
 
 
 def test_without_tiles_only_a_frame_without_a_change_is_skipped(network, picture):
@@ -178,9 +185,8 @@ def test_without_tiles_only_a_frame_without_a_change_is_skipped(network, picture
     assert shares == [1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("name", ["ESRGAN 32x2", "ESRGAN 32x2 2x"])
-def test_a_network_of_two_parts_is_one_to_a_tile(name):
-    descriptor = random_upscaler(name)
+def test_a_network_of_two_parts_is_one_to_a_tile():
+    descriptor = random_upscaler("ESRGAN 32x2 2x")
     network = Network(descriptor, [CPU], load)
     reach = reach_in_pixels(network)
     frame = 0.25 + 0.5 * torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(3))

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The development commands: `python3 dev.py env | demo | test | effect | lint | bench | locales`.
+"""The development commands; `python3 dev.py --help` lists them.
 
 Each makes the environment first if it is missing, so all that a fresh checkout needs is a Python and pip.
 """
@@ -16,6 +16,14 @@ from devhost.environment import ROOT, Environment, EnvironmentFailure, prepare
 
 INTERRUPTED = 130
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # small tensors: more threads only get in each other's way
+MODULES = {  # command -> what Python runs; each reads its own options
+    "test": "pytest",
+    "effect": "devhost.effect",
+    "house": "devhost.house",
+    "locales": "devhost.locales",
+    "schemas": "devhost.schemas",
+    "new-effect": "devhost.new_effect",
+}
 
 
 def main() -> int:
@@ -29,14 +37,10 @@ def main() -> int:
         if options.command == "demo":
             real = any(argument.startswith("--checkpoint") for argument in rest)
             return _python(environment, "-m", "devhost.demo", *rest, added={} if real else ONE_THREAD)
-        if options.command == "test":
-            return _python(environment, "-m", "pytest", *rest)
-        if options.command == "effect":
-            return _python(environment, "-m", "devhost.effect", *rest)
         if options.command == "lint":
             return _lint(environment)
-        if options.command == "locales":
-            return _python(environment, "-m", "devhost.locales")
+        if options.command in MODULES:
+            return _python(environment, "-m", MODULES[options.command], *rest)
         return _bench(environment, options.names, rest)
     except EnvironmentFailure as failure:
         print(f"dev: {failure}", file=sys.stderr)
@@ -49,19 +53,23 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="dev.py", description="Develop Megapixel on a real ComfyUI.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("env", help="make the environment and print where it is, as one line of JSON")
-    # These three take their own options, --help included.
-    commands.add_parser("demo", help="run the shipped workflow and draw what came out", add_help=False)
-    commands.add_parser("test", help="run pytest; all further arguments are its own", add_help=False)
-    commands.add_parser("effect", help="count what each method does to large pictures", add_help=False)
     commands.add_parser("lint", help="run ruff and pyright")
-    commands.add_parser("locales", help="write the English words of all nodes from their schemas")
+    # These take their own options, --help included.
+    for command, purpose in {
+        "demo": "run the shipped workflow and draw what came out",
+        "test": "run pytest; all further arguments are its own. --quick: what a change to one effect needs",
+        "effect": "count what each method does to large pictures",
+        "new-effect": "make the files of a small working effect, as the start of a new one",
+        "schemas": "write tests/nodes/schemas.json from the schemas of all nodes",
+        "locales": "list the translations that are missing or older than their English text",
+        "house": "print which part of the pack imports which, as CONTRIBUTING.md lists it",
+    }.items():
+        commands.add_parser(command, help=purpose, add_help=False)
     bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")
     bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
     options, rest = parser.parse_known_args()
-    takes_options = options.command in ("demo", "test", "effect") or (
-        options.command == "bench" and len(options.names) == 1
-    )
-    if rest and not takes_options:
+    one_bench = options.command == "bench" and len(options.names) == 1
+    if rest and not (one_bench or options.command == "demo" or options.command in MODULES):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return options, rest
 

@@ -5,51 +5,20 @@ M masks, H and W in pixels of the mask; B pictures; h and w of the token grid.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
-
-VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
-
-
-@dataclass(frozen=True)
-class Part:
-    """A rectangle of a latent, in latent pixels: the whole latent's size, the rectangle's, and its top left corner."""
-
-    whole: Size
-    size: Size
-    corner: Size
-
-
-@dataclass(frozen=True)
-class View:
-    """What each picture of a batch shows of a larger one that masks were made for: a part of one of its frames."""
-
-    parts: tuple[Part, ...]
-    frames: tuple[int, ...]
+from ..scaling.size import Size
+from .view import Part, View
 
 
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
-    """Return what of `mask` (M, H, W) covers a part of the picture; None is the whole."""
+    """Return what of `mask` (M, H, W) covers a part of the picture, at least one pixel; None is the whole."""
     if part is None:
         return mask
-    rows, columns = (
-        _span(length, whole, start, extent)
-        for length, whole, start, extent in zip(
-            mask.shape[-2:], part.whole, part.corner, part.size, strict=True
-        )
-    )
-    return mask[:, rows, columns]
-
-
-def _span(length: int, whole: int, start: int, extent: int) -> slice:
-    """Return which pixels of `length` cover `extent` of `whole` from `start` on; at least one."""
-    first = min(round(start * length / whole), length - 1)
-    return slice(first, max(first + 1, round((start + extent) * length / whole)))
+    box = part.box.nearest(part.whole, (mask.shape[-2], mask.shape[-1]))
+    return mask[:, box.rows, box.columns]
 
 
 def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pictures: int) -> Tensor:

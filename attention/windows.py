@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-QUARTERS = 4
+from ..errors import bad_input
+from ..scaling.size import Size
 
-Size = tuple[int, int]
+QUARTERS = 4
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class WindowGrid:
 
     def __post_init__(self) -> None:
         if not all(1 <= count <= side for side, count in zip(self.size, self.count, strict=True)):
-            raise ValueError(f"count: expected 1 to {self.size} windows along the sides, got {self.count}.")
+            hint = "A window holds at least one token."
+            raise bad_input("count", f"1 to {self.size} windows along height and width", self.count, hint)
 
     @property
     def window(self) -> Size:
@@ -99,7 +101,7 @@ def _axis(
 
 
 def partition_windows(tokens: Tensor, source: Tensor, windows: int) -> Tensor:
-    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry behind each other."""
+    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry one after another."""
     batch, _, width = tokens.shape
     # (B, N, D) -> (B, K T, D) -> (B K, T, D)
     return tokens.index_select(1, source).reshape(batch * windows, -1, width)

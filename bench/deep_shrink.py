@@ -19,11 +19,11 @@ from devhost.host import import_host
 import_host()
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.host.compat import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.model_call import WRAPPER_KEY
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import WRAPPER_KEY
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

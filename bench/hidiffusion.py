@@ -25,7 +25,9 @@ import torch
 from megapixel.patches import msw_msa
 from megapixel.patches.model_call import first_call
 from megapixel.patches.msw_msa import Windows, apply_msw_msa
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 

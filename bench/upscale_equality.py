@@ -18,7 +18,7 @@ import_host()
 import comfy.utils
 import torch
 from megapixel.upscale.network import Descriptor, Network
-from megapixel.upscale.upscaler import Upscale
+from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 
 from devhost.tiny.random_upscalers import NAMES, pictures, random_upscaler
 
@@ -55,7 +55,9 @@ def _rows(name: str) -> None:
     assert 0 < float(untiled.min()) < float(untiled.max()) < 1, "a clamp would hide differences"
     for tile in (tile for tile in TILES if tile < max(height, width)):
         plans: list[str] = []
-        enlarged = Upscale(free=lambda: PLENTY, tile=tile, say=plans.append)(picture, network)
+        enlarged = upscale_pictures(
+            picture, network, Options(tile=tile), Hooks(lambda: PLENTY, log=plans.append)
+        )
         # RCAN writes into what it is given, here into the host's own input: a copy keeps ours.
         hosts = comfy.utils.tiled_scale(
             picture.clone(), descriptor, tile, tile, 32, descriptor.scale, descriptor.output_channels

@@ -14,7 +14,7 @@ import contextlib
 import importlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,15 @@ _ADD_NODE = """(type) => {
     app.graph.add(node)
     app.canvas.centerOnNode(node)
     app.canvas.canvas.focus()
+}"""
+_CHOOSE_LANGUAGE = """(language) => fetch('/api/settings/Comfy.Locale', {
+    method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(language) })"""
+_TEXTS = """(type) => {
+    const node = LiteGraph.createNode(type)
+    app.graph.add(node)
+    const labels = [...node.inputs, ...(node.widgets ?? [])].map((one) => [one.name, one.label ?? one.localized_name])
+    const definition = LiteGraph.registered_node_types[type].nodeData
+    return { title: node.title, description: definition.description, inputs: Object.fromEntries(labels) }
 }"""
 _HELP = ".node-help-content"
 
@@ -144,6 +153,20 @@ class FrontEnd:
         """Close what is open above the graph and begin an empty one."""
         self.page.keyboard.press("Escape")
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
+
+    def texts_of(self, node_type: str, language: str, words: Mapping[str, Any]) -> dict[str, Any]:
+        """Open the page anew in a language in which our nodes have only `words`, and return what it shows of a node.
+
+        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the `inputs` by their names.
+        """
+        self.page.route("**/i18n", lambda route: route.fulfill(json={language: {"nodeDefs": words}}))
+        self.page.evaluate(_CHOOSE_LANGUAGE, language)
+        self.page.reload()
+        self.wait_for_graph()
+        try:
+            return self.page.evaluate(_TEXTS, node_type)
+        finally:
+            self.page.evaluate(_CHOOSE_LANGUAGE, "en")
 
     def photograph(self, file: Path) -> None:
         """Save a screenshot."""

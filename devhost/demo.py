@@ -25,14 +25,12 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from .environment import ROOT, Environment
-from .segs_demo import EXAMPLE as SEGS_EXAMPLE
-from .segs_demo import example_prompt as segs_example_prompt
+from .segs_demo import EXAMPLE as SEGS_EXAMPLE, example_prompt as segs_example_prompt
 from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
 from .sheet import Block, Cell, draw_sheet
 from .tiny.counting import PictureCount, count_objects, summarise
 from .tiny.forms import CLASS_TEXTS
-from .upscale_demo import EXAMPLE as UPSCALE_EXAMPLE
-from .upscale_demo import upscale_photographs, upscale_prompt
+from .upscale_demo import EXAMPLE as UPSCALE_EXAMPLE, upscale_photographs, upscale_prompt
 from .workflow import Graph, prompt_node, to_graph
 
 OUTPUT = ROOT / "output"

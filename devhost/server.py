@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .end_with_parent import end, start
 from .environment import ROOT, Environment, cache_folder
 
 Prompt = dict[str, dict[str, Any]]
@@ -199,6 +199,8 @@ def running_server(
 ) -> Iterator[Server]:
     """Start a server with exactly these custom node packs; when the block is left, its processes are gone.
 
+    They are also gone soon after this process ends in any other way.
+
     `packs` maps the folder name that the server sees to the pack's own folder. Without `base` the server uses
     `default_base()`, which keeps its models and settings between runs.
 
@@ -212,14 +214,11 @@ def running_server(
         _link_folder(pack.resolve(), base / "custom_nodes" / name)
     port = _free_port()
     with (base / "server.log").open("wb") as log:
-        process = subprocess.Popen(
+        process = start(
             _command(environment, base, port, packs, cpu),
             cwd=base,
             env={**environment.variables(), "HF_HUB_OFFLINE": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=os.name != "nt",
+            output=log,
         )
         try:
             server = Server(f"http://{_LOCALHOST}:{port}", base, process)
@@ -227,7 +226,7 @@ def running_server(
             _check_packs(server, packs)
             yield server
         finally:
-            _stop(process)
+            end(process)
 
 
 def _command(environment: Environment, base: Path, port: int, packs: Iterable[str], cpu: bool) -> list[str]:
@@ -278,19 +277,6 @@ def _log_lines(server: Server) -> list[str]:
     text = _COLOUR_CODE.sub("", server.log.read_bytes().decode("utf-8", errors="replace"))
     # A progress bar is one line that returns to its beginning again and again.
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n") if line.strip()]
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if os.name == "nt":
-        subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True)
-        process.wait()
-        return
-    for ending, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, None)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, ending)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-            return
 
 
 def _free_port() -> int:

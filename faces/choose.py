@@ -11,20 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ..scaling.size import Size
 from .face import Face
 
 WHICH = ("largest", "most central", "left to right", "index")
 NUMBERED = ("left to right", "index")
 
 
-def choose_face(faces: Sequence[Face], size: tuple[int, int], which: str, index: int = 0) -> Face | None:
+def choose_face(faces: Sequence[Face], size: Size, which: str, index: int = 0) -> Face | None:
     """Return the face that is asked for in a picture of `size` (height, width), None where there is no such face."""
     number = index if which in NUMBERED else 0
     ordered = order_faces(faces, size, which)
     return ordered[number] if number < len(ordered) else None
 
 
-def order_faces(faces: Sequence[Face], size: tuple[int, int], which: str) -> list[Face]:
+def order_faces(faces: Sequence[Face], size: Size, which: str) -> list[Face]:
     """Return the faces in the order in which they are numbered, from 0; equal ones as they come."""
     if which == "most central":
         middle = size[0] / 2, size[1] / 2

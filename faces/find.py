@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .face import Face
 
+DETECTION, RECOGNITION = TASKS = "detection", "recognition"  # names of the networks in a FaceAnalysis
 SIDES = range(640, 128, -64)  # of the square that the detector looks at
 
 Picture = NDArray[np.uint8]
@@ -47,7 +48,7 @@ def _detect(analysis: Analysis, picture: Picture) -> Found:
     """Return what the largest square shows in which there is a face at all."""
     found: Found = np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
     for side in SIDES:
-        found = analysis.models["detection"].detect(picture, input_size=(side, side))
+        found = analysis.models[DETECTION].detect(picture, input_size=(side, side))
         if len(found[0]):
             break
     return found
@@ -64,5 +65,5 @@ def _recognise(
     analysis: Analysis, picture: Picture, box: NDArray[np.float32], points: NDArray[np.float32]
 ) -> Face:
     left, top, right, bottom, score = box.tolist()
-    embedding = analysis.models["recognition"].get(picture, SimpleNamespace(kps=points))
-    return Face((left, top, right, bottom), points, score, embedding)
+    embedding = analysis.models[RECOGNITION].get(picture, SimpleNamespace(kps=points))
+    return Face((top, left, bottom, right), points, score, embedding)

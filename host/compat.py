@@ -1,7 +1,4 @@
-"""Everything of ComfyUI that may move between its versions, in one place: no other file asks what a host has.
-
-`getattr`, `hasattr` and `inspect.signature` on the host stand here alone, each beside the version that needs it.
-"""
+"""What differs between versions of ComfyUI: every `getattr` and `inspect.signature` on the host, each beside its version."""
 
 from __future__ import annotations
 
@@ -9,60 +6,15 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping
-from functools import cache
 from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.ops
 import comfy.samplers
 import torch
-from comfy.conds import CONDCrossAttn
-from comfy.controlnet import ControlBase, T2IAdapter
-from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
-from comfy.ldm.modules import attention
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample, forward_timestep_embed
-from comfy.model_base import BaseModel, ModelType
-from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy_api.latest import Input, InputImpl
 from comfy_execution.utils import get_executing_context
-from torch import Tensor, nn
-
-__all__ = [
-    "SD15",
-    "SDXL",
-    "BaseModel",
-    "CONDCrossAttn",
-    "CallbacksMP",
-    "ControlBase",
-    "Downsample",
-    "ModelPatcher",
-    "ModelType",
-    "SDXL_Playground_2_5",
-    "SpatialTransformer",
-    "T2IAdapter",
-    "Upsample",
-    "WrappersMP",
-    "attend",
-    "compute_dtype",
-    "executing_node",
-    "intermediate_dtype",
-    "load_whole",
-    "new_patcher",
-    "original_module",
-    "prompt_server",
-    "reaches_upsample",
-    "sampler_function",
-    "sibling_devices",
-    "takes_noise_sampler",
-    "trim_window",
-    "video_file",
-    "video_source",
-    "with_cast_weights",
-]
+from torch import nn
 
 
 def executing_node() -> tuple[str | None, str | None]:
@@ -115,56 +67,6 @@ def sampler_function(sampler_name: str) -> Any | None:
 def takes_noise_sampler(function: Any) -> bool:
     """Return whether a sampler's function can be given its noise between steps."""
     return function is not None and "noise_sampler" in inspect.signature(function).parameters
-
-
-def with_cast_weights(
-    layer: Any, features: Tensor, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-) -> Tensor:
-    """Return `convolve(features, weight, bias)` with the layer's weights as it would use them itself.
-
-    They may lie on another device, in another type, or wait for a LoRA: the host's own casting fetches them. A layer that
-    brings a casting of its own (a quantised one) is asked first.
-    """
-    if hasattr(layer, "cast_bias_weight"):
-        return convolve(features, *layer.cast_bias_weight(features))
-    weight, bias, stream = comfy.ops.cast_bias_weight(layer, features, offloadable=True)
-    features = convolve(features, weight, bias)
-    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
-    return features
-
-
-def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, heads: int, options: Mapping[str, Any] | None = None
-) -> Tensor:
-    """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
-
-    `options` are those that a patch inside a layer was given; a replacement of the host's attention is found in them.
-    """
-    options = {} if options is None else options
-    precision = options.get("attn_precision")
-    return attention.optimized_attention(
-        queries, keys, values, heads, attn_precision=precision, transformer_options=options
-    )
-
-
-def compute_dtype(model: BaseModel) -> torch.dtype:
-    """Return the type of numbers that the model's layers work on, whatever type its weights are kept in."""
-    return model.get_dtype_inference()
-
-
-@cache
-def reaches_upsample() -> bool:
-    """Tell whether this ComfyUI offers an Upsample to a patch; before 0.19 it offered only a Downsample."""
-    asked: list[nn.Module] = []
-
-    def note(layer: nn.Module, features: Tensor, *_: Any) -> Tensor:
-        asked.append(layer)
-        return features
-
-    patches = {"forward_timestep_embed_patch": [(Upsample, note)]}
-    layers: Any = [Upsample(1, use_conv=False)]
-    forward_timestep_embed(layers, torch.zeros(1, 1, 1, 1), None, transformer_options={"patches": patches})
-    return bool(asked)
 
 
 def video_source(video: Any) -> str | io.BytesIO | None:

@@ -1,7 +1,7 @@
 """Conditioning that belongs to its crop: what lies somewhere in the picture is cut out with the segment.
 
-Masks, ControlNet hints and the host's inpainting entries cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels of the
-picture that came in. Entries that have no place pass untouched. The crop itself goes along, for effects on the model that have masks.
+Masks, ControlNet hints and the host's inpainting entries cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels of
+the picture that came in. Entries that have no place pass unchanged. The crop itself is passed on, for effects on the model that have masks.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attention.token_mask import VIEW, Part, View
-from ..scaling.box import Box, Size
-from ..segs.crop import crop_resized, fit_aspect
+from ..attention.view import VIEW, Part, View
+from ..scaling.box import Box
+from ..scaling.size import Size
+from ..segs.crop import Crop, crop_resized, fit_aspect
 from .log import log_once
 
 Conditioning = list[list[Any]]
-Boxed = tuple[int, int, int, int]  # height, width, top and left in latent pixels
+Area = tuple[int, int, int, int]  # a box as the host writes it: height, width, top and left in latent pixels
 
 _LATENTS = ("concat_latent_image",)  # (B, C, h, w) over the whole picture, in latent pixels
 _COVERS = ("concat_mask",)  # the same in pixels
@@ -43,71 +44,62 @@ class Canvas:
     cell: int = 8
 
 
-@dataclass(frozen=True)
-class Place:
-    """A crop: its box, and the frame it is cut from."""
-
-    box: Box
-    frame: int = 0
-
-
-def effect_in(conditioning: Conditioning, place: Place, canvas: Canvas) -> tuple[Any, ...]:
+def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
     """Return what differs between crops and cannot be put in one batch: equal values can."""
-    return tuple(_fit(options, place, canvas) for _, options in conditioning)
+    return tuple(_effect(options, crop, canvas) for _, options in conditioning)
 
 
 def crop_conditioning(
-    conditionings: Sequence[Conditioning], places: Sequence[Place], canvas: Canvas
+    conditionings: Sequence[Conditioning], crops: Sequence[Crop], canvas: Canvas
 ) -> list[Conditioning]:
     """Return each list (positive, negative, …) for a batch of crops with the same `effect_in`.
 
     Entries without effect there are left out. Where none has any, all are kept without their places: a segment outside of
     all regions still needs a text.
     """
-    cropper = _Cropper(places, canvas)
+    cropper = _Cropper(crops, canvas)
     return [cropper.crop(conditioning) for conditioning in conditionings]
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """What becomes of an entry's places in a crop."""
+class _Effect:
+    """What an entry's areas and boxes are in a crop."""
 
     present: bool
-    area: Boxed | None
+    area: Area | None
     bounds: Box | None  # of a crop whose mask the host makes an area of
-    boxes: tuple[tuple[int, Boxed], ...]  # number and place of each GLIGEN box that is left
+    boxes: tuple[tuple[int, Area], ...]  # number and place of each GLIGEN box that is left
 
 
-def _fit(options: Mapping[str, Any], place: Place, canvas: Canvas) -> _Fit:
-    area, present = _crop_area(options.get("area"), place.box, canvas)
+def _effect(options: Mapping[str, Any], crop: Crop, canvas: Canvas) -> _Effect:
+    area, present = _crop_area(options.get("area"), crop.box, canvas)
     if present and options.get("mask") is not None:
-        present = bool(_crop_field(options["mask"], place, canvas).any())
-    bounds = place.box if options.get("set_area_to_bounds") else None
-    return _Fit(present, area, bounds, tuple(_crop_gligen(options.get("gligen"), place.box, canvas)))
+        present = bool(_crop_field(options["mask"], crop, canvas).any())
+    bounds = crop.box if options.get("set_area_to_bounds") else None
+    return _Effect(present, area, bounds, tuple(_crop_gligen(options.get("gligen"), crop.box, canvas)))
 
 
 class _Cropper:
-    def __init__(self, places: Sequence[Place], canvas: Canvas) -> None:
-        self._places, self._canvas = places, canvas
-        parts = (Part(canvas.size, place.box.size, (place.box.top, place.box.left)) for place in places)
-        self._view = View(tuple(parts), tuple(place.frame for place in places))
+    def __init__(self, crops: Sequence[Crop], canvas: Canvas) -> None:
+        self._crops, self._canvas = crops, canvas
+        parts = tuple(Part(crop.box, canvas.size) for crop in crops)
+        self._view = View(parts, tuple(crop.frame for crop in crops))
         self._controls: dict[int, Any] = {}  # one that both lists share is cut once and stays shared
 
     def crop(self, conditioning: Conditioning) -> Conditioning:
-        fits = effect_in(conditioning, self._places[0], self._canvas)
-        pairs = list(zip(conditioning, fits, strict=True))
-        kept = [(entry, fit) for entry, fit in pairs if fit.present]
+        pairs = list(zip(conditioning, effect_in(conditioning, self._crops[0], self._canvas), strict=True))
+        kept = [(entry, effect) for entry, effect in pairs if effect.present]
         if not kept:
             placeless = {"area", "mask", "mask_strength", "set_area_to_bounds"}
-            pairs = [([text, _without(options, placeless)], fit) for (text, options), fit in pairs]
-        return [[self._rows(text), self._options(options, fit)] for (text, options), fit in kept or pairs]
+            kept = [([text, _without(options, placeless)], effect) for (text, options), effect in pairs]
+        return [[self._rows(text), self._options(options, effect)] for (text, options), effect in kept]
 
-    def _options(self, options: Mapping[str, Any], fit: _Fit) -> dict[str, Any]:
+    def _options(self, options: Mapping[str, Any], effect: _Effect) -> dict[str, Any]:
         cut = dict(options) | {VIEW: self._view}
         for name in _ROWS & cut.keys():
             cut[name] = self._rows(cut[name])
         if "area" in cut:
-            cut = _without(cut, {"area"}) if fit.area is None else cut | {"area": fit.area}
+            cut = _without(cut, {"area"}) if effect.area is None else cut | {"area": effect.area}
         if cut.get("mask") is not None:
             cut["mask"] = self._stack(cut["mask"])
         for name in (*_COVERS, *_LATENTS):
@@ -117,7 +109,7 @@ class _Cropper:
             cut["control"] = self._control(cut["control"])
         if "gligen" in cut:
             kind, model, given = cut["gligen"]
-            boxes = [(given[number][0], *box) for number, box in fit.boxes]
+            boxes = [(given[number][0], *area) for number, area in effect.boxes]
             cut = cut | {"gligen": (kind, model, boxes)} if boxes else _without(cut, {"gligen"})
         _warn_of_unknown(cut)
         return cut
@@ -126,10 +118,10 @@ class _Cropper:
         """Return the rows of a text (B, …) for these frames; one with a single row is for all."""
         if not isinstance(text, Tensor) or len(text) < 2:
             return text
-        return torch.stack([text[min(place.frame, len(text) - 1)] for place in self._places])
+        return torch.stack([text[min(crop.frame, len(text) - 1)] for crop in self._crops])
 
     def _stack(self, field: Tensor, cell: int = 1) -> Tensor:
-        return torch.cat([_crop_field(field, place, self._canvas, cell) for place in self._places])
+        return torch.cat([_crop_field(field, crop, self._canvas, cell) for crop in self._crops])
 
     def _control(self, control: Any) -> Any:
         """Return a copy of a ControlNet and those before it with their hints cut."""
@@ -137,48 +129,45 @@ class _Cropper:
             return None
         if id(control) not in self._controls:
             copy = control.copy()
-            hint = control.cond_hint_original
-            if isinstance(hint, Tensor) and hint.dim() == 4:
-                copy.cond_hint_original = self._stack(fit_aspect(hint, self._canvas.size))
+            copy.cond_hint_original = self._hint(control.cond_hint_original)
+            extras = getattr(control, "extra_concat_orig", [])
             copy.extra_concat_orig = [
-                self._stack(fit_aspect(extra, self._canvas.size))
-                if extra.dim() == 4 and extra.shape[-1] > 1
-                else extra
-                for extra in getattr(control, "extra_concat_orig", [])
+                each if each.shape[-1:] == (1,) else self._hint(each) for each in extras
             ]
             copy.set_previous_controlnet(self._control(control.previous_controlnet))
             self._controls[id(control)] = copy
         return self._controls[id(control)]
 
+    def _hint(self, hint: Any) -> Any:
+        if not isinstance(hint, Tensor) or hint.dim() != 4:
+            return hint
+        return self._stack(fit_aspect(hint, self._canvas.size))
 
-def _crop_field(field: Tensor, place: Place, canvas: Canvas, cell: int = 1) -> Tensor:
-    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the place's frame where there are several."""
+
+def _crop_field(field: Tensor, crop: Crop, canvas: Canvas, cell: int = 1) -> Tensor:
+    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the crop's frame where there are several."""
     if field.dim() == 2:
         field = field[None]
-    frame = min(place.frame, len(field) - 1)
-    return crop_resized(field[frame : frame + 1], canvas.size, place.box, cell)
+    frame = min(crop.frame, len(field) - 1)
+    return crop_resized(field[frame : frame + 1], canvas.size, crop.box, cell)
 
 
-def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[Boxed | None, bool]:
+def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[Area | None, bool]:
     """Return an area in a crop's latent pixels, None where it is all of it; and whether there is any."""
     if area is None or len(area) > 5:  # video areas have a time as well
         return area, True
     if area[0] == "percentage":
-        height, width, top, left = (
-            share * side for share, side in zip(area[1:], (*canvas.size, *canvas.size), strict=True)
-        )
+        sides = zip(area[1:], (*canvas.size, *canvas.size), strict=True)
+        height, width, top, left = (share * side for share, side in sides)
         whole = Box(round(top), round(left), round(top + height), round(left + width))
     else:
         whole = _in_picture(area, canvas)
     inside = whole.shared(box)
-    if not inside.area:
-        return None, False
-    if inside == box:
-        return None, True
-    return _in_latent(inside.within(box), canvas.cell), True
+    partial = inside != box and inside.area
+    return _in_latent(inside.within(box), canvas.cell) if partial else None, inside.area > 0
 
 
-def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Boxed]]:
+def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Area]]:
     if gligen is None:
         return []
     inside = [_in_picture(entry[1:], canvas).shared(box) for entry in gligen[2]]
@@ -187,16 +176,16 @@ def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Boxed
     ]
 
 
-def _in_picture(boxed: Sequence[int], canvas: Canvas) -> Box:
-    """Return a box in pixels of the picture as it is now, for latent pixels of the one that came in."""
-    height, width, top, left = (int(side) * canvas.cell for side in boxed)
+def _in_picture(area: Sequence[int], canvas: Canvas) -> Box:
+    """Return an area in latent pixels of the picture that came in as a box in the picture as it is now."""
+    height, width, top, left = (int(side) * canvas.cell for side in area)
     return Box(top, left, top + height, left + width).scaled(canvas.given, canvas.size)
 
 
-def _in_latent(box: Box, cell: int) -> Boxed:
-    """Return the latent pixels that hold a box: height, width, top and left."""
-    top, left = box.top // cell, box.left // cell
-    return -(-box.bottom // cell) - top, -(-box.right // cell) - left, top, left
+def _in_latent(box: Box, cell: int) -> Area:
+    """Return the area in latent pixels that holds a box."""
+    latent = box.scaled((cell, cell), (1, 1))
+    return (*latent.size, latent.top, latent.left)
 
 
 def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:

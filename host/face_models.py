@@ -10,11 +10,13 @@ from typing import Any
 
 import folder_paths
 
+from ..errors import bad_input
+from ..faces.find import RECOGNITION, TASKS
 from .face_packages import choose_providers, import_face_analysis, report_fallback
+from .faces import RECOGNITION_FILE
 
 AUTO = "auto"
-RECOGNITION, DETECTION = FILES = "glintr100.onnx", "scrfd_10g_bnkps.onnx"
-TASKS = ("detection", "recognition")
+FILES = RECOGNITION_FILE, "scrfd_10g_bnkps.onnx"
 DEPTH = 4  # of folders: the archive holds one of its own, so that models/antelopev2/antelopev2 is common
 
 
@@ -23,8 +25,8 @@ def list_model_folders() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for root in _roots():
         for depth in range(DEPTH):
-            for file in sorted(root.glob("*/" * depth + RECOGNITION)):
-                if (file.parent / DETECTION).is_file():
+            for file in sorted(root.glob("*/" * depth + RECOGNITION_FILE)):
+                if all((file.parent / name).is_file() for name in FILES):
                     found.setdefault(file.parent.relative_to(root).as_posix(), file.parent)
     return found
 
@@ -33,19 +35,20 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
     """Return insightface's FaceAnalysis, ready to detect and to recognise.
 
     Raises:
-        ValueError: no insightface, no model or a broken one; one sentence with the remedy.
+        ValueError: there is no insightface or no model, or the model does not load.
     """
     face_analysis = import_face_analysis()
     path = _model_folder(folder)
     providers = choose_providers(provider)
     try:
         analysis = face_analysis(name=str(path), allowed_modules=[*TASKS], providers=providers)
-        session = analysis.models["recognition"].session
+        session = analysis.models[RECOGNITION].session
     except Exception as failure:  # those of onnxruntime have no base of their own
-        reason = f"{type(failure).__name__}: {failure}"
-        raise ValueError(
-            f"folder: expected the networks of antelopev2 in {path}, got files that do not load ({reason}). "
-            "Copy them there again."
+        raise bad_input(
+            "folder",
+            f"the networks of antelopev2 in {path}",
+            f"files that do not load ({type(failure).__name__}: {failure})",
+            "Copy them there again.",
         ) from failure
     report_fallback(provider, providers, session.get_providers())
     analysis.prepare(ctx_id=0, det_size=(640, 640))
@@ -63,15 +66,16 @@ def _model_folder(folder: str) -> Path:
     """Return where the model lies.
 
     Raises:
-        ValueError: nowhere; one sentence.
+        ValueError: it lies nowhere.
     """
     found = list_model_folders()
-    if folder == AUTO and found:
-        return next(iter(found.values()))
-    if folder in found:
-        return found[folder]
+    chosen = next(iter(found), folder) if folder == AUTO else folder
+    if chosen in found:
+        return found[chosen]
     places = " or ".join(str(root / "models" / "antelopev2") for root in _roots())
-    raise ValueError(
-        f"folder: expected {DETECTION} and {RECOGNITION} side by side, got no such folder ({folder}). "
-        f"Unpack antelopev2.zip from insightface's model zoo into {places}."
+    raise bad_input(
+        "folder",
+        f"{FILES[1]} and {FILES[0]} side by side",
+        f"no such folder ({folder})",
+        f"Unpack antelopev2.zip from insightface's model zoo into {places}.",
     )

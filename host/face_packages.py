@@ -1,4 +1,4 @@
-"""The packages that face analysis stands on: imported when a face node runs, and what to do where that fails.
+"""The packages that face analysis needs: imported when a face node runs, and what to do where that fails.
 
 onnxruntime and its build for NVIDIA, onnxruntime-gpu, fill one folder, and the one that was installed last is what imports.
 """
@@ -10,6 +10,7 @@ import importlib.util
 import sys
 from typing import Any
 
+from ..errors import bad_input
 from .log import log
 
 PACKAGES = {"insightface": "insightface", "onnxruntime": "onnxruntime", "cv2": "opencv-python"}
@@ -27,17 +28,17 @@ def import_face_analysis() -> Any:
     """Return insightface's class FaceAnalysis.
 
     Raises:
-        ValueError: it cannot be imported; one sentence with the command for this Python.
+        ValueError: it cannot be imported; the message holds the command for this Python.
     """
     try:
         from insightface.app import FaceAnalysis
     except ImportError as failure:
-        raise ValueError(_remedy(failure)) from failure
+        raise _not_importable(failure) from failure
     return FaceAnalysis
 
 
 def choose_providers(provider: str) -> list[str]:
-    """Return onnxruntime's names for the provider and for the CPU behind it; the log says where only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU; log where only the CPU is left."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -51,20 +52,21 @@ def choose_providers(provider: str) -> list[str]:
 
 
 def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
-    """Say it in the log where a provider that onnxruntime has could not be started."""
+    """Log where a provider that onnxruntime has could not be started."""
     if not set(wanted) <= set(got):
         log.warning("provider: expected %s, got libraries that do not fit: the CPU does it.", provider)
 
 
-def _remedy(failure: ImportError) -> str:
+def _not_importable(failure: ImportError) -> ValueError:
     missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
     if not missing:
-        told, command = f"an error ({failure})", _pip("--force-reinstall --no-deps insightface")
+        got, command = f"an error ({failure})", _pip("--force-reinstall --no-deps insightface")
     else:
-        told, command = f"no {' and no '.join(missing)}", _pip(" ".join(missing))
+        got, command = f"no {' and no '.join(missing)}", _pip(" ".join(missing))
         if any(importlib.metadata.distributions(name=GPU_BUILD)):
             command += f" and then {_pip(_again())}"
-    return f"insightface: expected a package that can be imported, got {told}. Run {command} and restart ComfyUI."
+    hint = f"Run {command} and restart ComfyUI."
+    return bad_input("insightface", "a package that can be imported", got, hint)
 
 
 def _again() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..attention.instant_id import InstantID, shapes_of
 from ..errors import bad_input
-from .compat import attend
+from .layers import attend
 
 EMBEDDING = 512  # numbers of a face, by antelopev2
 REMEDY = "Download ip-adapter.bin of InstantX/InstantID (Hugging Face) again into models/instantid."

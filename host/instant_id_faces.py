@@ -14,6 +14,7 @@ from ..errors import bad_input
 from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
+from ..scaling.size import Size
 from .faces import ERROR, choose_faces, faces_in
 from .instant_id import InstantIDModel
 from .log import log
@@ -27,7 +28,7 @@ def reference_faces(
     """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
 
     Raises:
-        ValueError: a picture has none and that is an error; one sentence that names it.
+        ValueError: a picture has none and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
     chosen = choose_faces(
@@ -39,7 +40,7 @@ def reference_faces(
     return [faces[0] if faces else None for faces in chosen]
 
 
-def _size(image: Tensor) -> tuple[int, int]:
+def _size(image: Tensor) -> Size:
     return image.shape[1], image.shape[2]
 
 
@@ -63,7 +64,7 @@ def tokens_of(face_embeds: Any) -> Tokens:
     """Return the tokens in FACE_EMBEDS.
 
     Raises:
-        ValueError: they are something else; one sentence.
+        ValueError: they are something else.
     """
     try:
         return face_embeds["cond"], face_embeds["uncond"]

@@ -1,4 +1,4 @@
-"""What was measured of upscale models, kept in the user's folder so that each is measured once on a device."""
+"""What was measured of upscale models, cached in the user's folder so that each is measured once on a device."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from ..upscale.network import Descriptor
 from .log import log
 
+FORMAT = 2  # of the records; a file of another format is measured again
+
 
 class MeasuredModel(dict[str, Any]):
     """What was measured of one model on one device; what is put in goes to the file at once."""
@@ -20,7 +22,7 @@ class MeasuredModel(dict[str, Any]):
     def __init__(self, model: Descriptor, device: torch.device) -> None:
         self._file = Path(folder_paths.get_user_directory()) / "megapixel" / "upscale_models.json"
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._key = f"{fingerprint(model)} {name} torch {torch.__version__}"
+        self._key = f"{fingerprint(model)} {name} torch {torch.__version__} format {FORMAT}"
         super().__init__(self._read().get(self._key, {}))
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -31,14 +33,14 @@ class MeasuredModel(dict[str, Any]):
             fresh.write_text(json.dumps({**self._read(), self._key: dict(self)}, indent=1), encoding="utf-8")
             fresh.replace(self._file)
         except OSError as error:
-            log.debug("Could not keep what was measured in %s: %s", self._file, error)
+            log.debug("Could not cache what was measured in %s: %s", self._file, error)
 
     def _read(self) -> dict[str, Any]:
         """Return what the file holds for every model; nothing where it is missing or damaged."""
         try:
-            kept = json.loads(self._file.read_text(encoding="utf-8"))
-            return {key: measured for key, measured in kept.items() if isinstance(measured, dict)}
-        except (OSError, ValueError, AttributeError):
+            stored = json.loads(self._file.read_text(encoding="utf-8"))
+            return {key: measured for key, measured in stored.items() if isinstance(measured, dict)}
+        except (OSError, ValueError, AttributeError, RecursionError):
             return {}
 
 

@@ -1,4 +1,4 @@
-"""What the text of an older workflow sets: `key: value` lines that replace a node's inputs, checked like them."""
+"""The text of older workflows: `key: value` lines that replace a node's inputs, checked like them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 from comfy_api.latest import io
 
+from ..errors import bad_input
 from .log import log
 
 SOCKET = "yaml_parameters"
 SETTABLE = (io.Boolean.Input, io.Combo.Input, io.Float.Input, io.Int.Input, io.String.Input)
-Rule = tuple[str, Callable[[Any], bool]]  # what is expected, in words; whether a value is such
+Rule = tuple[str, Callable[[Any], bool]]  # what is expected, as text; whether a value fits
 
 TEXT: Rule = ("text", lambda value: isinstance(value, str))
 SWITCH: Rule = ("true or false", lambda value: isinstance(value, bool))
@@ -34,10 +35,10 @@ def read_parameters(
         text: YAML, so JSON too: one mapping, or nothing.
         sockets: the node's inputs. Numbers, choices, switches and lists of blocks may be set.
         unused: keys that older workflows have and that change nothing here.
-        nullable: inputs for which null is a word for their default.
+        nullable: inputs for which null means their default.
 
     Raises:
-        ValueError: no mapping, an unknown key, or a value that the input would not take; one sentence.
+        ValueError: no mapping, an unknown key, or a value that the input would not take.
     """
     valid = {socket.id: socket for socket in sockets if isinstance(socket, SETTABLE) and socket.id != SOCKET}
     rules = {name: _rule(socket) for name, socket in valid.items()} | dict(unused or {})
@@ -45,13 +46,12 @@ def read_parameters(
     idle: list[str] = []
     for key, value in _mapping(text).items():
         if key not in rules:
-            raise ValueError(_unknown(key, rules))
+            raise _unknown(key, rules)
         expected, fits = rules[key]
         is_default = value is None and key in nullable
         if not (is_default or fits(value)):
-            raise ValueError(
-                f"{SOCKET}: expected {expected} for {key}, got {_shown(value)}. Correct or remove that line."
-            )
+            hint = "Correct or remove that line."
+            raise bad_input(SOCKET, f"{expected} for {key}", _shown(value), hint)
         if key in valid:
             values[key] = valid[key].default if is_default else _as_socket(valid[key], value)
         else:
@@ -67,22 +67,22 @@ def _mapping(text: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
-        raise ValueError(_no_mapping(f"text that is no YAML{place}")) from error
+        raise _no_mapping(f"text that is no YAML{place}") from error
     if entries is None:
         return {}
     if not isinstance(entries, dict):
-        raise ValueError(_no_mapping(_shown(entries)))
+        raise _no_mapping(_shown(entries))
     return entries
 
 
-def _no_mapping(got: str) -> str:
-    return f"{SOCKET}: expected lines of the form key: value, got {got}. Correct the text, or leave it empty."
+def _no_mapping(got: str) -> ValueError:
+    return bad_input(SOCKET, "lines of the form key: value", got, "Correct the text, or leave it empty.")
 
 
-def _unknown(key: object, valid: Collection[str]) -> str:
+def _unknown(key: object, valid: Collection[str]) -> ValueError:
     near = difflib.get_close_matches(str(key), valid, n=1)
     advice = f"Did you mean {near[0]}?" if near else "Correct or remove that line."
-    return f"{SOCKET}: expected keys among {', '.join(valid)}, got {_shown(key)}. {advice}"
+    return bad_input(SOCKET, f"keys among {', '.join(valid)}", _shown(key), advice)
 
 
 def _rule(socket: Any) -> Rule:

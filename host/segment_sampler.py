@@ -14,11 +14,12 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
+from ..scaling.colours import rgb
 from ..segs.blur import blur_mask
 from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
-from .crop_conditioning import Canvas, Conditioning, Place, crop_conditioning, effect_in
-from .differential_diffusion import with_soft_masks
+from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
 from .log import log
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
@@ -64,10 +65,6 @@ class _Encoded:
     hidden: Tensor | None  # latent of what an inpainting model may see
 
     @property
-    def place(self) -> Place:
-        return Place(self.piece.cut.box, self.piece.frame)
-
-    @property
     def control(self) -> Any:
         return self.piece.cut.segment.control
 
@@ -107,8 +104,8 @@ class SegmentSampler:
 
     @cached_property
     def _model(self) -> Any:
-        soft = self._settings.noise_mask_feather > 0
-        return with_soft_masks(self._settings.model) if soft else self._settings.model
+        model = self._settings.model
+        return with_soft_masks(model) if self._settings.noise_mask_feather > 0 else model
 
     @cached_property
     def _sigmas(self) -> Tensor:
@@ -125,7 +122,7 @@ class SegmentSampler:
     def _encode(self, number: int, piece: Piece, cut: Tensor) -> _Encoded:
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self._settings
-        pixels = _rgb(cut)[None]
+        pixels = rgb(cut, -1)[None]
         mask = blur_mask(piece.cut.mask, settings.noise_mask_feather)
         latent = settings.vae.encode(pixels)
         self._check_latent(latent)
@@ -136,17 +133,16 @@ class SegmentSampler:
     def _check_latent(self, latent: Tensor) -> None:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
         if latent.shape[1] != wanted:
-            raise ValueError(
-                f"vae: expected one with {wanted} latent channels for this model, got one with {latent.shape[1]}. "
-                "Connect the VAE that belongs to the model."
-            )
+            expected = f"one with {wanted} latent channels for this model"
+            hint = "Connect the VAE that belongs to the model."
+            raise bad_input("vae", expected, f"one with {latent.shape[1]}", hint)
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
         """Yield what can be sampled together: equal shapes and equal effects of the conditioning."""
         groups: dict[tuple[Any, ...], list[_Encoded]] = {}
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
-            effects = tuple(effect_in(text, entry.place, self._canvas) for text in texts)
+            effects = tuple(effect_in(text, entry.piece.crop, self._canvas) for text in texts)
             own = entry.number if entry.control is not None else None
             groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
         for group in groups.values():
@@ -206,16 +202,18 @@ class SegmentSampler:
             noise_mask=stack_masks([entry.mask for entry in batch], noise.dim()),
             callback=lambda step, x0, x, total: self._progress.step([entry.piece for entry in batch], x0),
             disable_pbar=True,  # one bar for all segments, not a line in the console for each
-            seed=seeds[0]
-            if alone
-            else settings.seed,  # effects on the model go by it, so it must not depend on the batch
+            # effects on the model go by it, so it must not depend on the batch
+            seed=seeds[0] if alone else settings.seed,
         )
 
     def _conditioned(self, batch: Sequence[_Encoded]) -> tuple[Any, list[Conditioning]]:
         """Return the model, and positive and negative, for these segments."""
         settings, first = self._settings, batch[0]
         texts = [settings.positive, settings.negative]
-        model, texts = self._model, crop_conditioning(texts, [entry.place for entry in batch], self._canvas)
+        model, texts = (
+            self._model,
+            crop_conditioning(texts, [entry.piece.crop for entry in batch], self._canvas),
+        )
         if first.control is not None:  # such a segment is alone in its batch
             texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
             if hasattr(first.control, "doit_ipadapter"):
@@ -230,15 +228,12 @@ class SegmentSampler:
     def _decode(self, entry: _Encoded, latent: Tensor, cut: Tensor) -> Tensor | None:
         """Return (h, w, C) with the channels of `cut`, or None where it is not finite."""
         refined = self._settings.vae.decode(latent)
-        refined = refined.reshape(-1, *refined.shape[-3:])[0].to(
-            cut.device, torch.float32
-        )  # videos have a time
-        refined = refined[: cut.shape[0], : cut.shape[1], :3]
+        refined = refined.reshape(-1, *refined.shape[-3:])[0]  # videos have a time
+        refined = refined.to(cut.device, torch.float32)[: cut.shape[0], : cut.shape[1], :3]
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
-            log.warning(
-                "SEGS: segment %d came back with NaN and is left as it was. Try another precision.", number
-            )
+            text = "SEGS: segment %d came back with NaN and is left as it was. Try another precision."
+            log.warning(text, number)
             return None
         self._progress.finish(entry.piece, refined)
         return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined
@@ -249,8 +244,13 @@ def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
     return torch.stack(list(masks))[(slice(None), *(None,) * (dimensions - 3))]
 
 
-def _rgb(cut: Tensor) -> Tensor:
-    return cut.expand(-1, -1, 3) if cut.shape[-1] == 1 else cut
+def with_soft_masks(model: Any) -> Any:
+    """Return a copy of the model that takes soft masks as strengths; the model itself where it already has a way to do so."""
+    from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+
+    if "denoise_mask_function" in model.model_options:
+        return model
+    return DifferentialDiffusion.execute(model).args[0]
 
 
 def _without_masked(pixels: Tensor, mask: Tensor) -> Tensor:

@@ -10,10 +10,12 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
+from ..scaling.resized import resize_pictures
+from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
 from ..segs.segment import read_segments
 from ..upscale.channels import Channels
-from ..upscale.resized import resize_pictures
 from .compat import intermediate_dtype
 from .crop_conditioning import Canvas
 from .log import log
@@ -53,7 +55,7 @@ def upscale_segments(
     """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back.
 
     Raises:
-        ValueError, MemoryError: one sentence about the socket that is to blame.
+        ValueError, MemoryError: an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs)
     given = image.shape[1], image.shape[2]
@@ -86,8 +88,8 @@ def enlarge_image(image: Tensor, enlargement: Enlargement) -> Tensor:
     return resized.movedim(1, -1).to(device, dtype)
 
 
-def rounded_size(size: tuple[int, int], factor: float, modulus: int) -> tuple[int, int]:
-    """Return the sides times the factor, each rounded to the nearest multiple of the modulus, at least one; at factor 1 the sides."""
+def rounded_size(size: Size, factor: float, modulus: int) -> Size:
+    """Return the size times the factor, rounded to the nearest multiple of the modulus, at least one; at factor 1 the size."""
     if factor == 1.0:
         return size
     height, width = (max(modulus, round(side * factor / modulus) * modulus) for side in size)
@@ -101,22 +103,15 @@ def _refine(
     sampler = SegmentSampler(sampling, canvas, progress, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(frames, pasting.hook)
     try:
-        with torch.random.fork_rng(
-            _cuda_devices()
-        ):  # some samplers and decoders draw from the global generator
+        # some samplers and decoders draw from the global generator
+        with torch.random.fork_rng(_cuda_devices()):
             torch.manual_seed(sampling.seed)
+            settings: dict[str, Any] = {"colours": pasting.match_colours, "pasted": finished}
             if pasting.overlaps == IN_ORDER:
-                own = _own(pieces)
-                refine_in_order(
-                    colours,
-                    own,
-                    sampler,
-                    colours=pasting.match_colours,
-                    pasted=finished,
-                    one_by_one=pasting.hook is not None,
-                )
+                one_by_one = pasting.hook is not None
+                refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
-                refine_independently(colours, pieces, sampler, colours=pasting.match_colours, pasted=finished)
+                refine_independently(colours, pieces, sampler, **settings)
     except comfy.model_management.InterruptProcessingException:
         if not (finished.count and pasting.keep_on_interrupt):
             raise
@@ -127,15 +122,14 @@ def _own(pieces: list[Piece]) -> list[Piece]:
     """Return the wanted pieces.
 
     Raises:
-        ValueError: one of them touches another worker's, and would have to wait for it; one sentence.
+        ValueError: one of them touches another worker's, and would have to wait for it.
     """
     own = [piece for piece in pieces if piece.cut.segment.wanted]
     others = [piece for piece in pieces if not piece.cut.segment.wanted]
     if any(piece.touches(other) for piece in own for other in others):
-        raise ValueError(
-            "segs: expected segments that touch in one slice when they are refined in order, got them in several. "
-            "Switch keep_together on in Slice SEGS, take a lower smallest_crop, or set overlaps to independent."
-        )
+        hint = "Switch keep_together on in Slice SEGS, take a lower smallest_crop, or set overlaps to independent."
+        expected = "segments that touch in one slice when they are refined in order"
+        raise bad_input("segs", expected, "them in several", hint)
     return own
 
 
@@ -155,10 +149,9 @@ class _Finished:
         if changed is self._frames:
             return
         if changed.shape != self._frames.shape:
-            raise ValueError(
-                f"upscaler_hook_opt: expected a picture of {tuple(self._frames.shape)} from post_paste, got "
-                f"{tuple(changed.shape)}. Use a hook that keeps the size."
-            )
+            expected = f"a picture of {tuple(self._frames.shape)} from post_paste"
+            got = tuple(changed.shape)
+            raise bad_input("upscaler_hook_opt", expected, got, "Use a hook that keeps the size.")
         self._frames.copy_(changed)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,10 +11,13 @@ import folder_paths
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
+from ..scaling.size import Size
 from ..upscale.channels import Channels
 from ..upscale.network import Descriptor, Network, choose_form
-from ..upscale.upscaler import Upscale
+from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
+from .images import check_pixels
 from .log import log
 from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
@@ -47,7 +48,8 @@ def upscale_images(
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's type and place.
 
     Raises:
-        ValueError, MemoryError: one sentence about the socket that is to blame.
+        ValueError: when an input does not fit the model.
+        MemoryError: when the result, or the smallest tile, does not fit the free memory.
     """
     check_model(upscale_model)
     pictures = pictures_of(image)
@@ -56,55 +58,60 @@ def upscale_images(
     device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
     check_memory(len(pictures), channels.result, size, device, dtype)
-    wanted = partial(Upscale, size=size, tile=tile_size, alpha=alpha, device=device, dtype=dtype)
+    options = Options(size, tile_size, alpha, device, dtype)
     devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
     with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
-        return _run(wanted, without_nan(pictures), upscale_model, precision, compile).movedim(1, -1)
+        return _run(without_nan(pictures), upscale_model, options, precision, compile).movedim(1, -1)
 
 
-def _run(
-    wanted: Callable[..., Upscale], pictures: Tensor, model: Descriptor, precision: str, compile: bool
-) -> Tensor:
+def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool) -> Tensor:
     network = _network(model, precision, compile)
     progress = TileProgress(pictures, network.modules)
-    upscale = wanted(
+    hooks = Hooks(
         free=lambda: free_memory(network.device),
         recover=lambda: _recovered(network.device),
         report=progress,
-        say=lambda plan: log.info("Upscale: %s", plan),
+        log=lambda plan: log.info("Upscale: %s", plan),
     )
     try:
         torch.manual_seed(0)  # the same noise every time, also after a measurement
         with progress:
-            return upscale(pictures, network)
+            return upscale_pictures(pictures, network, options, hooks)
     except Exception as error:
-        if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if not compile or not fails_to_compile(error):
             raise
         log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
-    return _run(wanted, pictures, model, precision, compile=False)
+    return _run(pictures, model, options, precision, compile=False)
+
+
+def fails_to_compile(error: Exception) -> bool:
+    """Return whether an error comes from torch.compile, not from the model."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def check_model(model: Any) -> None:
     """Refuse what cannot enlarge a picture.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
-        raise ValueError(
-            "upscale_model: expected a model that enlarges a picture, got one that fills masked parts (inpainting). "
-            "Choose an upscale model."
+        raise bad_input(
+            "upscale_model",
+            "a model that enlarges a picture",
+            "one that fills masked parts (inpainting)",
+            "Choose an upscale model.",
         )
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
-        raise ValueError(
-            f"upscale_model: expected a model as Load Upscale Model gives it, got {type(model).__name__}. "
-            "Connect that loader."
+        raise bad_input(
+            "upscale_model",
+            "a model as Load Upscale Model gives it",
+            type(model).__name__,
+            "Connect that loader.",
         )
 
 
-def result_size(
-    size: tuple[int, int], model_scale: int, scale_by: float, width: int, height: int
-) -> tuple[int, int]:
+def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
     """Return (height, width) of the result; an exact side goes before `scale_by`, and the other one follows it."""
     factor = scale_by or float(model_scale)
     if width or height:
@@ -133,13 +140,9 @@ def pictures_of(image: Tensor) -> Tensor:
     """Return (F, C, H, W) for (F, H, W, C).
 
     Raises:
-        ValueError: nothing in it; one sentence.
+        ValueError: when there is no pixel in it.
     """
-    if image.dim() != 4 or not image.numel():
-        shape = "x".join(str(length) for length in image.shape)
-        raise ValueError(
-            f"image: expected pictures of at least 1x1 pixels, got a tensor of {shape}. Check the node before."
-        )
+    check_pixels(image)
     return image.movedim(-1, 1)
 
 
@@ -157,33 +160,32 @@ def without_nan(pictures: Tensor) -> Tensor:
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def check_memory(
-    count: int, channels: int, size: tuple[int, int], device: torch.device, dtype: torch.dtype
-) -> None:
+def check_memory(count: int, channels: int, size: Size, device: torch.device, dtype: torch.dtype) -> None:
     """Refuse a result that cannot fit, before anything starts.
 
     Raises:
-        MemoryError: one sentence with the numbers.
+        MemoryError: when it needs more than `RESULT_SHARE` of the free memory.
     """
     needed = count * channels * size[0] * size[1] * dtype.itemsize
     free = _free(device)
     if needed > RESULT_SHARE * free:
-        raise MemoryError(
-            f"image: expected a result that fits {free / 2**30:.1f} GB of free memory, got {needed / 2**30:.1f} GB for "
-            f"{count} of {size[1]}x{size[0]}. Take a smaller scale_by or fewer frames."
+        raise bad_input(
+            "image",
+            f"a result that fits {free / 2**30:.1f} GB of free memory",
+            f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}",
+            "Take a smaller scale_by or fewer frames.",
+            MemoryError,
         )
 
 
 def _network(model: Descriptor, precision: str, compile: bool) -> Network:
     """Return the model ready on the host's devices; it stays ready for the next run while the model lives."""
-    wanted = precision, compile
-    settings, network = _networks.get(model, (None, None))
-    if network is None or settings != wanted:
-        _networks.pop(model, None)  # its weights make room for the new copy
-        network = _new_network(model, precision, compile)
-        _networks[model] = wanted, network
-    else:
-        network.load()
+    settings = precision, compile
+    if model not in _networks or _networks[model][0] != settings:
+        _networks.pop(model, None)  # nobody else holds it: its memory is free before the new copy is made
+        _networks[model] = settings, _new_network(model, precision, compile)
+    network = _networks[model][1]
+    network.load()
     return network
 
 

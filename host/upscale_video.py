@@ -16,20 +16,20 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..scaling.box import Size
+from ..scaling.size import Size
 from ..upscale.frames import FrameUpscaler, plan_grid
 from ..upscale.network import Descriptor, Network
 from ..upscale.tile_size import fitting_pixels
-from ..upscale.upscaler import BATCH_PIXELS, Upscale
+from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
 from ..video.codecs import CODECS, Encoding, choose_encoding, fitting_size
 from ..video.frame import Frame, Reader
 from ..video.frame_loop import ReadAhead, WriteBehind
 from ..video.parts import PART_FRAMES, Parts
 from .compat import video_file
-from .live_preview import FillingPicture
 from .log import log
 from .measurements import fingerprint
-from .upscale import _network, _recovered, check_model, free_memory, result_size
+from .progress import LivePreview
+from .upscale import _network, _recovered, check_model, fails_to_compile, free_memory, result_size
 from .video import Job, Target, check_disk, tags_of
 from .video_progress import VideoProgress
 
@@ -128,7 +128,7 @@ def _save_still(done: Done) -> dict[str, str]:
     folder = Path(folder_paths.get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
     still = folder / f"{done.file.stem}.png"
-    image: Image.Image = FillingPicture(done.picture, ()).image()
+    image: Image.Image = LivePreview(done.picture, ()).image()
     image.save(still)
     return _place(still, str(folder), "temp")
 
@@ -208,19 +208,24 @@ class _Run:
 
     def __call__(self, pictures: Tensor, size: Size | None) -> Tensor:
         network = self.network
-        upscale = Upscale(
-            size=size,
-            tile=self._settings.tile_size,
-            device=torch.device("cpu"),
+        options = Options(size, self._settings.tile_size, device=torch.device("cpu"))
+        hooks = Hooks(
             free=lambda: self._free,
             recover=partial(_recovered, network.device),
             report=lambda _: comfy.model_management.throw_exception_if_processing_interrupted(),
-            say=self._log,
+            log=self._log,
         )
-        devices = [worker.device for worker in network.stages[0].workers if worker.device.type == "cuda"]
-        with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
-            torch.manual_seed(0)
-            return upscale(pictures, network)
+        devices = [worker.device for worker in network.stages[-1].workers if worker.device.type == "cuda"]
+        try:
+            with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
+                torch.manual_seed(0)
+                return upscale_pictures(pictures, network, options, hooks)
+        except Exception as error:
+            if not fails_to_compile(error):
+                raise
+            log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
+        self.network = _network(self._model, self._settings.precision, False)
+        return self(pictures, size)
 
     def _log(self, plan: str) -> None:
         if plan not in self._logged:

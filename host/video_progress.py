@@ -11,7 +11,7 @@ import comfy.utils
 from torch import Tensor
 
 from .compat import executing_node, prompt_server
-from .live_preview import LONGEST, FillingPicture
+from .progress import LONGEST, LivePreview
 
 SECONDS = 0.5  # between two previews, and two lines of text
 WINDOW = 50  # frames over which the speed is measured
@@ -35,7 +35,7 @@ class VideoProgress:
         preview = None
         if self._times[-1] >= self._shown + SECONDS or self._done == self._total:
             self._shown = self._times[-1]
-            preview = ("JPEG", FillingPicture(picture, ()).image(), LONGEST)
+            preview = ("JPEG", LivePreview(picture, ()).image(), LONGEST)
             _show_text(self.text)
         self._bar.update_absolute(self._done, max(self._total, self._done), preview)
 

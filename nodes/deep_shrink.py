@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
-from ..patches.deep_shrink import SCALE_METHODS, DeepShrink, apply_deep_shrink
+from ..patches.deep_shrink import DeepShrink, Mode, ScaleMethod, apply_deep_shrink
 from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """Deep Shrink as people know it, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` added behind."""
+    """The original Deep Shrink, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` after its inputs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -71,19 +73,19 @@ class MegapixelDeepShrink(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "downscale_method",
-                    options=list(SCALE_METHODS),
+                    options=list(get_args(ScaleMethod)),
                     advanced=True,
                     tooltip="How the features are made smaller. Bicubic is the known default, and auto takes it.",
                 ),
                 io.Combo.Input(
                     "upscale_method",
-                    options=list(SCALE_METHODS),
+                    options=list(get_args(ScaleMethod)),
                     advanced=True,
                     tooltip="How the features are made larger again. Bicubic is the known default, and auto takes it.",
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=["manual", "auto"],
+                    options=list(get_args(Mode)),
                     default="manual",
                     optional=True,
                     tooltip="manual uses the numbers above. auto chooses all of them itself when sampling starts, by "

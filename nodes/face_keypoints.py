@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import comfy.model_management
+import torch
 from comfy_api.latest import io
 
-from ..faces.choose import WHICH
-from ..host.faces import ALL, ERROR, PASS_THROUGH, draw_faces
+from ..faces.boxes import draw_boxes
+from ..faces.choose import WHICH, order_faces
+from ..faces.draw import draw_keypoints
+from ..host.faces import ALL, ERROR, PASS_THROUGH, choose_faces, faces_in, to_bytes
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
@@ -49,4 +53,12 @@ class MegapixelFaceKeypoints(io.ComfyNode):
     def execute(
         cls, faceanalysis, image, which_face=WHICH[0], face_index=0, on_no_face=PASS_THROUGH
     ) -> io.NodeOutput:
-        return io.NodeOutput(*draw_faces(faceanalysis, image, which_face, face_index, on_no_face))
+        found, size = faces_in(faceanalysis, image), (image.shape[1], image.shape[2])
+        chosen = choose_faces(found, size, which_face, face_index, on_no_face, "The result is black there.")
+        keypoints = [draw_keypoints(faces, size) for faces in chosen]
+        boxes = [
+            draw_boxes(to_bytes(picture), order_faces(faces, size, which_face))
+            for picture, faces in zip(image, found, strict=True)
+        ]
+        device = comfy.model_management.intermediate_device()
+        return io.NodeOutput(torch.stack(keypoints).to(device), torch.stack(boxes).to(device))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
-from ..patches.hidiffusion import MODES, WINDOWS, HiDiffusion, apply_hidiffusion
+from ..patches.hidiffusion import HiDiffusion, Mode, WindowChoice, apply_hidiffusion
 from .sockets import model_socket, trained_size_socket
 
 
@@ -35,13 +37,13 @@ class MegapixelHiDiffusion(io.ComfyNode):
                 model_socket(),
                 io.Combo.Input(
                     "mode",
-                    options=list(MODES),
+                    options=list(get_args(Mode)),
                     tooltip="auto makes the features as small as the model was trained at, by the picture's size. "
                     "published is the paper's RAU-Net: its blocks, its shares of the steps and 2x2 windows.",
                 ),
                 io.Combo.Input(
                     "windows",
-                    options=list(WINDOWS),
+                    options=list(get_args(WindowChoice)),
                     optional=True,
                     advanced=True,
                     tooltip="Windows of the self-attention. native: as many tokens each as the model was trained with, "

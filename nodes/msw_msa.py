@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
-from ..patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
+from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, known_preset
 from ..patches.topology import topology_of
-from .block_list import parse_blocks
-from .family import check_model_type
-from .sockets import (
+from .hidiffusion_sockets import (
     blocks_socket,
-    model_socket,
+    check_model_type,
     model_type_socket,
     multiplier_socket,
     parameters_socket,
+    parse_blocks,
     time_mode_socket,
     time_socket,
-    trained_size_socket,
-    windows_socket,
 )
+from .sockets import model_socket, trained_size_socket
 
 MULTIPLIERS = {
     "pre_window_multiplier": "the tokens ahead of the cut into windows",
@@ -36,6 +36,17 @@ UNUSED: dict[str, Rule] = {
     "verbose": LEVEL,
     "force_apply_attn2": ("false (windows are for self-attention alone)", lambda value: value is False),
 }
+
+
+def _windows_socket() -> io.Combo.Input:
+    """Return the size of the attention's windows."""
+    return io.Combo.Input(
+        "windows",
+        options=list(get_args(Windows)),
+        optional=True,
+        tooltip="2x2: four windows, as published. native: as many tokens each as the model was trained with, the "
+        "fastest at large sizes; at the trained size that is one window, the plain attention.",
+    )
 
 
 class MegapixelMSWMSA(io.ComfyNode):
@@ -87,11 +98,11 @@ class MegapixelMSWMSA(io.ComfyNode):
                 ),
                 model_socket(),
                 parameters_socket("last_shift_mode: block"),
-                windows_socket(),
+                _windows_socket(),
                 trained_size_socket("For native windows"),
                 io.Combo.Input(
                     "last_shift_mode",
-                    options=["global", "block", "both", "ignore"],
+                    options=list(get_args(ShiftMode)),
                     default="both",
                     optional=True,
                     advanced=True,
@@ -100,7 +111,7 @@ class MegapixelMSWMSA(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "last_shift_strategy",
-                    options=["increment", "decrement", "retry"],
+                    options=list(get_args(ShiftStrategy)),
                     default="decrement",
                     optional=True,
                     advanced=True,
@@ -145,7 +156,7 @@ class MegapixelMSWMSASimple(io.ComfyNode):
             inputs=[
                 model_type_socket(),
                 model_socket(),
-                windows_socket(),
+                _windows_socket(),
                 trained_size_socket("For native windows"),
             ],
             outputs=[io.Model.Output()],

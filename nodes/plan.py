@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io, ui
 
+from ..errors import bad_input
 from ..patches.plan_picture import draw_plan
 from ..patches.run_plan import plan_run
 
@@ -64,9 +65,7 @@ class MegapixelPlan(io.ComfyNode):
                 model, steps, torch.device("cpu"), "euler", scheduler, denoise
             ).sigmas
         if len(sigmas) < 2:
-            raise ValueError(
-                f"sigmas: expected at least 2 noise levels, got {len(sigmas)}. One step has two ends."
-            )
+            raise bad_input("sigmas", "at least 2 noise levels", len(sigmas), "One step has two ends.")
         height, width = latent_image["samples"].shape[-2:]
         picture = draw_plan(plan_run(model, (height, width), sigmas))
         # (H, W, 3) bytes -> (1, H, W, 3) floats from 0 to 1

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
+from ..errors import bad_input
 from ..host.parameter_text import LEVEL, SWITCH, read_parameters
 from ..host.scale_modes import scale_modes
-from ..patches.rau_net import POOLS, Published, RAUNet, apply_rau_net, kind_of, known_preset
-from ..patches.schedule import Schedule
+from ..patches.executed_steps import schedule_in
+from ..patches.rau_net import apply_rau_net
+from ..patches.rau_net_preset import known_preset
+from ..patches.rau_net_published import Published, kind_of
+from ..patches.rau_net_settings import Pool, RAUNet
 from ..patches.topology import Topology, topology_of
-from .block_list import parse_blocks
-from .family import check_model_type
-from .sockets import (
+from .hidiffusion_sockets import (
     blocks_socket,
-    model_socket,
+    check_model_type,
     model_type_socket,
     multiplier_socket,
     parameters_socket,
+    parse_blocks,
     time_mode_socket,
     time_socket,
 )
+from .sockets import model_socket
 
 OFF = -1.0  # a time that none is
 MULTIPLIERS = {
@@ -39,7 +43,7 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with every number in sight; what only a text could set has sockets of its own behind it."""
+    """RAU-Net with every number in sight; what only a text could set has sockets of its own after those."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -81,7 +85,7 @@ def _rau_net(sockets: dict[str, Any]) -> RAUNet:
 
 def _is_ever_on(settings: dict[str, Any], pair: str) -> bool:
     start, end = settings[f"{pair}start_time"], settings[f"{pair}end_time"]
-    return Schedule(start, end, settings["time_mode"]).is_ordered
+    return schedule_in(settings["time_mode"], start, end).is_ordered
 
 
 def _known_inputs() -> list[io.Input]:
@@ -139,7 +143,7 @@ def _known_inputs() -> list[io.Input]:
         ),
         io.Combo.Input(
             "ca_downscale_mode",
-            options=list(dict.fromkeys((*POOLS, *modes))),
+            options=list(dict.fromkeys((*get_args(Pool), *modes))),
             default="adaptive_avg_pool2d",
             tooltip="How the CA pair makes features smaller. avg_pool2d is the published one and takes whole factors "
             "only; adaptive_avg_pool2d takes any.",
@@ -290,7 +294,6 @@ class MegapixelRAUNetSimple(io.ComfyNode):
 def _published(topology: Topology, schedule: str, modes: dict[str, str]) -> Published:
     turbo = schedule == "published (turbo)"
     if turbo and kind_of(topology) == "sd":
-        raise ValueError(
-            f"schedule: expected published for an SD 1.x or 2.x model, got {schedule}. Turbo's is for SDXL-Turbo."
-        )
+        right = "published for an SD 1.x or 2.x model"
+        raise bad_input("schedule", right, schedule, "Turbo's is for SDXL-Turbo.")
     return Published(**modes, turbo=turbo)

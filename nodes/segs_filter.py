@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..errors import bad_input
+from ..scaling.size import Size
 from ..segs.choose import MEASURES, Choice, choose_segments
 from ..segs.segment import read_shape
 from .segs_sockets import CATEGORY, segs_socket
@@ -94,13 +96,12 @@ class MegapixelSEGSFilter(io.ComfyNode):
         return io.NodeOutput((size, chosen), (size, others), len(chosen))
 
 
-def _more(segs, size: tuple[int, int]) -> list:
+def _more(segs, size: Size) -> list:
     if segs is None:
         return []
     other, segments = read_shape(segs)
     if other != size:
-        raise ValueError(
-            f"more_segs: expected segments of a picture of {size[1]}x{size[0]} like segs, got {other[1]}x{other[0]}. "
-            "Find both in the same picture."
-        )
+        expected = f"segments of a picture of {size[1]}x{size[0]} like segs"
+        got = f"{other[1]}x{other[0]}"
+        raise bad_input("more_segs", expected, got, "Find both in the same picture.")
     return segments

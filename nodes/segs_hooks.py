@@ -16,7 +16,8 @@ from comfy_api.latest import io
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..host.sigmas import resample_levels
+from ..errors import bad_input
+from ..host.resampled_sigmas import resample_levels
 from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 
@@ -128,7 +129,5 @@ class MegapixelSchedulerFunction(io.ComfyNode):
     @classmethod
     def execute(cls, sigmas) -> io.NodeOutput:
         if len(sigmas) < 2:
-            raise ValueError(
-                f"sigmas: expected at least 2 noise levels, got {len(sigmas)}. One step has two ends."
-            )
+            raise bad_input("sigmas", "at least 2 noise levels", len(sigmas), "One step has two ends.")
         return io.NodeOutput(lambda model, sampler_name, steps: resample_levels(sigmas, steps))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import math
-
 from comfy_api.latest import io
-from torch import Tensor
 
+from ..errors import bad_input
 from ..faces.face import Face
 from ..host.faces import faces_in
+from ..host.images import check_pixels
 from ..scaling.box import Box
+from ..scaling.grow import enlarge_box
+from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
-from .segs_sockets import CATEGORY, crop_factor_socket
+from .segs_sockets import CATEGORY
 
 
 class MegapixelMaskToSEGS(io.ComfyNode):
@@ -40,7 +41,7 @@ class MegapixelMaskToSEGS(io.ComfyNode):
                     default=False,
                     tooltip="One segment of all parts. Off: one for each connected part.",
                 ),
-                crop_factor_socket(3.0),
+                _crop_factor_socket(),
                 io.Boolean.Input(
                     "bbox_fill",
                     default=False,
@@ -70,7 +71,8 @@ class MegapixelMaskToSEGS(io.ComfyNode):
 
     @classmethod
     def execute(cls, mask, label="mask", **settings) -> io.NodeOutput:
-        masks = _masks(mask)
+        masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask  # (F, H, W)
+        check_pixels(masks, 3, "mask", "masks")
         found = [mask_segments(single, label=label, **settings) for single in masks]
         return io.NodeOutput(_joined((masks.shape[1], masks.shape[2]), found))
 
@@ -125,9 +127,8 @@ class MegapixelTilesToSEGS(io.ComfyNode):
     @classmethod
     def execute(cls, image, tile_size, overlap, mask=None) -> io.NodeOutput:
         if overlap >= tile_size:
-            raise ValueError(
-                f"overlap: expected less than tile_size {tile_size}, got {overlap}. An eighth of the tile is usual."
-            )
+            expected = f"less than tile_size {tile_size}"
+            raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
         size = image.shape[1], image.shape[2]
         return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
 
@@ -151,7 +152,7 @@ class MegapixelFacesToSEGS(io.ComfyNode):
                     "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
                 ),
                 io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
-                crop_factor_socket(3.0),
+                _crop_factor_socket(),
                 io.Combo.Input(
                     "shape",
                     options=["ellipse", "box"],
@@ -179,31 +180,25 @@ class MegapixelFacesToSEGS(io.ComfyNode):
         return io.NodeOutput(_joined(size, found))
 
 
-def _face_segment(
-    face: Face, size: tuple[int, int], crop_factor: float, shape: str, mask_scale: float
-) -> SEG:
-    left, top, right, bottom = face.box
-    box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
-    part = {"ellipse": ellipse_part, "box": box_part}[shape](box.enlarged(mask_scale))
+def _crop_factor_socket() -> io.Float.Input:
+    """Return how much of the surroundings is sampled with a segment."""
+    return io.Float.Input(
+        "crop_factor",
+        default=3.0,
+        min=1.0,
+        max=100.0,
+        step=0.1,
+        tooltip="Crop size relative to the segment. Larger crops give the model more context: 1.5 to 3 is usual; 1 takes none.",
+    )
+
+
+def _face_segment(face: Face, size: Size, crop_factor: float, shape: str, mask_scale: float) -> SEG:
+    box = Box.around(*face.box)
+    part = {"ellipse": ellipse_part, "box": box_part}[shape](enlarge_box(box, mask_scale))
     return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 
 
-def _masks(mask: Tensor) -> Tensor:
-    """Return (F, H, W).
-
-    Raises:
-        ValueError: nothing in it; one sentence.
-    """
-    masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask
-    if masks.dim() != 3 or not masks.numel():
-        shape = "x".join(str(length) for length in mask.shape)
-        raise ValueError(
-            f"mask: expected masks of at least 1x1 pixels, got a tensor of {shape}. Check the node before."
-        )
-    return masks
-
-
-def _joined(size: tuple[int, int], found: list[list]) -> SEGS:
+def _joined(size: Size, found: list[list[SEG]]) -> SEGS:
     """Return the segments of every frame as one SEGS; those of a single frame belong to every frame."""
     if len(found) == 1:
         return size, found[0]

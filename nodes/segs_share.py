@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..errors import bad_input
 from ..segs.choose import slice_segments
-from ..segs.paste import merge_results
+from ..segs.merge import merge_results
 from ..segs.segment import read_shape
 from .segs_sockets import CATEGORY, segs_socket
 
@@ -55,9 +56,8 @@ class MegapixelSEGSSlice(io.ComfyNode):
     @classmethod
     def execute(cls, segs, index, count, keep_together) -> io.NodeOutput:
         if index >= count:
-            raise ValueError(
-                f"index: expected 0 to {count - 1} for {count} workers, got {index}. The first worker is 0."
-            )
+            expected = f"0 to {count - 1} for {count} workers"
+            raise bad_input("index", expected, index, "The first worker is 0.")
         size, segments = read_shape(segs)
         return io.NodeOutput((size, slice_segments(segments, index, count, keep_together)))
 
@@ -104,9 +104,11 @@ class MegapixelSEGSMerge(io.ComfyNode):
     def execute(cls, image, results, tolerance=0.0) -> io.NodeOutput:
         frames = len(image)
         if results.shape[1:] != image.shape[1:] or len(results) % frames:
-            raise ValueError(
-                f"results: expected pictures of {_shape(image)} in multiples of {frames}, got {len(results)} of {_shape(results)}. "
-                "Connect the workers' pictures, and as image the enlarged picture that they began with."
+            raise bad_input(
+                "results",
+                f"pictures of {_shape(image)} in multiples of {frames}",
+                f"{len(results)} of {_shape(results)}",
+                "Connect the workers' pictures, and as image the enlarged picture that they began with.",
             )
         merged = [
             merge_results(image[frame], list(results[frame::frames]), tolerance) for frame in range(frames)

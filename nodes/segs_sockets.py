@@ -1,4 +1,4 @@
-"""Sockets that several SEGS nodes share, and the node ids they belong to."""
+"""Sockets that several SEGS nodes share."""
 
 from __future__ import annotations
 
@@ -15,22 +15,17 @@ UpscalerHook = io.Custom("UPSCALER_HOOK")
 SchedulerFunc = io.Custom("SCHEDULER_FUNC")
 
 
-def segs_socket(tooltip: str = "From a SEGS maker of this pack, or from any detector pack.") -> io.SEGS.Input:
+def segs_socket() -> io.SEGS.Input:
     """Return the socket of segments."""
-    return io.SEGS.Input("segs", tooltip=tooltip)
+    return io.SEGS.Input("segs", tooltip="From a SEGS maker of this pack, or from any detector pack.")
 
 
-def crop_factor_socket(default: float) -> io.Float.Input:
-    """Return how much of the surroundings is sampled with a segment."""
-    return io.Float.Input(
-        "crop_factor",
-        default=default,
-        min=1.0,
-        max=100.0,
-        step=0.1,
-        tooltip="Sides of what is sampled by those of the segment: what is around it helps the model. 1.5 to 3 is usual; 1 "
-        "takes none.",
-    )
+def picture_sockets() -> list[Any]:
+    """Return the picture that is upscaled, and its segments."""
+    return [
+        io.Image.Input("image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."),
+        segs_socket(),
+    ]
 
 
 def enlarging_sockets() -> list[Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..errors import bad_input
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, upscale_segments
 from .segs_sockets import (
@@ -15,8 +16,8 @@ from .segs_sockets import (
     enlarging_sockets,
     optional_sockets,
     pasting_sockets,
+    picture_sockets,
     sampling_sockets,
-    segs_socket,
 )
 
 DESCRIPTION = (
@@ -44,10 +45,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
                 "tiled diffusion upscale",
             ],
             inputs=[
-                io.Image.Input(
-                    "image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."
-                ),
-                segs_socket(),
+                *picture_sockets(),
                 io.Model.Input(
                     "model",
                     tooltip="Samples the segments; with this pack's effects and others, at any size of segment.",
@@ -82,10 +80,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
             description=DESCRIPTION,
             search_aliases=["SEGSUpscalerPipe", "Upscaler (SEGS/pipe)", "detailer pipe"],
             inputs=[
-                io.Image.Input(
-                    "image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."
-                ),
-                segs_socket(),
+                *picture_sockets(),
                 BasicPipe.Input(
                     "basic_pipe",
                     tooltip="Model, CLIP, VAE, positive and negative in one, as ToBasicPipe makes it.",
@@ -141,7 +136,6 @@ def _unpack(pipe: Any) -> tuple[Any, ...]:
     try:
         model, clip, vae, positive, negative = pipe
     except (TypeError, ValueError):
-        raise ValueError(
-            f"basic_pipe: expected (model, clip, vae, positive, negative), got {type(pipe).__name__}. Connect a ToBasicPipe node."
-        ) from None
+        expected, got = "(model, clip, vae, positive, negative)", type(pipe).__name__
+        raise bad_input("basic_pipe", expected, got, "Connect a ToBasicPipe node.") from None
     return model, clip, vae, positive, negative

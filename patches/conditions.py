@@ -1,8 +1,8 @@
-"""Which conditioning each part of a batch belongs to, told by the conditionings themselves.
+"""Which conditioning each part of a batch belongs to, read from the conditionings themselves.
 
 The host numbers the conditionings of a call as each guider likes: 0 is the positive one for the KSampler and the negative
 one for DualCFG. So every conditioning of a run is given a mark beside what the host encodes for the model. Wherever the
-host cuts, batches or copies conditionings, the marks go along, and arrive with the model call in the order of the batch.
+host cuts, batches or copies conditionings, the marks are cut and copied too, and arrive with the model call in the order of the batch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..attention.token_mask import VIEW, Part, View
+from ..attention.view import VIEW, Part, View
+from ..scaling.box import Box
+from ..scaling.size import Size
 
 MARK = "megapixel_conditions"  # among the host's `model_conds`
-
-Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Mark:
         if area is None:
             return self
         height, width, top, left = area
-        part = Part(self.latent_size, (height, width), (top, left))
+        part = Part(Box(top, left, top + height, left + width), self.latent_size)
         return replace(self, conditions=tuple(replace(each, part=part) for each in self.conditions))
 
     def can_concat(self, other: _Mark) -> bool:

@@ -1,6 +1,6 @@
 """Deep Shrink on a UNet: features shrink after an input block and grow back where the skips are longer.
 
-Source: Kohya's Deep Shrink as known from ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
+Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
 settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
 are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` chooses by the
 latent's size, and keeps what is fixed while features are small free of their noise.
@@ -16,19 +16,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+import comfy.utils
+from comfy.model_base import BaseModel
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..host.compat import BaseModel, ModelPatcher
-from ..host.scale_modes import resize
-from ..scaling.deep_shrink import automatic_factor, faded_factor, low_passed, shrunk_size
-from .model_call import Effect, ModelCall, NoiseLevels, effects_of, planned, set_effect
-from .plan import Place, Plan, Size
+from ..errors import bad_input
+from ..scaling.deep_shrink import faded_factor, low_passed, shrunk_size
+from ..scaling.size import Size
+from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
+from .model_call import ModelCall, NoiseLevels
+from .plan import Plan
 from .schedule import Schedule
-from .topology import topology_of
-from .trained_size import trained_side
+from .topology import BlockId, topology_of
+from .trained_size import NOT_LARGER, factor_above_trained, trained_side
+from .wrapper import add_effect, planned
 
-EFFECT = "deep_shrink"
-SCALE_METHODS = ("bicubic", "nearest-exact", "bilinear", "area", "bislerp")
+Mode = Literal["manual", "auto"]
+ScaleMethod = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class DeepShrink:
     """The settings of one Deep Shrink; the names are those of the node's sockets.
 
     Raises:
-        ValueError: a setting that contradicts itself; one sentence that names the socket.
+        ValueError: a setting contradicts itself.
     """
 
     block_number: int = 3
@@ -44,34 +49,32 @@ class DeepShrink:
     start_percent: float = 0.0
     end_percent: float = 0.35
     downscale_after_skip: bool = True
-    downscale_method: str = "bicubic"
-    upscale_method: str = "bicubic"
-    mode: Literal["manual", "auto"] = "manual"
+    downscale_method: ScaleMethod = "bicubic"
+    upscale_method: ScaleMethod = "bicubic"
+    mode: Mode = "manual"
     fade_percent: float = 0.0
     trained_size: int = 0
     remove_mottle: bool = False
 
     def __post_init__(self) -> None:
         if not self.schedule.is_ordered:
-            raise ValueError(
-                f"start_percent: expected at most end_percent ({self.end_percent:g}), got {self.start_percent:g}. "
-                "Exchange the two, or the shrink is never on."
-            )
+            limit = f"at most end_percent ({self.end_percent:g})"
+            hint = "Exchange the two, or the shrink is never on."
+            raise bad_input("start_percent", limit, f"{self.start_percent:g}", hint)
         if self.downscale_factor <= 0:
-            raise ValueError(
-                f"downscale_factor: expected a number above 0, got {self.downscale_factor:g}. 2 halves the features."
-            )
+            factor = f"{self.downscale_factor:g}"
+            raise bad_input("downscale_factor", "a number above 0", factor, "2 halves the features.")
 
     @property
     def schedule(self) -> Schedule:
         return Schedule(self.start_percent, self.end_percent, "percent", self.fade_percent)
 
 
-# Counted on the tiny models (bench/results/effect.md): behind the first block nearly the whole UNet works at the size it
+# Counted on the tiny models (bench/results/effect.md): after the first block nearly the whole UNet works at the size it
 # knows, which keeps objects whole at three times the trained side, where block 3 no longer does. One large object is settled
 # after a third of the sampling, several small ones only after half of it and more.
 AUTOMATIC = DeepShrink(mode="auto", block_number=1, end_percent=0.5, fade_percent=0.4, remove_mottle=True)
-"""What `mode="auto"` takes whatever the size; the factor follows from that."""
+"""The settings of `mode="auto"` at every size; the factor follows from the size."""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
@@ -82,51 +85,21 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
 
     Raises:
-        ValueError: `model` is no UNet, or it has no such block; one sentence.
+        ValueError: `model` is no UNet, or it has no such block.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     if config.mode == "manual":
         topology.check_input_block(config.block_number, "block_number")
     else:
-        trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+        trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
         config = replace(AUTOMATIC, trained_size=config.trained_size)
-    patched = model.clone()
-    before = effects_of(model).get(EFFECT)
-    earlier = before.shrinks if isinstance(before, _Effect) else ()
-    set_effect(patched, EFFECT, _Effect((*earlier, config)))
-    index = len(earlier)
-
-    def shrink(features: Tensor, options: dict[str, Any]) -> Tensor:
-        plan = planned(EFFECT, features)
-        if not isinstance(plan, ShrinkPlan):
-            return features
-        step = plan.steps[index]
-        if step.factor == 1.0 or step.block != options["block"][1]:
-            return features
-        return resize(features, shrunk_size(features.shape[-2:], step.factor), config.downscale_method)
-
-    if config.downscale_after_skip:
-        patched.set_model_input_block_patch_after_skip(shrink)
-    else:
-        patched.set_model_input_block_patch(shrink)
-
-    def grow_back(
-        features: Tensor, skip: Tensor | None, options: dict[str, Any]
-    ) -> tuple[Tensor, Tensor | None]:
-        if skip is not None and features.shape[-2:] != skip.shape[-2:]:
-            features = resize(features, skip.shape[-2:], config.upscale_method)
-        return features, skip
-
-    patched.set_model_output_block_patch(grow_back)
-    if config.remove_mottle:
-        patched.set_model_sampler_post_cfg_function(partial(keep_to_grid, config))
-    return patched
+    return add_effect(model, DeepShrinks((config,)))
 
 
 def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
     """Return the guided estimate of the picture, while features are held small without what their grid cannot show.
 
-    A UNet whose deep features are small tells too little noise of finer detail; what it leaves there would stay as a mottle.
+    A UNet whose deep features are small finds too little noise of finer detail; what it leaves there would stay as a mottle.
     """
     denoised, model = guided["denoised"], guided["model"]
     factor = _full_factor(shrink, model, denoised.shape[-2:])
@@ -163,15 +136,41 @@ class ShrinkPlan(Plan):
                 size = shrunk_size(size, step.factor)
         return size
 
-    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
+    def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
         return {("input", step.block): f"/ {step.factor:.3g}" for step in self.steps if step.factor != 1.0}
 
 
 @dataclass(frozen=True)
-class _Effect(Effect):
+class DeepShrinks(Effect):
     """All Deep Shrinks of one model, in the order of their nodes."""
 
     shrinks: tuple[DeepShrink, ...]
+
+    name = "deep_shrink"
+    label = "Deep Shrink"
+    colour = (214, 118, 20)
+
+    def stacked(self, effects: Effects) -> Stacked:
+        return merge_with_earlier(
+            self, effects, lambda earlier: replace(self, shrinks=(*earlier.shrinks, *self.shrinks))
+        )
+
+    def install(self, model: ModelPatcher, name: str, earlier: Effect | None) -> None:
+        first = len(earlier.shrinks) if isinstance(earlier, DeepShrinks) else 0
+        for index, shrink in enumerate(self.shrinks, first):
+            if shrink.downscale_after_skip:
+                model.set_model_input_block_patch_after_skip(partial(_shrink, index, shrink))
+            else:
+                model.set_model_input_block_patch(partial(_shrink, index, shrink))
+            model.set_model_output_block_patch(partial(_grow_back, shrink))
+            if shrink.remove_mottle:
+                model.set_model_sampler_post_cfg_function(partial(keep_to_grid, shrink))
+
+    def idle(self, call: ModelCall) -> str | None:
+        return idle_together(_idle(shrink, call) for shrink in self.shrinks)
+
+    def describe(self, call: ModelCall) -> str:
+        return "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
     def plan(self, call: ModelCall) -> ShrinkPlan | None:
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
@@ -194,14 +193,34 @@ class _Effect(Effect):
         )
         return ShrinkPlan(steps) if any(step.factor != 1.0 for step in steps) else None
 
-    def describe(self, call: ModelCall) -> str:
-        return "Deep Shrink: " + "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
+
+def _shrink(index: int, shrink: DeepShrink, features: Tensor, options: dict[str, Any]) -> Tensor:
+    plan = planned(DeepShrinks.name, features)
+    if not isinstance(plan, ShrinkPlan):
+        return features
+    step = plan.steps[index]
+    if step.factor == 1.0 or step.block != options["block"][1]:
+        return features
+    return _resize(features, shrunk_size(features.shape[-2:], step.factor), shrink.downscale_method)
+
+
+def _grow_back(
+    shrink: DeepShrink, features: Tensor, skip: Tensor | None, options: dict[str, Any]
+) -> tuple[Tensor, Tensor | None]:
+    if skip is not None and features.shape[-2:] != skip.shape[-2:]:
+        features = _resize(features, skip.shape[-2:], shrink.upscale_method)
+    return features, skip
+
+
+def _resize(features: Tensor, size: Sequence[int], method: ScaleMethod) -> Tensor:
+    height, width = size
+    return comfy.utils.common_upscale(features, width, height, method, "disabled")
 
 
 def _full_factor(shrink: DeepShrink, model: BaseModel, latent_size: Sequence[int]) -> float:
     if shrink.mode == "manual":
         return shrink.downscale_factor
-    return automatic_factor(latent_size, trained_side(model, shrink.trained_size))
+    return factor_above_trained(model, latent_size, shrink.trained_size)
 
 
 def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
@@ -212,12 +231,17 @@ def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
     return index == max((number for number, (at, _) in enumerate(plan) if at == block), key=change)
 
 
+def _idle(shrink: DeepShrink, call: ModelCall) -> str | None:
+    if _full_factor(shrink, call.model, call.latent_size) != 1.0:
+        return None
+    return "downscale_factor is 1" if shrink.mode == "manual" else NOT_LARGER
+
+
 def _describe(shrink: DeepShrink, call: ModelCall) -> str:
+    if reason := _idle(shrink, call):
+        return nothing_to_do(reason)
     factor = _full_factor(shrink, call.model, call.latent_size)
     height, width = call.latent_size
-    if factor == 1.0:
-        reason = "downscale_factor is 1" if shrink.mode == "manual" else "not clearly above the trained size"
-        return f"nothing to do for a latent of {height}x{width} ({reason})"
     features = call.topology.feature_size(call.latent_size, shrink.block_number)
     shrunk = shrunk_size(features, factor)
     schedule = shrink.schedule

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from comfy.conds import CONDCrossAttn
+from comfy.controlnet import ControlBase, T2IAdapter
 from torch import Tensor
 
 from ..errors import bad_input
-from ..host.compat import CONDCrossAttn, ControlBase, T2IAdapter
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"

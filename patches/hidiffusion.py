@@ -12,17 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..host.compat import ModelPatcher
-from ..scaling.deep_shrink import automatic_factor
+from comfy.model_patcher import ModelPatcher
+
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, known_preset
-from .rau_net import TURBO_SIDE, Published, RAUNet, Recipe, apply_rau_net
+from .rau_net_effect import RAUNets
+from .rau_net_published import TURBO_SIDE, Published
+from .rau_net_settings import RAUNet, Recipe
 from .topology import topology_of
-from .trained_size import trained_side
+from .trained_size import is_above_trained, trained_side
+from .wrapper import add_effect
 
-MODES = ("auto", "published")
-WINDOWS = ("auto", "native", "2x2", "off")
+Mode = Literal["auto", "published"]
+WindowChoice = Literal["auto", "native", "2x2", "off"]
 
 
 @dataclass(frozen=True)
@@ -32,24 +35,24 @@ class HiDiffusion:
     windows "auto" is "native" in mode "auto", and "2x2" in mode "published".
     """
 
-    mode: Literal["auto", "published"] = "auto"
-    windows: Windows | Literal["auto", "off"] = "auto"
+    mode: Mode = "auto"
+    windows: WindowChoice = "auto"
     trained_size: int = 0
 
 
 def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
-    """Return a clone of `model` that keeps the composition of large pictures whole, and samples them faster.
+    """Return a clone of `model` that keeps large pictures coherent, and samples them faster.
 
     At sizes that are not clearly above the trained one it does nothing.
 
     Raises:
-        ValueError: `model` is no UNet, or the size that it was trained at is not known; one sentence.
+        ValueError: `model` is no UNet, or the size that it was trained at is not known.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
-    side = trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
+    side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
     if config.mode == "published":
         published = Published(turbo=side <= TURBO_SIDE)
-        patched = apply_rau_net(model, AboveTrainedSize(published, config.trained_size))
+        patched = add_effect(model, RAUNets((AboveTrainedSize(published, config.trained_size),)))
     else:
         patched = apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=config.trained_size))
     if config.windows == "off":
@@ -64,7 +67,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     return apply_msw_msa(patched, settings)
 
 
-def _usual(mode: str) -> Windows:
+def _usual(mode: Mode) -> Windows:
     return "2x2" if mode == "published" else "native"
 
 
@@ -76,6 +79,6 @@ class AboveTrainedSize:
     trained_size: int = 0
 
     def settings(self, call: ModelCall) -> RAUNet | None:
-        """Return what the recipe says, or None."""
-        side = trained_side(call.model, self.trained_size)
-        return self.recipe.settings(call) if automatic_factor(call.latent_size, side) > 1.0 else None
+        """Return the recipe's settings, or None."""
+        is_above = is_above_trained(call.model, call.latent_size, self.trained_size)
+        return self.recipe.settings(call) if is_above else None

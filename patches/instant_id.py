@@ -4,7 +4,7 @@ Each person is an effect of its own: its replacement of the cross-attention call
 attention, another person, another pack's replacement) and adds its face to the result. So people and packs stack in any
 order, and each person has a weight, a window and a mask.
 
-Source: InstantID (arXiv 2401.07519) and the settings under which ComfyUI knows it (`ApplyInstantID`). We depart where
+Source: InstantID (arXiv 2401.07519) and the settings of the original node (`ApplyInstantID`). We depart where
 those cost or fail: keys and values come ready from the node, nothing is projected or read back while sampling; which half
 of the guidance is which comes from the conditionings themselves; the middle block is patched as well; masks are fitted to
 the tokens that are there.
@@ -15,7 +15,7 @@ layer and S the sum of the widths of all layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -23,32 +23,28 @@ from weakref import WeakKeyDictionary
 
 import comfy.model_management
 import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.token_mask import mask_view
-from ..host.compat import (
-    CallbacksMP,
-    ModelPatcher,
-    SpatialTransformer,
-    attend,
-    compute_dtype,
-    original_module,
-)
+from ..errors import bad_input
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
-from ..host.log import log_once
-from .conditions import Condition
-from .model_call import Effect, ModelCall, effects_of, planned, set_effect
-from .plan import Place, Plan, Size
+from ..host.layers import attend, compute_dtype
+from ..scaling.size import Size
+from .conditions import MARK, Condition, conditions_of, mark_conditions
+from .effect import Effect, Effects, Run, Stacked, stand_beside
+from .model_call import ModelCall
+from .plan import Plan
 from .schedule import Schedule
-from .topology import Topology, topology_of
+from .token_grid import token_grid
+from .topology import BlockId, LayerId, Topology, topology_of
+from .wrapper import add_effect, planned
 
-EFFECT = "instant_id"
 CLONE_KEY = "megapixel.instant_id"
 WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
-
-Layer = tuple[str, int, int]  # kind of block, its number, depth in its transformer
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,25 +73,10 @@ class Person:
         return self.weight == 0 or masked_out or not self.schedule.is_ordered
 
 
-def cross_attentions(unet: nn.Module) -> dict[Layer, int]:
+def cross_attentions(unet: nn.Module) -> dict[LayerId, int]:
     """Return the width of every cross-attention of a UNet, in the order in which InstantID numbers them."""
-    model = original_module(unet)
-    blocks = [
-        *(("input", number, block) for number, block in enumerate(model.input_blocks)),
-        *(("output", number, block) for number, block in enumerate(model.output_blocks)),
-        ("middle", 0, model.middle_block),
-    ]
-    return {
-        (kind, number, depth): layer.attn2.heads * layer.attn2.dim_head
-        for kind, number, block in blocks
-        for depth, layer in enumerate(_transformers(block))
-    }
-
-
-def _transformers(block: Any) -> Iterator[Any]:
-    for layer in block.children():
-        if isinstance(layer, SpatialTransformer):
-            yield from layer.transformer_blocks
+    order = ("input", "output", "middle")
+    return dict(sorted(topology_of(unet).layers.items(), key=lambda layer: order.index(layer[0][0])))
 
 
 def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int) -> None:
@@ -106,25 +87,22 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
-        ValueError: one sentence.
+        ValueError: they do not.
     """
-    unet = model.get_model_object("diffusion_model")
-    topology_of(unet)  # refuses what is no UNet
-    own_widths = tuple(cross_attentions(unet).values())
+    own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
-        raise ValueError(
-            f"model: expected an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has "
-            f"them), got {type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}. "
-            "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
-        )
+        expected = f"an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has them)"
+        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}"
+        hint = "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
+        raise bad_input("model", expected, got, hint)
 
 
 def instant_id_for(value: Any, model: Any) -> InstantIDModel:
     """Return the model on an INSTANTID socket, if it fits a UNet.
 
     Raises:
-        ValueError: it does not, or is something else; one sentence.
+        ValueError: it does not, or is something else.
     """
     instantid = as_instant_id(value)
     check_base_model(model, instantid.network.widths, instantid.network.context)
@@ -147,28 +125,13 @@ def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
     """
     if person.is_idle:
         return model
-    patched = model.clone()
-    name = _free_name(effects_of(model))
-    layers = list(cross_attentions(model.get_model_object("diffusion_model")))
-    for number, layer in enumerate(layers):
-        if layer[0] != "middle" or person.middle_block:
-            span = person.face.span(number)
-            patched.set_model_attn2_replace(_FaceAttention(name, span, _present(patched, layer)), *layer)
-    set_effect(patched, name, _Face(person))
-    patched.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONE_KEY)
-    patched.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _own_replacements)
-    return patched
-
-
-def _free_name(effects: Mapping[str, Effect]) -> str:
-    count = sum(isinstance(effect, _Face) for effect in effects.values())
-    return f"{EFFECT} {count + 1}" if count else EFFECT
+    return add_effect(model, FaceEffect(person))
 
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
-def _present(model: ModelPatcher, layer: Layer) -> Replacement:
+def _present(model: ModelPatcher, layer: LayerId) -> Replacement:
     """Return what a layer's cross-attention is now, as a replacement of it."""
     patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     return patches.get(layer, patches.get(layer[:2], _host_attention))
@@ -210,7 +173,7 @@ class _FaceAttention:
 
 
 def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Tell whether an appended callback is within its noise levels; as known, each layer reads the noise level."""
+    """Return whether an appended callback is within its noise levels; as in the original, each layer reads the noise level."""
     sigma = float(options["sigmas"][0])
     return settings.get("sigma_end", 0.0) <= sigma <= settings.get("sigma_start", float("inf"))
 
@@ -228,26 +191,25 @@ class FacePlan(Plan):
     """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings, and the mask, if there is one."""
 
     keys_values: Tensor
-    places: tuple[Place, ...]
+    blocks: tuple[BlockId, ...]
     mask: TokenMask | None = None
 
     def add_face(self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any]) -> Tensor:
         """Return a layer's result (C * B, N, D) with the face added."""
-        keys, values = self.keys_values[..., span].unbind(1)
-        grid = tuple(options["activations_shape"][-2:])
-        if self.mask is not None and grid[0] * grid[1] != queries.shape[1]:
-            log_once(
-                "InstantID: no face at %s block %s, another patch has changed its tokens and the mask cannot fit",
-                *options["block"],
-            )
+        if self.mask is None:
+            return result + self._face(queries, span, options)
+        grid = token_grid(FaceEffect.label, options, queries)
+        if grid is None:  # the mask cannot fit
             return result
-        added = attend_to_face(queries, keys, values, options["n_heads"], partial(attend, options=options))
-        if self.mask is not None:
-            added = added * self.mask.on(grid, len(queries) // len(keys)).to(added.dtype)
-        return result + added
+        added = self._face(queries, span, options)
+        return result + added * self.mask.on(grid, len(queries) // len(self.keys_values)).to(added.dtype)
 
-    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
-        return dict.fromkeys(self.places, "face")
+    def _face(self, queries: Tensor, span: slice, options: dict[str, Any]) -> Tensor:
+        keys, values = self.keys_values[..., span].unbind(1)
+        return attend_to_face(queries, keys, values, options["n_heads"], partial(attend, options=options))
+
+    def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
+        return dict.fromkeys(self.blocks, "face")
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,42 +229,60 @@ class TokenMask:
 
 
 @dataclass(frozen=True, eq=False)
-class _Face(Effect):
+class FaceEffect(Effect):
+    """One person on a model."""
+
     person: Person
 
-    reads_conditions = True
+    name = "instant_id"
+    label = "InstantID"
+    colour = (200, 30, 45)
+
+    def stacked(self, effects: Effects) -> Stacked:
+        return stand_beside(self, effects)
+
+    def install(self, model: ModelPatcher, name: str, earlier: Effect | None) -> None:
+        for number, layer in enumerate(cross_attentions(model.get_model_object("diffusion_model"))):
+            if layer[0] != "middle" or self.person.middle_block:
+                span = self.person.face.span(number)
+                model.set_model_attn2_replace(_FaceAttention(name, span, _present(model, layer)), *layer)
+        model.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONE_KEY)
+        model.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _own_replacements)
+
+    def begin(self, run: Run) -> None:
+        mark_conditions(run.conditions, run.latent_size)
+
+    def idle(self, call: ModelCall) -> str | None:
+        return None  # a person that adds nothing is never put on a model
+
+    def describe(self, call: ModelCall) -> str:
+        person = self.person
+        where = "everywhere" if person.mask is None else "in the mask"
+        text = (
+            f"weight {person.weight:g}, start_at {person.start_at:g}, end_at {person.end_at:g}, {where}, "
+            f"{len(person.face.widths)} layers"
+        )
+        if call.latent_size == WATERMARK_SIZE:
+            text += "; it likes to draw watermarks at exactly 1024x1024, 1016x1016 avoids them"
+        return text
 
     def plan(self, call: ModelCall) -> FacePlan | None:
         if not call.strength(self.person.schedule):
             return None
         faces, mask = _on_device(self.person, call.device, compute_dtype(call.model))
+        conditions = conditions_of(call.marks.get(MARK), call.cond_or_uncond)
         return FacePlan(
-            keys_values=torch.stack([faces[int(condition.is_negative)] for condition in call.conditions]),
-            places=_places(call.topology, self.person.middle_block),
-            mask=None if mask is None else TokenMask(mask, call.conditions),
+            keys_values=torch.stack([faces[int(condition.is_negative)] for condition in conditions]),
+            blocks=_blocks(call.topology, self.person.middle_block),
+            mask=None if mask is None else TokenMask(mask, conditions),
         )
-
-    def describe(self, call: ModelCall) -> str:
-        person = self.person
-        where = "everywhere" if person.mask is None else "in the mask"
-        words = (
-            f"InstantID: weight {person.weight:g}, start_at {person.start_at:g}, end_at {person.end_at:g}, {where}, "
-            f"{len(person.face.widths)} layers"
-        )
-        if call.latent_size == WATERMARK_SIZE:
-            words += "; it likes to draw watermarks at exactly 1024x1024, 1016x1016 avoids them"
-        return words
 
 
 @lru_cache(maxsize=16)
-def _places(topology: Topology, middle_block: bool) -> tuple[Place, ...]:
+def _blocks(topology: Topology, middle_block: bool) -> tuple[BlockId, ...]:
     """Return the blocks whose attention sees a face."""
-    inputs: Iterator[Place] = (("input", i) for i, block in enumerate(topology.inputs) if block.transformers)
-    outputs: Iterator[Place] = (
-        ("output", i) for i, block in enumerate(topology.outputs) if block.transformers
-    )
-    middle: tuple[Place, ...] = (("middle", 0),) if middle_block else ()
-    return (*inputs, *outputs, *middle)
+    found = [block_id for block_id, block in topology.blocks.items() if block.transformers]
+    return tuple(block_id for block_id in found if middle_block or block_id[0] != "middle")
 
 
 Placed = tuple[Tensor, Tensor | None]

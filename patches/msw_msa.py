@@ -3,7 +3,7 @@
 Two patches around a self-attention cut its tokens into windows, folded into the batch, and put the result together again;
 the attention between them is whatever the host has chosen. The pair shares the layer's `extra_options` and keeps nothing.
 
-Source: HiDiffusion (arXiv 2311.17528v2) and the settings under which ComfyUI knows it (`ApplyMSWMSAAttention`). We depart
+Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyMSWMSAAttention`). We depart
 where those fail: every size works without resizing the features, the windows' places follow from the sampling seed and the
 step alone (the same for both halves of the guidance, however the host splits them), and windows may have the
 token count that the model was trained at instead of always being two by two.
@@ -20,6 +20,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import torch
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..attention.windows import (
@@ -30,20 +31,21 @@ from ..attention.windows import (
     partition_windows,
     window_indices,
 )
-from ..host.compat import ModelPatcher
-from ..host.log import log_once
-from ..scaling.deep_shrink import automatic_factor
-from .model_call import Effect, ModelCall, effects_of, planned, set_effect
-from .plan import Place, Plan, Size
-from .schedule import Schedule, Unit
-from .topology import Topology, topology_of
-from .trained_size import trained_side
+from ..errors import bad_input
+from ..scaling.multiplier import times
+from ..scaling.size import Size
+from .effect import Effect, Effects, Run, Stacked, replace_earlier
+from .executed_steps import schedule_in, step_of
+from .model_call import ModelCall
+from .plan import Plan
+from .schedule import NEVER_ON, Schedule, Unit
+from .token_grid import token_grid
+from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_of
+from .trained_size import NOT_LARGER, is_above_trained, trained_side
+from .wrapper import add_effect, planned
 
-EFFECT = "msw_msa"
 POSITION = "megapixel_windows"  # in a layer's extra_options: (positions for merging, windows, multiplier)
 
-Blocks = tuple[int, ...]
-Layer = tuple[str, int, int]  # kind of block, its number, depth in its transformer
 Windows = Literal["2x2", "native"]
 ShiftMode = Literal["global", "block", "both", "ignore"]
 ShiftStrategy = Literal["increment", "decrement", "retry"]
@@ -75,11 +77,11 @@ class MSWMSA:
     @property
     def schedule(self) -> Schedule:
         """When the windows are on."""
-        return Schedule(self.start_time, self.end_time, self.time_mode)
+        return schedule_in(self.time_mode, self.start_time, self.end_time)
 
 
 def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
-    """Return the preset of the known simple node: all blocks of the shallowest level with attention, from 0.2 on."""
+    """Return the preset of the original simple node: all blocks of the shallowest level with attention, from 0.2 on."""
     level = topology.attention_level
     return MSWMSA(
         input_blocks=topology.attention_inputs(level),
@@ -95,18 +97,13 @@ def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
     Applied again, the later settings replace the earlier ones.
 
     Raises:
-        ValueError: `model` is no UNet, or a block has no attention; one sentence.
+        ValueError: `model` is no UNet, or a block has no attention.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     _check(config, topology)
     if config.windows == "native" or config.above_trained_size:
-        trained_side(model.model, config.trained_size)  # an unknown family is said now, not in the sampler
-    patched = model.clone()
-    if EFFECT not in effects_of(model):
-        patched.set_model_attn1_patch(_partition)
-        patched.set_model_attn1_output_patch(_merge)
-    set_effect(patched, EFFECT, _Windows(config))
-    return patched
+        trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
+    return add_effect(model, WindowedAttention(config))
 
 
 def _check(config: MSWMSA, topology: Topology) -> None:
@@ -118,10 +115,8 @@ def _check(config: MSWMSA, topology: Topology) -> None:
     for socket, valid in having.items():
         for block in getattr(config, socket):
             if block not in valid:
-                raise ValueError(
-                    f"{socket}: expected blocks with attention ({', '.join(map(str, valid))} in this UNet), "
-                    f"got {block}. Choose among those; the shallow ones save most."
-                )
+                expected = f"blocks with attention ({', '.join(map(str, valid))} in this UNet)"
+                raise bad_input(socket, expected, block, "Choose among those; the shallow ones save most.")
 
 
 @dataclass(frozen=True)
@@ -133,7 +128,7 @@ class WindowPlan(Plan):
     `trained` gives the trained size of the features by level for native windows, or None for two by two.
     """
 
-    numbers: Mapping[Layer, int]
+    numbers: Mapping[LayerId, int]
     quarters: tuple[int, ...]
     shifts: Tensor
     levels: tuple[int, ...]
@@ -148,79 +143,88 @@ class WindowPlan(Plan):
         own = max(1, self.trained >> self.levels[number])
         return native_count(size, (own, own))
 
-    def marks(self, sizes: Mapping[Place, Size]) -> Mapping[Place, str]:
-        marks: dict[Place, str] = {}
+    def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
+        marks: dict[BlockId, str] = {}
         for (kind, block, _), number in self.numbers.items():
-            place: Any = (kind, block)
-            rows, columns = self.count(number, sizes[place])
+            block_id: Any = (kind, block)
+            rows, columns = self.count(number, sizes[block_id])
             if rows * columns > 1:
-                marks[place] = f"{rows}x{columns} windows"
+                marks[block_id] = f"{rows}x{columns} windows"
         return marks
 
 
 @dataclass(frozen=True)
-class _Windows(Effect):
+class WindowedAttention(Effect):
+    """The windows of one model."""
+
     config: MSWMSA
+
+    name = "msw_msa"
+    label = "MSW-MSA"
+    colour = (20, 132, 74)
+
+    def stacked(self, effects: Effects) -> Stacked:
+        return replace_earlier(self, effects)
+
+    def install(self, model: ModelPatcher, name: str, earlier: Effect | None) -> None:
+        if earlier is None:
+            model.set_model_attn1_patch(_partition)
+            model.set_model_attn1_output_patch(_merge)
+
+    def begin(self, run: Run) -> None:
+        """Make ours the innermost pair: every other pack's patches see all tokens in their grid, in either order."""
+        run.patches["attn1_patch"].sort(key=lambda patch: patch is _partition)
+        run.patches["attn1_output_patch"].sort(key=lambda patch: patch is not _merge)
+
+    def idle(self, call: ModelCall) -> str | None:
+        if self._is_too_small(call):
+            return NOT_LARGER
+        return None if self._lists() and self.config.schedule.is_ordered else NEVER_ON
+
+    def describe(self, call: ModelCall) -> str:
+        config = self.config
+        unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
+        size = f", trained_size {config.trained_size}" if config.trained_size else ""
+        return (
+            f"{', '.join(self._lists())}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
+            f"windows {config.windows}{size}"
+        )
+
+    def _lists(self) -> list[str]:
+        sockets = ("input_blocks", "middle_blocks", "output_blocks")
+        chosen = {socket: getattr(self.config, socket) for socket in sockets}
+        return [f"{socket} {listed(blocks)}" for socket, blocks in chosen.items() if blocks]
+
+    def _is_too_small(self, call: ModelCall) -> bool:
+        config = self.config
+        return config.above_trained_size and not is_above_trained(
+            call.model, call.latent_size, config.trained_size
+        )
 
     def plan(self, call: ModelCall) -> WindowPlan | None:
         config = self.config
-        if not self._wanted(call) or not call.strength(config.schedule):
+        if self._is_too_small(call) or not call.strength(config.schedule):
             return None
         layers, levels = _layers(call.topology, config)
-        quarters = _quarters(
-            call.seed, len(layers), call.step, config.last_shift_mode, config.last_shift_strategy
-        )[call.step]
+        step = step_of(max(call.sigmas), call.sample_sigmas)
+        table = _quarters(call.seed, len(layers), step, config.last_shift_mode, config.last_shift_strategy)
         return WindowPlan(
             numbers={layer: number for number, layer in enumerate(layers)},
-            quarters=quarters,
-            shifts=torch.tensor(quarters).to(call.device, non_blocking=True),
+            quarters=table[step],
+            shifts=torch.tensor(table[step]).to(call.device, non_blocking=True),
             levels=levels,
             trained=trained_side(call.model, config.trained_size) if config.windows == "native" else None,
             multiplier=config.pre_window_multiplier * config.post_window_multiplier,
             reverse_multiplier=config.pre_window_reverse_multiplier * config.post_window_reverse_multiplier,
         )
 
-    def _wanted(self, call: ModelCall) -> bool:
-        if not self.config.above_trained_size:
-            return True
-        return automatic_factor(call.latent_size, trained_side(call.model, self.config.trained_size)) > 1.0
-
-    def describe(self, call: ModelCall) -> str:
-        config = self.config
-        if not self._wanted(call):
-            return "MSW-MSA: nothing to do (not clearly above the trained size)"
-        lists = [
-            f"{socket} {','.join(map(str, getattr(config, socket)))}"
-            for socket in ("input_blocks", "middle_blocks", "output_blocks")
-            if getattr(config, socket)
-        ]
-        if not lists or not config.schedule.is_ordered:
-            return "MSW-MSA: nothing to do (no block, or a start_time behind its end_time)"
-        unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
-        size = f", trained_size {config.trained_size}" if config.trained_size else ""
-        return (
-            f"MSW-MSA: {', '.join(lists)}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
-            f"windows {config.windows}{size}"
-        )
-
-    def arrange(self, patches: dict[str, list[Any]]) -> None:
-        """Make ours the innermost pair: every other pack's patches see all tokens in their grid, in either order."""
-        patches["attn1_patch"].sort(key=lambda patch: patch is _partition)
-        patches["attn1_output_patch"].sort(key=lambda patch: patch is not _merge)
-
 
 @lru_cache(maxsize=16)
-def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
+def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[LayerId, ...], tuple[int, ...]]:
     """Return the layers with windows in the order in which they run, and the level of each."""
-    chosen = [
-        *(("input", block, topology.inputs[block]) for block in sorted(config.input_blocks)),
-        *(("middle", block, topology.middle) for block in config.middle_blocks),
-        *(("output", block, topology.outputs[block]) for block in sorted(config.output_blocks)),
-    ]
-    found = [
-        ((kind, number, i), block.level) for kind, number, block in chosen for i in range(block.transformers)
-    ]
-    return tuple(layer for layer, _ in found), tuple(level for _, level in found)
+    chosen = {"input": config.input_blocks, "middle": config.middle_blocks, "output": config.output_blocks}
+    layers = tuple(layer for layer in topology.layers if layer[1] in chosen[layer[0]])
+    return layers, tuple(topology.blocks[kind, number].level for kind, number, _ in layers)
 
 
 @lru_cache(maxsize=16)
@@ -229,8 +233,8 @@ def _quarters(
 ) -> tuple[tuple[int, ...], ...]:
     """Return how far each layer's grid is moved in each step up to `last_step`: the same draws for the same seed.
 
-    `mode` says which earlier draw is not repeated: the one just before ("global"), the same layer's in the step before
-    ("block"), both or none ("ignore"); `strategy` what becomes of one that would.
+    `mode` chooses which earlier draw is not repeated: the one just before ("global"), the same layer's in the step before
+    ("block"), both or none ("ignore"); `strategy` how one that would be is replaced.
     """
     generator = random.Random(f"megapixel windows {seed}")
     table: list[tuple[int, ...]] = []
@@ -260,18 +264,14 @@ def _draw(generator: random.Random, taken: set[int | None], strategy: ShiftStrat
 def _partition(
     tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    plan = planned(EFFECT, tokens)
+    plan = planned(WindowedAttention.name, tokens)
     if not isinstance(plan, WindowPlan):
         return tokens, context, value
     number = plan.numbers.get((*options["block"], options["block_index"]))
     if number is None:
         return tokens, context, value
-    size = tuple(options["activations_shape"][-2:])
-    if any(each.shape[1] != size[0] * size[1] for each in (tokens, context, value)):
-        log_once(
-            "MSW-MSA: no windows at %s block %s, another patch has changed its tokens already",
-            *options["block"],
-        )
+    size = token_grid(WindowedAttention.label, options, tokens, context, value)
+    if size is None:
         return tokens, context, value
     count = plan.count(number, size)
     windows = count[0] * count[1]
@@ -279,12 +279,12 @@ def _partition(
         return tokens, context, value
     source, position = _indices(WindowGrid(size, count), plan, number, tokens.device)
     options[POSITION] = (position, windows, plan.reverse_multiplier)
-    parts = partition_windows(_times(tokens, plan.multiplier), source, windows)
+    parts = partition_windows(times(tokens, plan.multiplier), source, windows)
 
     def cut(other: Tensor) -> Tensor:
         if other is tokens:
             return parts
-        return partition_windows(_times(other, plan.multiplier), source, windows)
+        return partition_windows(times(other, plan.multiplier), source, windows)
 
     return parts, cut(context), cut(value)
 
@@ -293,7 +293,7 @@ def _merge(tokens: Tensor, options: dict[str, Any]) -> Tensor:
     if POSITION not in options:
         return tokens
     position, windows, multiplier = options.pop(POSITION)
-    return merge_windows(_times(tokens, multiplier), position, windows)
+    return merge_windows(times(tokens, multiplier), position, windows)
 
 
 def _indices(grid: WindowGrid, plan: WindowPlan, number: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -306,7 +306,3 @@ def _indices(grid: WindowGrid, plan: WindowPlan, number: int, device: torch.devi
 def _cached_indices(grid: WindowGrid, quarter: int, device: torch.device) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False):  # they outlive this run, and may serve one that keeps gradients
         return window_indices(grid, quarter, device)
-
-
-def _times(tokens: Tensor, multiplier: float) -> Tensor:
-    return tokens if multiplier == 1.0 else tokens * multiplier

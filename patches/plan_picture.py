@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .plan import Place, Size
+from ..scaling.size import Size
+from .effect import Colour
 from .run_plan import RunPlan
-from .topology import Topology
+from .topology import BlockId, Topology
 
-Colour = tuple[int, int, int]
 Marks = tuple[tuple[str, str], ...]
 Pen = ImageDraw.ImageDraw
 
@@ -33,11 +33,6 @@ _FULL: Colour = (238, 240, 243)  # features at their own size
 _SMALLEST: Colour = (52, 84, 138)  # at a sixteenth of the area and less
 _LARGER: Colour = (240, 214, 214)
 _FADES_OVER = 4.0  # halvings of the area from _FULL to _SMALLEST
-_EFFECTS: dict[str, Colour] = {
-    "deep_shrink": (214, 118, 20),
-    "rau_net": (158, 44, 138),
-    "msw_msa": (20, 132, 74),
-}
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,9 @@ class _Run:
 
 def draw_plan(plan: RunPlan) -> Image.Image:
     """Draw the plan of a run with at least one step."""
-    told = plan.words or {"": "No Megapixel effect on this model."}
-    words = [(effect, line) for effect, text in told.items() for line in _wrapped(text)]
+    described = [(plan.effects[name].colour, text) for name, text in plan.words.items()]
+    described = described or [(_PAPER, "No Megapixel effect on this model.")]
+    words = [(colour, line) for colour, text in described for line in _wrapped(text)]
     top = _MARGIN + _line(_TITLE) + len(words) * _line(_TEXT) + _line(_SMALL)
     rows = list(plan.plain)
     picture = Image.new("RGB", (_WIDTH, top + len(rows) * _ROW + _MARGIN), _PAPER)
@@ -61,15 +57,13 @@ def draw_plan(plan: RunPlan) -> Image.Image:
     height, width = plan.latent_size
     title = f"{width * 8} x {height * 8} pixels, latent {height}x{width}, {len(plan.steps)} steps"
     _write(pen, (_MARGIN, _MARGIN), title, _TITLE)
-    for number, (effect, line) in enumerate(words):
+    for number, (colour, line) in enumerate(words):
         above = _MARGIN + _line(_TITLE) + number * _line(_TEXT)
-        pen.rectangle(
-            (_MARGIN, above, _MARGIN + _BAR, above + _line(_TEXT) - 1), _EFFECTS.get(effect, _PAPER)
-        )
+        pen.rectangle((_MARGIN, above, _MARGIN + _BAR, above + _line(_TEXT) - 1), colour)
         _write(pen, (_MARGIN + _BAR + 7, above), line, _TEXT, _QUIET)
     _draw_step_numbers(pen, len(plan.steps), top - _line(_SMALL))
-    for number, place in enumerate(rows):
-        _draw_row(pen, plan, place, top + number * _ROW)
+    for number, block_id in enumerate(rows):
+        _draw_row(pen, plan, block_id, top + number * _ROW)
     return picture
 
 
@@ -79,25 +73,25 @@ def _draw_step_numbers(pen: Pen, steps: int, top: int) -> None:
         _write(pen, (_edge(step, steps) + 2, top), str(step + 1), _SMALL, _QUIET)
 
 
-def _draw_row(pen: Pen, plan: RunPlan, place: Place, top: int) -> None:
-    _write(pen, (_MARGIN, top + 4), _label(plan.topology, place), _SMALL)
+def _draw_row(pen: Pen, plan: RunPlan, block_id: BlockId, top: int) -> None:
+    _write(pen, (_MARGIN, top + 4), _label(plan.topology, block_id), _SMALL)
     steps = len(plan.steps)
-    for run in _runs(plan, place):
+    for run in _runs(plan, block_id):
         left, right = _edge(run.first, steps), _edge(run.last, steps) - 2
-        fill = _tint(run.size, plan.plain[place])
+        fill = _tint(run.size, plan.plain[block_id])
         pen.rectangle((left, top + 1, right, top + _ROW - 2), fill)
-        for number, (effect, _) in enumerate(run.marks):
+        for number, (name, _) in enumerate(run.marks):
             bar = left + number * (_BAR + 1)
-            pen.rectangle((bar, top + 1, bar + _BAR, top + _ROW - 2), _EFFECTS.get(effect, _QUIET))
+            pen.rectangle((bar, top + 1, bar + _BAR, top + _ROW - 2), plan.effects[name].colour)
         indent = left + len(run.marks) * (_BAR + 1) + 5
         ink = _INK if sum(fill) > 3 * 140 else _PAPER
         if text := _longest_that_fits(pen, _texts(run), right - indent):
             _write(pen, (indent, top + 4), text, _SMALL, ink)
 
 
-def _runs(plan: RunPlan, place: Place) -> Iterator[_Run]:
+def _runs(plan: RunPlan, block_id: BlockId) -> Iterator[_Run]:
     """Yield the stretches of steps in which the block does the same."""
-    each = [(step.sizes[place], step.marks.get(place, ())) for step in plan.steps]
+    each = [(step.sizes[block_id], step.marks.get(block_id, ())) for step in plan.steps]
     first = 0
     for step in range(1, len(each) + 1):
         if step == len(each) or each[step] != each[first]:
@@ -106,21 +100,21 @@ def _runs(plan: RunPlan, place: Place) -> Iterator[_Run]:
 
 
 def _texts(run: _Run) -> Sequence[str]:
-    """Return what to write into a run, the most telling first."""
+    """Return what to write into a run, the fullest first."""
     height, width = run.size
     size, marks = f"{height}x{width}", ", ".join(words for _, words in run.marks)
     return (f"{size}  {marks}" if marks else size, size)
 
 
-def _label(topology: Topology, place: Place) -> str:
-    kind, number = place
-    block = topology.middle if kind == "middle" else getattr(topology, f"{kind}s")[number]
+def _label(topology: Topology, block_id: BlockId) -> str:
+    kind, number = block_id
+    block = topology.blocks[block_id]
     notes = [
         {"down": "halves", "up": "doubles", None: ""}[block.resample],
         "attention" if block.transformers else "",
     ]
-    told = ", ".join(filter(None, notes))
-    return f"{kind} {number}" + (f"  ({told})" if told else "")
+    text = ", ".join(filter(None, notes))
+    return f"{kind} {number}" + (f"  ({text})" if text else "")
 
 
 def _tint(size: Size, plain: Size) -> Colour:

@@ -1,34 +1,38 @@
-"""What all effects on a model will do in a run, step by step, told before anything is sampled."""
+"""What all effects on a model will do in a run, step by step, computed before anything is sampled."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..host.compat import ModelPatcher
-from .model_call import effects_of, first_call
-from .plan import Place, Size, feature_sizes
-from .topology import Topology
+from ..scaling.size import Size
+from .effect import Effects
+from .model_call import first_call
+from .plan import Plan
+from .topology import BlockId, Topology
+from .wrapper import effects_of
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """One step: the size of the features that each block works on, and what each effect does there, in a few words."""
 
-    sizes: Mapping[Place, Size]
-    marks: Mapping[Place, tuple[tuple[str, str], ...]]  # (name of the effect, words)
+    sizes: Mapping[BlockId, Size]
+    marks: Mapping[BlockId, tuple[tuple[str, str], ...]]  # (name of the effect, words)
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run: what each effect says of itself, the sizes without any, and the steps."""
+    """A run: the effects and their log lines by name, the sizes without any effect, and the steps."""
 
     topology: Topology
     latent_size: Size
-    words: Mapping[str, str]  # by the name of the effect
-    plain: Mapping[Place, Size]
+    effects: Effects
+    words: Mapping[str, str]
+    plain: Mapping[BlockId, Size]
     steps: tuple[StepPlan, ...]
 
 
@@ -38,7 +42,7 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
     A sampler that calls the model between two steps finds there what its noise level asks for.
 
     Raises:
-        ValueError: `model` is no UNet, or an effect cannot serve this size; one sentence.
+        ValueError: `model` is no UNet, or an effect cannot work at this size.
     """
     start = first_call(model, latent_size, sigmas)
     effects = effects_of(model)
@@ -47,16 +51,48 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
         call = replace(start, sigmas=(sigma,))
         plans = {name: plan for name, effect in effects.items() if (plan := effect.plan(call)) is not None}
         sizes = feature_sizes(start.topology, latent_size, plans.values())
-        marks: dict[Place, tuple[tuple[str, str], ...]] = {}
+        marks: dict[BlockId, tuple[tuple[str, str], ...]] = {}
         for name, plan in plans.items():
-            for place, words in plan.marks(sizes).items():
-                marks[place] = (*marks.get(place, ()), (name, words))
+            for block_id, words in plan.marks(sizes).items():
+                marks[block_id] = (*marks.get(block_id, ()), (name, words))
         return StepPlan(sizes, marks)
 
     return RunPlan(
         topology=start.topology,
         latent_size=latent_size,
-        words={name: effect.describe(start) for name, effect in effects.items()},
+        effects=effects,
+        words={name: effect.log_line(start) for name, effect in effects.items()},
         plain=feature_sizes(start.topology, latent_size),
         steps=tuple(step(sigma) for sigma in sigmas[:-1].tolist()),
     )
+
+
+def feature_sizes(topology: Topology, latent_size: Size, plans: Iterable[Plan] = ()) -> dict[BlockId, Size]:
+    """Return the (height, width) of the features that each block works on, with all `plans` on.
+
+    A block with a Downsample counts with the size that it makes.
+    """
+    plans = tuple(plans)
+    size = latent_size
+    sizes: dict[BlockId, Size] = {}
+    skips: list[Size] = []
+    for number, block in enumerate(topology.inputs):
+        if block.resample == "down":
+            size = _downsampled(plans, number, size)
+        sizes["input", number] = size
+        for plan in plans:
+            size = plan.before_skip(number, size)
+        skips.append(size)
+        for plan in plans:
+            size = plan.after_skip(number, size)
+    sizes["middle", 0] = size
+    for number in range(len(topology.outputs)):
+        sizes["output", number] = skips.pop()  # whatever came before has been fitted to the skip
+    return sizes
+
+
+def _downsampled(plans: Iterable[Plan], block: int, size: Size) -> Size:
+    for plan in plans:
+        if (changed := plan.downsampled(block, size)) is not None:
+            return changed
+    return -(-size[0] // 2), -(-size[1] // 2)  # stride 2 with padding 1 rounds up

@@ -8,13 +8,23 @@ of input block n - 1 - k.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import nn
 
-from ..host.compat import Downsample, SpatialTransformer, Upsample, original_module
+from ..errors import bad_input
+from ..host.compat import original_module
+from ..scaling.size import Size
 
+Blocks = tuple[int, ...]  # numbers of blocks of one kind
+BlockKind = Literal["input", "middle", "output"]
+BlockId = tuple[BlockKind, int]
+LayerId = tuple[BlockKind, int, int]  # kind of block, its number, depth in its transformers
 Resample = Literal["down", "up"]
 
 
@@ -22,13 +32,18 @@ Resample = Literal["down", "up"]
 class Block:
     """One input, middle or output block.
 
-    `level` counts the halvings of the features that the block's layers before any Upsample work on; `transformers`
-    is the depth of its attention (0: none); `resample` tells whether it holds a Downsample or an Upsample.
+    `level` counts the halvings of the features that the block's layers before any Upsample work on; `widths` are those of
+    its attention layers, in the order in which they run; `resample` is set where it holds a Downsample or an Upsample.
     """
 
     level: int
-    transformers: int = 0
+    widths: tuple[int, ...] = ()
     resample: Resample | None = None
+
+    @property
+    def transformers(self) -> int:
+        """How many attention layers it has."""
+        return len(self.widths)
 
 
 @dataclass(frozen=True)
@@ -39,15 +54,27 @@ class Topology:
     middle: Block
     outputs: tuple[Block, ...]
 
+    @cached_property
+    def blocks(self) -> dict[BlockId, Block]:
+        """All blocks in the order in which they run."""
+        blocks: dict[BlockId, Block] = {("input", number): block for number, block in enumerate(self.inputs)}
+        blocks["middle", 0] = self.middle
+        blocks.update({("output", number): block for number, block in enumerate(self.outputs)})
+        return blocks
+
+    @cached_property
+    def layers(self) -> dict[LayerId, int]:
+        """The width of every attention layer, in the order in which they run."""
+        return {
+            (*block_id, depth): width
+            for block_id, block in self.blocks.items()
+            for depth, width in enumerate(block.widths)
+        }
+
     @property
     def downsamplers(self) -> tuple[int, ...]:
         """The input blocks that hold a Downsample, shallow to deep."""
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
-
-    @property
-    def upsamplers(self) -> tuple[int, ...]:
-        """The output blocks that hold an Upsample, deep to shallow."""
-        return tuple(i for i, block in enumerate(self.outputs) if block.resample == "up")
 
     @property
     def attention_level(self) -> int:
@@ -66,7 +93,7 @@ class Topology:
         """Return the output block that takes the skip of `input_block`. Its own inverse."""
         return len(self.inputs) - 1 - input_block
 
-    def feature_size(self, latent_size: tuple[int, int], input_block: int) -> tuple[int, int]:
+    def feature_size(self, latent_size: Size, input_block: int) -> Size:
         """Return the (height, width) that leaves `input_block` when nothing shrinks the features."""
         height, width = latent_size
         for _ in range(self.inputs[input_block].level):
@@ -77,22 +104,25 @@ class Topology:
         """Raise unless features can be changed after input block `number`.
 
         Raises:
-            ValueError: one sentence that names the socket and lists what this UNet has.
+            ValueError: this UNet has no such block.
         """
         last = len(self.inputs) - 1
         if not 1 <= number <= last:
             halving = " and ".join(map(str, self.downsamplers))
-            raise ValueError(
-                f"{socket}: expected 1 to {last} for this UNet, got {number}. "
-                f"Choose an input block that it has; {halving} halve the features."
-            )
+            hint = f"Choose an input block that it has; {halving} halve the features."
+            raise bad_input(socket, f"1 to {last} for this UNet", number, hint)
+
+
+def listed(blocks: Iterable[int]) -> str:
+    """Return block numbers as the nodes take them, smallest first."""
+    return ",".join(map(str, sorted(blocks))) or "none"
 
 
 def topology_of(model: nn.Module) -> Topology:
     """Read the topology of a UNet. Cached for as long as the module lives.
 
     Raises:
-        ValueError: `model` has no input and output blocks; one sentence.
+        ValueError: `model` has no input and output blocks.
     """
     unet = original_module(model)
     if unet not in _TOPOLOGIES:
@@ -105,22 +135,24 @@ _TOPOLOGIES: weakref.WeakKeyDictionary[nn.Module, Topology] = weakref.WeakKeyDic
 
 def _read(unet: Any) -> Topology:
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
-        raise ValueError(
-            f"model: expected a UNet of the SD 1.x, SD 2.x or SDXL kind, got {type(unet).__name__}. "
+        raise bad_input(
+            "model",
+            "a UNet of the SD 1.x, SD 2.x or SDXL kind",
+            type(unet).__name__,
             "Models without input blocks (Flux, SD3, Qwen and the like) have no features to shrink; "
-            "DyPE serves them at large sizes."
+            "DyPE serves them at large sizes.",
         )
     inputs: list[Block] = []
     level = 0
     for module in unet.input_blocks:
         down = _has(module, Downsample)
         level += down
-        inputs.append(Block(level, _depth(module), "down" if down else None))
-    middle = Block(level, _depth(unet.middle_block) if unet.middle_block is not None else 0)
+        inputs.append(Block(level, _widths(module), "down" if down else None))
+    middle = Block(level, () if unet.middle_block is None else _widths(unet.middle_block))
     outputs: list[Block] = []
     for module in unet.output_blocks:
         up = _has(module, Upsample)
-        outputs.append(Block(level, _depth(module), "up" if up else None))
+        outputs.append(Block(level, _widths(module), "up" if up else None))
         level -= up
     return Topology(tuple(inputs), middle, tuple(outputs))
 
@@ -129,7 +161,7 @@ def _has(block: nn.Module, kind: type[nn.Module]) -> bool:
     return any(isinstance(layer, kind) for layer in block.children())
 
 
-def _depth(block: Any) -> int:
-    return sum(
-        len(layer.transformer_blocks) for layer in block.children() if isinstance(layer, SpatialTransformer)
-    )
+def _widths(block: Any) -> tuple[int, ...]:
+    transformers: list[Any] = [layer for layer in block.children() if isinstance(layer, SpatialTransformer)]
+    attentions = [each.attn2 for transformer in transformers for each in transformer.transformer_blocks]
+    return tuple(attention.heads * attention.dim_head for attention in attentions)

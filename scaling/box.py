@@ -1,13 +1,13 @@
-"""Where a segment lies: integer boxes, scaled, grown and clamped one axis at a time.
-
-All sizes are (height, width).
-"""
+"""Rectangles of whole pixels: one `Box`, and its arithmetic one axis at a time."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-Size = tuple[int, int]
+from .size import Size
+
+Span = tuple[int, int]  # first, and the one after the last
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,21 @@ class Box:
     bottom: int
     right: int
 
+    @classmethod
+    def of_spans(cls, rows: Span, columns: Span) -> Box:
+        """Return the box of these rows and columns: the inverse of `spans`."""
+        return cls(rows[0], columns[0], rows[1], columns[1])
+
+    @classmethod
+    def around(cls, top: float, left: float, bottom: float, right: float) -> Box:
+        """Return the smallest box that holds edges between pixels."""
+        return cls(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
+
+    @property
+    def spans(self) -> tuple[Span, Span]:
+        """Rows and columns, for what is done to both axes alike."""
+        return (self.top, self.bottom), (self.left, self.right)
+
     @property
     def size(self) -> Size:
         """(height, width)"""
@@ -26,7 +41,7 @@ class Box:
 
     @property
     def area(self) -> int:
-        """Pixels in it; 0 where it is inside out."""
+        """Pixels in it; 0 where an end lies before its start."""
         return max(0, self.bottom - self.top) * max(0, self.right - self.left)
 
     @property
@@ -41,71 +56,33 @@ class Box:
 
     def scaled(self, source: Size, target: Size) -> Box:
         """Return the box in a picture of `target` size that holds all of this one in a picture of `source` size."""
-        (top, bottom), (left, right) = (
-            (low * new // old, -(-high * new // old))
-            for low, high, old, new in zip(
-                (self.top, self.left), (self.bottom, self.right), source, target, strict=True
-            )
-        )
-        return Box(top, left, bottom, right)
+        axes = zip(self.spans, source, target, strict=True)
+        return Box.of_spans(*((low * new // old, -(-high * new // old)) for (low, high), old, new in axes))
 
-    def clamped(self, size: Size) -> Box:
-        """Return the part inside a picture; without area where there is none."""
-        height, width = size
-        top, left = min(max(self.top, 0), height), min(max(self.left, 0), width)
-        return Box(top, left, max(top, min(self.bottom, height)), max(left, min(self.right, width)))
-
-    def grown(self, size: Size, multiple: int, least: int = 1) -> Box:
-        """Return a box around this one whose sides are multiples of `multiple` and at least `least`.
-
-        It takes in what lies around, on both sides alike, and stays inside the picture where that is large enough;
-        else it begins at 0 and reaches beyond the end by less than a multiple.
-        """
-        (top, bottom), (left, right) = (
-            _grow(low, high, length, multiple, least)
-            for low, high, length in zip((self.top, self.left), (self.bottom, self.right), size, strict=True)
-        )
-        return Box(top, left, bottom, right)
-
-    def padded(self, factor: float, size: Size) -> Box:
-        """Return the box around the same centre with sides `factor` times as long, moved and cut to fit a picture."""
-        (top, bottom), (left, right) = (
-            _pad(low, high, length, factor)
-            for low, high, length in zip((self.top, self.left), (self.bottom, self.right), size, strict=True)
-        )
-        return Box(top, left, bottom, right)
-
-    def enlarged(self, factor: float) -> Box:
-        """Return the box around the same centre with sides `factor` times as long, at least 1; it may reach anywhere."""
-        height, width = (max(1, round(side * factor)) for side in self.size)
-        top, left = (self.top + self.bottom - height) // 2, (self.left + self.right - width) // 2
-        return Box(top, left, top + height, left + width)
-
-    def within(self, other: Box) -> Box:
-        """Return this box in the coordinates of `other`."""
-        return self.moved(-other.top, -other.left)
+    def nearest(self, source: Size, target: Size) -> Box:
+        """Return the same with edges rounded to the nearest pixel; where that leaves none, one pixel."""
+        axes = zip(self.spans, source, target, strict=True)
+        return Box.of_spans(*(_nearest(low, high, old, new) for (low, high), old, new in axes))
 
     def moved(self, down: int, right: int) -> Box:
         """Return the box elsewhere."""
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
+    def within(self, other: Box) -> Box:
+        """Return this box in the coordinates of `other`."""
+        return self.moved(-other.top, -other.left)
+
     def shared(self, other: Box) -> Box:
         """Return what lies in both; without area where nothing does."""
         top, left = max(self.top, other.top), max(self.left, other.left)
-        return Box(
-            top, left, max(top, min(self.bottom, other.bottom)), max(left, min(self.right, other.right))
-        )
+        bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
+        return Box(top, left, max(top, bottom), max(left, right))
+
+    def clamped(self, size: Size) -> Box:
+        """Return the part inside a picture; without area where there is none."""
+        return self.shared(Box(0, 0, *size))
 
 
-def _grow(low: int, high: int, length: int, multiple: int, least: int) -> tuple[int, int]:
-    side = max(high - low, min(least, length))
-    side = -(-side // multiple) * multiple
-    start = low - (side - (high - low)) // 2
-    start = max(0, min(start, length - side))
-    return start, start + side
-
-
-def _pad(low: int, high: int, length: int, factor: float) -> tuple[int, int]:
-    side = min(length, max(1, round((high - low) * factor)))
-    start = max(0, min(low + (high - low - side) // 2, length - side))
-    return start, start + side
+def _nearest(low: int, high: int, old: int, new: int) -> Span:
+    first = min(round(low * new / old), new - 1)
+    return first, max(first + 1, round(high * new / old))

@@ -3,7 +3,7 @@
 A diffusion UNet composes a picture well at the size that it was trained for. Shrinking its inner features in the
 early steps keeps them at that size while the picture itself is larger.
 
-Source: Kohya S., "Deep Shrink" (sd-scripts, November 2023), as known from ComfyUI's `PatchModelAddDownscale`. The
+Source: Kohya S., "Deep Shrink" (sd-scripts, November 2023), as in ComfyUI's `PatchModelAddDownscale`. The
 fade follows the gradual variants of it; the automatic factor and the low pass are ours.
 
 All sizes are (height, width).
@@ -17,12 +17,12 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-Size = tuple[int, int]
+from .size import Size
 
 # Picture side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
 SMALLEST_USEFUL_RATIO = 1.25
 
-# Side of the shrunken features in trained sides. At 1 a crowd comes out a sixth too large, here with as many as asked.
+# Side of the shrunken features in trained sides. At 1 several objects become a sixth too many, here as many as asked.
 FEATURES_SIDE = 15 / 16
 
 BACK_PROJECTIONS = 2
@@ -38,7 +38,7 @@ def shrunk_size(size: Sequence[int], factor: float) -> Size:
 
 
 def _shrunk_side(side: int, factor: float) -> int:
-    # The product with the reciprocal, not the quotient: they round differently, and the known node multiplies.
+    # The product with the reciprocal, not the quotient: they round differently, and the original node multiplies.
     return max(1, round(side * (1.0 / factor)))
 
 
@@ -51,7 +51,7 @@ def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
     It brings the features a little below the trained area. In wide pictures objects double along the long side with less,
-    and become too small for the short side with much more; crowds keep their number (counted on the tiny models at 3:2 and
+    and become too small for the short side with much more; several objects keep their number (counted on the tiny models at 3:2 and
     2:1 and with several objects, see bench/results/effect.md). Both arguments are in latent pixels.
     """
     ratio = math.sqrt(math.prod(latent_size)) / trained_side

@@ -1,7 +1,7 @@
 """RAU-Net: how far its two rescalings go, and when the published method has them on.
 
-The one runs a Downsample convolution with twice its stride, on the same weights; the other averages the features of an
-attention block over squares. Both bring the deep features of a large picture to the size that the UNet knows.
+One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features of an
+attention block over squares. Both bring the deep features of a large picture to the size that the UNet was trained at.
 
 Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
 
@@ -12,13 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from .deep_shrink import Size
+from .size import Size
 
 STRIDE = 4
+Kind = Literal["sd", "sdxl"]
 Span = tuple[float, float]
 
 
@@ -69,17 +71,17 @@ class Phases:
 NEVER: Span = (0.0, 0.0)
 
 # The side of a latent, shorter side counting, from which a picture is of the larger class: four times the trained one.
-LARGE_SIDE = {"sd": 256, "sdxl": 512}
+LARGE_SIDE: dict[Kind, int] = {"sd": 256, "sdxl": 512}
 AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
 
 
 def published_phases(
-    kind: str, latent_size: Sequence[int], *, turbo: bool = False, control: bool = False
+    kind: Kind, latent_size: Sequence[int], *, turbo: bool = False, control: bool = False
 ) -> Phases:
     """Return when the reference code has its rescalings on.
 
     Args:
-        kind: "sd" for SD 1.x and 2.x, "sdxl".
+        kind: "sd" for SD 1.x and 2.x, or "sdxl".
         latent_size: of the picture; at four times the trained side the larger class's shares hold.
         turbo: SDXL-Turbo, which has the pool alone.
         control: whether a ControlNet takes part; it lengthens SDXL's smaller class.

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..scaling.box import Box
-from .segment import SEG, Slice, box_of, confidence_of, read_mask
+from .confidence import confidence_of
+from .segment import SEG, Slice, box_of, read_mask
 
 TOUCHING = 256  # pixels between segments that may still touch when small ones have grown
 

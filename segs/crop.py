@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.size import Size
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What is cut out: a box of one frame."""
+
+    box: Box
+    frame: int = 0
 
 
 def crop_picture(picture: Tensor, box: Box) -> Tensor:

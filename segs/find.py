@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.grow import enlarge_box, fit_box
+from ..scaling.size import Size
 from .crop import crop_resized
 from .segment import SEG
 
@@ -72,7 +74,7 @@ def box_segment(
     confidence: float = 1.0,
 ) -> SEG:
     """Return a segment of what was found in `box`: all of it, or what `part` returns as the mask (h, w) over a box."""
-    crop = box.padded(crop_factor, size)
+    crop = fit_box(enlarge_box(box, crop_factor), size)
     mask = (part or box_part(box))(crop)
     return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
 

@@ -10,7 +10,7 @@ the order, on the batching, or on which worker added what. Pixels of weight 0 ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -48,22 +48,6 @@ def add_segment(
         old = picture[part.rows, part.columns]
         new = (old * GRID).round_().add_(change).mul_(1 / GRID)
         torch.where((share > 0)[..., None], new, old, out=old)
-
-
-def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float = 0.0) -> Tensor:
-    """Return (H, W, C) with all that several workers changed in copies of `picture`, each by its own segments.
-
-    The same bits as one worker's result, if they used the functions above. Differences up to `tolerance` are taken as none: for workers
-    that send pictures of 8 bits.
-    """
-    grid = (picture * GRID).round_()
-    changes, count, merged = torch.zeros_like(picture), torch.zeros_like(picture), picture
-    for result in results:
-        changed = (result - picture).abs() > tolerance if tolerance else result != picture
-        changes += torch.where(changed, (result * GRID).round_().sub_(grid), 0)
-        count += changed
-        merged = torch.where(changed, result, merged)
-    return torch.where(count > 1, (grid + changes).mul_(1 / GRID), merged)
 
 
 def _strips(box: Box) -> Iterator[Box]:

@@ -10,8 +10,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ..scaling.box import Box, Size
-from .segment import SEG, box_of, confidence_of, read_mask
+from ..scaling.box import Box
+from ..scaling.colours import rgb
+from ..scaling.size import Size
+from .confidence import confidence_of
+from .segment import SEG, box_of, read_mask
 from .weight import place_mask
 
 LEAST = 512  # pixels of the longer side
@@ -28,7 +31,7 @@ def draw_segments(picture: Tensor, found_in: Size, segments: Mapping[int, SEG]) 
     Small pictures are drawn a whole number of times larger, so that there is room for words.
     """
     factor = -(-LEAST // max(picture.shape[:2]))
-    pixels = _colours(picture).repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
+    pixels = rgb(picture, -1).float().cpu().repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
     size = pixels.shape[0], pixels.shape[1]
     for number, segment in segments.items():
         crop = box_of(segment.crop_region, "crop_region", number).scaled(found_in, size)
@@ -50,12 +53,7 @@ def draw_segments(picture: Tensor, found_in: Size, segments: Mapping[int, SEG]) 
         found = box_of(segment.bbox, "bbox", number).scaled(found_in, size)
         _outline(pen, found, _colour(number), 3 * line)
         _write(pen, found, _title(number, segment), _colour(number), size)
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255.0)
-
-
-def _colours(picture: Tensor) -> Tensor:
-    colours = picture[..., :3] if picture.shape[-1] >= 3 else picture[..., :1].expand(-1, -1, 3)
-    return colours.float().cpu()
+    return torch.as_tensor(np.asarray(image, dtype=np.float32) / 255.0)
 
 
 def _title(number: int, segment: SEG) -> str:

@@ -13,9 +13,11 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.grow import grow_box
+from ..scaling.size import Size
 from .colour import match_colours
-from .crop import crop_picture
+from .crop import Crop, crop_picture
 from .paste import add_segment, paste_segment
 from .segment import Segment
 from .weight import feather_mask, place_mask
@@ -70,8 +72,13 @@ class Piece:
     cut: Cut
     frame: int
 
+    @property
+    def crop(self) -> Crop:
+        """What is cut out for it."""
+        return Crop(self.cut.box, self.frame)
+
     def touches(self, other: Piece) -> bool:
-        """Tell whether both have pixels in common."""
+        """Return whether both have pixels in common."""
         return self.frame == other.frame and self.cut.box.shared(other.cut.box).area > 0
 
 
@@ -86,7 +93,7 @@ def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fi
         inside = region.clamped(fit.size)
         if segment.empty or not inside.area:
             continue
-        cut = Cut(segment, region, inside.grown(fit.size, fit.multiple, fit.least), fit)
+        cut = Cut(segment, region, grow_box(inside, fit.size, fit.multiple, fit.least), fit)
         numbers = range(frames) if segment.frame is None else [segment.frame]
         pieces += [Piece(cut, number) for number in numbers if 0 <= number < frames]
     return pieces
@@ -106,17 +113,11 @@ def refine_independently(
     overlap share their pixels. `pasted` is called after each.
     """
     wanted = [piece for piece in pieces if piece.cut.segment.wanted]
-    cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in wanted]
     by_frame = _by_frame(pieces)
-    for number, refined in refine(wanted, cut):
-        if refined is None:
-            continue
-        piece, base = wanted[number], cut[number]
-        refined = match_colours(refined, base, colours)
+    for piece, base, refined in _refined(frames, wanted, refine, colours):
         frame, box, weight = frames[piece.frame], piece.cut.box, piece.cut.weight
-        if others := [
-            other for other in by_frame[piece.frame] if other is not piece and piece.touches(other)
-        ]:
+        others = [other for other in by_frame[piece.frame] if other is not piece and piece.touches(other)]
+        if others:
             add_segment(frame, box, refined, base, weight, _total(piece, others))
         else:
             paste_segment(frame, box, refined, weight)
@@ -138,15 +139,20 @@ def refine_in_order(
     Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes the picture elsewhere.
     """
     for wave in [[piece] for piece in pieces] if one_by_one else waves(pieces):
-        cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in wave]
-        for number, refined in refine(wave, cut):
-            if refined is None:
-                continue
-            piece = wave[number]
-            refined = match_colours(refined, cut[number], colours)
+        for piece, _, refined in _refined(frames, wave, refine, colours):
             paste_segment(frames[piece.frame], piece.cut.box, refined, piece.cut.weight)
             if pasted:
                 pasted(piece)
+
+
+def _refined(
+    frames: Tensor, pieces: Sequence[Piece], refine: Refine, colours: float
+) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+    """Yield pieces with what was cut for them, all at once, and with what came of it, one after another."""
+    cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in pieces]
+    for number, refined in refine(pieces, cut):
+        if refined is not None:
+            yield pieces[number], cut[number], match_colours(refined, cut[number], colours)
 
 
 def waves(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:

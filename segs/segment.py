@@ -7,7 +7,6 @@ from 0 to 1 or bytes, masks of another size than their box; `read_segments` acce
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
@@ -16,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..errors import bad_input
+from ..scaling.box import Box
+from ..scaling.size import Size
 
 
 class SEG(NamedTuple):
@@ -93,7 +94,7 @@ class Segment:
 
     @property
     def empty(self) -> bool:
-        """Tell whether no pixel belongs to it."""
+        """Whether no pixel belongs to it."""
         return not bool((self.mask > 0).any())
 
 
@@ -101,7 +102,7 @@ def read_segments(segs: Any) -> tuple[Size, list[Segment]]:
     """Return (height, width) that the segments were found in, and all of them, also those of other workers.
 
     Raises:
-        ValueError: what has no single meaning; one sentence.
+        ValueError: a part of it has no single meaning.
     """
     size, entries = read_shape(segs)
     whole = entries.whole if isinstance(entries, Slice) else entries
@@ -113,20 +114,17 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
     """Return (height, width) and the list of a SEGS.
 
     Raises:
-        ValueError: something else; one sentence.
+        ValueError: it is something else, or the picture has no pixel.
     """
     try:
         (height, width), found = segs[:2]
         size = int(height), int(width)
         entries: list[SEG] = cast("list[SEG]", found) if isinstance(found, list) else list(found)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
-        raise ValueError(
-            f"segs: expected ((height, width), [segments]), got {type(segs).__name__}. Connect the output of a SEGS node."
-        ) from None
+        raise _wrong_segs("((height, width), [segments])", segs) from None
     if min(size) < 1:
-        raise ValueError(
-            f"segs: expected a picture of at least 1x1, got {size[1]}x{size[0]}. Check the node before."
-        )
+        picture = f"{size[1]}x{size[0]}"
+        raise bad_input("segs", "a picture of at least 1x1", picture, "Check the node before.")
     return size, entries
 
 
@@ -134,21 +132,15 @@ def box_of(region: Any, name: str, number: int) -> Box:
     """Return (x1, y1, x2, y2) as a box of whole pixels around it.
 
     Raises:
-        ValueError: other than four finite numbers, or nothing in it; one sentence.
+        ValueError: it is not four finite numbers, or holds no pixel.
     """
     try:
         left, top, right, bottom = (float(value) for value in region)
-        box = Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
+        box = Box.around(top, left, bottom, right)
     except (TypeError, ValueError, OverflowError):
-        raise ValueError(
-            f"segs: expected {name} (x1, y1, x2, y2) in segment {number}, got {_told(region)}. "
-            "Check the node that made it."
-        ) from None
+        raise wrong_segment(f"{name} (x1, y1, x2, y2)", number, in_one_line(region)) from None
     if min(box.size) < 1:
-        raise ValueError(
-            f"segs: expected {name} with x1 < x2 and y1 < y2 in segment {number}, got {_told(region)}. "
-            "Check the node that made it."
-        )
+        raise wrong_segment(f"{name} with x1 < x2 and y1 < y2", number, in_one_line(region))
     return box
 
 
@@ -156,28 +148,16 @@ def read_mask(mask: Any, number: int) -> Tensor:
     """Return (h, w) float32 from 0 to 1 of an array or a tensor with leading ones, of floats or bytes.
 
     Raises:
-        ValueError: none, empty, or not of two dimensions; one sentence.
+        ValueError: there is none, it is empty, or it has more than two dimensions.
     """
-    if mask is None:
-        raise ValueError(f"segs: expected a mask in segment {number}, got none. Check the node that made it.")
     try:
         values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))
     except (TypeError, ValueError):
-        raise ValueError(
-            f"segs: expected a mask of numbers in segment {number}, got {type(mask).__name__}. "
-            "Check the node that made it."
-        ) from None
+        raise wrong_segment("a mask", number, "none" if mask is None else type(mask).__name__) from None
     shape = tuple(values.shape)
-    if (
-        len(shape) < 2
-        or not values.numel()
-        or any(length != 1 for length in shape[:-2])
-        or values.is_complex()
-    ):
-        raise ValueError(
-            f"segs: expected a mask of (h, w) in segment {number}, got {values.dtype} of {shape}. "
-            "Check the node that made it."
-        )
+    flat = len(shape) >= 2 and all(length == 1 for length in shape[:-2])
+    if not flat or not values.numel() or values.is_complex():
+        raise wrong_segment("a mask of (h, w)", number, f"{values.dtype} of {shape}")
     whole = not values.is_floating_point() and values.dtype != torch.bool
     values = values.reshape(shape[-2:]).to("cpu", torch.float32)
     if whole and bool(values.max() > 1):  # bytes
@@ -185,37 +165,11 @@ def read_mask(mask: Any, number: int) -> Tensor:
     return values.nan_to_num(0.0).clamp(0, 1)
 
 
-def confidence_of(segment: SEG, number: int) -> float:
-    """Return the confidence as a number: the first of an array, 1 where there is none.
-
-    Raises:
-        ValueError: no number; one sentence.
-    """
-    value = segment.confidence
-    if value is None:
-        return 1.0
-    try:
-        return float(torch.as_tensor(value).flatten()[0])
-    except (TypeError, ValueError, IndexError, RuntimeError):
-        raise ValueError(
-            f"segs: expected a number as the confidence of segment {number}, got {_told(value)}. "
-            "Check the node that made it."
-        ) from None
-
-
-def _told(value: Any) -> str:
-    """Return a value in one line."""
-    return " ".join(repr(value).split())
-
-
 def _read(entry: Any, number: int, wanted: bool) -> Segment:
     try:
         region, mask = entry.crop_region, entry.cropped_mask
     except AttributeError:
-        raise ValueError(
-            f"segs: expected a segment with crop_region and cropped_mask at {number}, got {type(entry).__name__}. "
-            "Connect the output of a SEGS node."
-        ) from None
+        raise _wrong_segs(f"a segment with crop_region and cropped_mask at {number}", entry) from None
     return Segment(
         number,
         box_of(region, "crop_region", number),
@@ -224,3 +178,17 @@ def _read(entry: Any, number: int, wanted: bool) -> Segment:
         wanted,
         getattr(entry, "control_net_wrapper", None),
     )
+
+
+def _wrong_segs(expected: str, got: object) -> ValueError:
+    return bad_input("segs", expected, type(got).__name__, "Connect the output of a SEGS node.")
+
+
+def wrong_segment(expected: str, number: int, got: str) -> ValueError:
+    """Return the error to raise for a part of a segment."""
+    return bad_input("segs", f"{expected} in segment {number}", got, "Check the node that made it.")
+
+
+def in_one_line(value: Any) -> str:
+    """Return a value as text without line breaks, for a message."""
+    return " ".join(repr(value).split())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..scaling.box import Box, Size
+from ..scaling.box import Box
+from ..scaling.size import Size
 from .blur import blur_mask
 from .crop import crop_resized
 

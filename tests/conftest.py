@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 from devhost.host import import_host
 
 import_host()  # takes the pack's folder off sys.path again
@@ -17,14 +19,79 @@ import torch
 from devhost.tiny import random_models
 from devhost.tiny.faces import save_antelopev2
 
+NOT_QUICK = {"browser", "devhost", "effect", "server"}  # folders
+MODELS = {
+    "sd15",
+    "sdxl",
+    "shallow_sdxl",
+    "short_sd15",
+    "light_model",
+    "request",
+}  # fixtures; `request` names one of them
+BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
-def pytest_collection_modifyitems(items):
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="what a change to one effect needs: all tests that are fast, one of each file that samples a model, "
+        "and, with their first cases, those of the files that are named as a changed one",
+    )
+
+
+def folders_of(item):
+    return set(item.nodeid.split("::")[0].split("/"))
+
+
+def pytest_ignore_collect(collection_path, config):
+    return True if config.getoption("quick") and collection_path.name in NOT_QUICK else None
+
+
+def pytest_collection_modifyitems(config, items):
     """Tests that share a server run in one process: mark them by their folder."""
     for item in items:
-        for folder in ("server", "browser"):
-            if folder in item.nodeid.split("::")[0].split("/"):
-                item.add_marker(getattr(pytest.mark, folder))
-                item.add_marker(pytest.mark.xdist_group(folder))
+        for folder in {"server", "browser"} & folders_of(item):
+            item.add_marker(getattr(pytest.mark, folder))
+            item.add_marker(pytest.mark.xdist_group(folder))
+    if config.getoption("quick"):
+        quick = list(quick_ones(items))
+        kept = set(quick)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = quick
+
+
+def quick_ones(items):
+    """Yield the tests that `--quick` runs."""
+    changed, begun = changed_names(), set()
+    for item in items:
+        if item.get_closest_marker("slow") or "compiled" in item.fixturenames:
+            continue
+        if MODELS & set(item.fixturenames):
+            name = item.path.stem.removeprefix("test_")
+            part = item.nodeid.split("[")[0] if name.startswith(changed) else item.path
+            if part in begun:
+                continue
+            begun.add(part)
+        yield item
+
+
+def changed_names():
+    """Return the names of the Python files that this branch and the working tree change, without their ends."""
+
+    def git(*arguments):
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+        return done.stdout.split() if done.returncode == 0 else []
+
+    base = next((found[0] for branch in BRANCHES if (found := git("merge-base", branch, "HEAD"))), None)
+    files = (
+        [*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")]
+        if base
+        else []
+    )
+    return tuple(
+        {Path(file).stem.removeprefix("test_") for file in files if file.endswith(".py")} - {"__init__"}
+    )
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +125,24 @@ def face_analysis(antelopev2):
 def draw():
     """A function (*shape, seed=0) that draws from its own generator."""
     return lambda *shape, seed=0: torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="session")
+def random_boxes():
+    """A function (random, size, count, most) that draws boxes (x1, y1, x2, y2) inside a size, some at its borders."""
+
+    def draw(random, size, count, most=40):
+        boxes = []
+        for _ in range(count):
+            spans = []
+            for length in (size[1], size[0]):
+                side = random.randint(1, min(most, length))
+                low = random.choice([0, length - side, *(random.randint(0, length - side) for _ in range(4))])
+                spans.append((low, low + side))
+            boxes.append((spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
+        return boxes
+
+    return draw
 
 
 @pytest.fixture(autouse=True)

@@ -1,15 +1,28 @@
-"""The house: which folder may import what."""
+"""The house: the arrows between its rooms are those that CONTRIBUTING.md lists, and a file loads only what it may."""
 
 from __future__ import annotations
 
-import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from devhost.house import (
+    BLOCKS,
+    FOLDERS,
+    PAPER,
+    PURE,
+    ROOT,
+    arrows,
+    cycle,
+    difference,
+    drawn,
+    imports,
+    imports_at_once,
+    listed,
+    pack_files,
+)
+
 HOST = {
     "comfy",
     "comfy_api",
@@ -20,65 +33,42 @@ HOST = {
     "server",
     "execution",
 }
-PURE = [
-    folder
-    for folder in ("scaling", "attention", "upscale", "segs", "faces", "video")
-    if (ROOT / folder).is_dir()
-]
-ALLOWED = {  # folder -> folders of the pack below it
-    "scaling": set(),
-    "attention": {"scaling"},
-    "upscale": {"scaling"},
-    "segs": {"scaling", "upscale"},
-    "faces": {"scaling"},
-    "video": set(),
-    "host": {"segs", "upscale", "attention", "scaling", "faces", "video"},
-    "patches": {"host", "scaling", "attention"},
-    "nodes": {"patches", "host", "segs", "upscale", "attention", "scaling", "faces", "video"},
-}
 AT_ONCE = {"torch", "numpy", "PIL", "yaml", "latent_preview"}  # the host has these when it loads a pack
-ROOM_OF_ALL = {"errors"}  # what every folder may import
-FILES = [file for folder in ALLOWED for file in sorted((ROOT / folder).rglob("*.py"))]
+LOADED = AT_ONCE | HOST | sys.stdlib_module_names
+BELOW = {*PURE, "errors"}  # what a pure folder may import of the pack
 
 
-def imports(file):
-    """Yield (level, dotted name) of every import in a file, also those inside functions."""
-    yield from _imports(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+def faults(file, root=ROOT):
+    """Yield what is wrong with the imports of one file."""
+    place = file.relative_to(root)
+    for one in imports(file):
+        where = f"{place}:{one.line}"
+        rooms = {target.relative_to(root).parts[0].removesuffix(".py") for target in one.files()}
+        if one.level == 0 and one.top in FOLDERS:
+            yield f"{where}: imports inside the pack are relative, not '{one.module}'"
+        if place.parts[0] in PURE and one.level == 0 and one.top in HOST:
+            yield f"{where}: a pure folder imports '{one.module}' of ComfyUI"
+        if place.parts[0] in PURE and not rooms <= BELOW:
+            yield f"{where}: a pure folder imports {', '.join(sorted(rooms - BELOW))}, which know ComfyUI"
+    for one in imports_at_once(file):
+        if one.level == 0 and one.top not in LOADED:
+            yield f"{place}:{one.line}: import '{one.module}' where it is used; the host has not loaded it"
 
 
-def imports_at_once(file):
-    """Yield the same of the imports that run when the file is loaded."""
-    yield from _imports(ast.parse(file.read_text(encoding="utf-8")).body)
+def test_the_arrows_of_the_code_are_those_of_the_paper():
+    text = (ROOT / PAPER).read_text(encoding="utf-8")
+    made = {block: arrows(block) for block in BLOCKS}
+    found = [difference(block, made[block], listed(block, text)) for block in BLOCKS]
+    assert not any(found), "\n\n" + "\n\n".join(filter(None, found))
+    assert [cycle(made[block]) for block in BLOCKS] == [[]] * len(BLOCKS)
 
 
-def _imports(nodes):
-    for node in nodes:
-        if isinstance(node, ast.Import):
-            yield from ((0, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield node.level, node.module or ""
+def test_files_load_only_what_they_may():
+    found = [fault for file in pack_files() for fault in faults(file)]
+    assert not found, "\n" + "\n".join(found)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_imports_point_downwards_and_pure_folders_know_no_host(file):
-    folder = file.relative_to(ROOT).parts[0]
-    depth = len(file.relative_to(ROOT).parts) - 1
-    for level, name in imports(file):
-        top = name.split(".")[0]
-        if level == 0:
-            assert top not in ALLOWED, f"{file}: imports inside the pack are relative, not '{name}'"
-            assert folder not in PURE or top not in HOST, f"{file}: a pure folder imports '{name}'"
-        elif level > depth:
-            assert top in ALLOWED[folder] | ROOM_OF_ALL, f"{file}: {folder}/ must not import '{name}'"
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_a_file_loads_at_once_only_what_the_host_has_loaded(file):
-    for level, name in imports_at_once(file):
-        known = AT_ONCE | HOST | sys.stdlib_module_names
-        assert level or name.split(".")[0] in known, f"{file}: import '{name}' where it is used"
-
-
+@pytest.mark.slow  # a process of its own
 def test_the_pack_loads_nothing_but_itself():
     program = """
 import sys
@@ -96,10 +86,32 @@ print(*(name for name in set(sys.modules) - host - sys.stdlib_module_names if na
     assert (done.returncode, done.stdout.strip()) == (0, ""), done.stderr
 
 
-def test_the_checker_sees_a_forbidden_import(tmp_path):
-    file = tmp_path / "x.py"
-    file.write_text("def f():\n    import comfy.utils\n    from ..nodes import deep_shrink\n")
-    assert set(imports(file)) == {(0, "comfy.utils"), (2, "nodes")}
+def test_the_checker_sees_forbidden_imports_and_arrows(tmp_path):
+    for folder in ("nodes", "patches", "scaling"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").touch()
+    file = tmp_path / "scaling" / "x.py"
+    file.write_text(
+        "import safetensors\ndef f():\n    import comfy.utils\n    from ..nodes import deep_shrink\n"
+    )
+    (tmp_path / "nodes" / "deep_shrink.py").write_text("from ..patches import y\nfrom .z import z\n")
+    (tmp_path / "nodes" / "z.py").write_text("import nodes.deep_shrink\n")
+    (tmp_path / "patches" / "y.py").touch()
+
+    assert [fault.split(":")[1] for fault in faults(file, tmp_path)] == ["3", "4", "1"]
+    assert [fault.split(":")[1] for fault in faults(tmp_path / "nodes" / "z.py", tmp_path)] == ["1"]
+    made = arrows("folders", tmp_path)
+    assert made == {
+        ("scaling", "nodes"): ["scaling/x.py:4"],
+        ("nodes", "patches"): ["nodes/deep_shrink.py:1"],
+    }
+    assert set(arrows("nodes", tmp_path)) == {("deep_shrink", "z")}
+    assert listed("folders", f"before\n{drawn('folders', made)}\nafter\n") == set(made)
+    message = difference("folders", made, {("nodes", "patches"), ("nodes", "segs")})
+    assert "scaling -> nodes is not listed; it is made by scaling/x.py:4" in message
+    assert "nodes -> segs is listed, and no file needs it" in message
+    assert "```arrows folders\nnodes -> patches\nscaling -> nodes\n```" in message
+    assert cycle([*made, ("patches", "scaling")]) == ["nodes", "patches", "scaling", "nodes"]
 
 
 def test_requirements_install_line_by_line():

@@ -12,10 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .resample import Axis, resample_axis
+from ..errors import bad_input
+from ..scaling.colours import fill_transparent, rgb
+from ..scaling.resample import resample
+from ..scaling.size import Size
 
 ALPHA = ("model", "resample", "drop")
 
@@ -28,7 +30,7 @@ class Channels:
         alpha: "model" takes it through the network, "resample" enlarges it by Lanczos, "drop" leaves it out.
 
     Raises:
-        ValueError: other than 1 to 4 channels, or a network of other than 1, 3 or 4; one sentence.
+        ValueError: when `has` is not 1 to 4, or `takes` is not 1, 3 or 4.
     """
 
     has: int
@@ -37,19 +39,23 @@ class Channels:
 
     def __post_init__(self) -> None:
         if self.has not in (1, 2, 3, 4):
-            raise ValueError(
-                f"image: expected 1 to 4 channels (grey, RGB, with or without alpha), got {self.has}. "
-                "Convert it to RGB or RGBA first."
+            raise bad_input(
+                "image",
+                "1 to 4 channels (grey, RGB, with or without alpha)",
+                self.has,
+                "Convert it to RGB or RGBA first.",
             )
         if self.takes not in (1, 3, 4):
-            raise ValueError(
-                f"upscale_model: expected a model for pictures of 1, 3 or 4 channels, got one for {self.takes}. "
-                "Choose another model."
+            raise bad_input(
+                "upscale_model",
+                "a model for pictures of 1, 3 or 4 channels",
+                f"one for {self.takes}",
+                "Choose another model.",
             )
 
     @property
     def unchanged(self) -> bool:
-        """Tell whether pictures go in and come out as they are."""
+        """Whether pictures go in and come out as they are."""
         return self.has == self.takes and (self.has < 4 or self.alpha == "model")
 
     @property
@@ -75,7 +81,7 @@ class Channels:
         return torch.cat(parts)
 
     def join(self, enlarged: Tensor, picture: Tensor) -> Tensor:
-        """Return what became of the pictures from `split`, (n, T, h, w), as one again: (1, C, h, w)."""
+        """Return the enlarged pictures from `split`, (n, T, h, w), as one again: (1, C, h, w)."""
         if self.unchanged:
             return enlarged
         colours = self._given(enlarged)
@@ -84,15 +90,8 @@ class Channels:
         if self._through_model(picture):
             alpha = enlarged[-1:, :3].mean(dim=1, keepdim=True)
         else:
-            alpha = self._resampled(picture[:, self.colours :], (enlarged.shape[-2], enlarged.shape[-1]))
+            alpha = _resampled(picture[:, self.colours :], (enlarged.shape[-2], enlarged.shape[-1]))
         return torch.cat([colours, alpha.to(colours)], dim=1)
-
-    def _resampled(self, alpha: Tensor, size: tuple[int, int]) -> Tensor:
-        if bool((alpha == 1).all()):
-            return alpha.new_ones((1, 1, *size))
-        for dimension, side in zip((-2, -1), size, strict=True):
-            alpha = resample_axis(alpha, dimension, Axis(alpha.shape[dimension], side), 0, 0, side)
-        return alpha.clamp(0, 1)
 
     def _through_model(self, picture: Tensor) -> bool:
         # All opaque stays all opaque: no need to ask the network.
@@ -102,7 +101,7 @@ class Channels:
         _, channels, height, width = colours.shape
         if self.takes == 1:  # every colour as a grey picture of its own
             return colours.reshape(channels, 1, height, width)
-        colours = colours.expand(1, 3, height, width)
+        colours = rgb(colours, 1)
         if self.takes == 4:
             colours = torch.cat([colours, torch.ones_like(colours[:, :1])], dim=1)
         return colours
@@ -114,25 +113,7 @@ class Channels:
         return colours.mean(dim=1, keepdim=True) if self.colours == 1 else colours
 
 
-def fill_transparent(pictures: Tensor) -> Tensor:
-    """Return (B, C, H, W) with the colours under full transparency replaced by those near by; the rest keeps its bits.
-
-    Pull and push: the visible colours are averaged into ever smaller pictures, and the holes filled from them.
-    """
-    colours, alpha = pictures[:, :-1], pictures[:, -1:]
-    seen = (alpha > 0).to(colours)
-    if bool(seen.all()):
-        return pictures
-    return torch.cat([_filled(colours * seen, seen), alpha], dim=1)
-
-
-def _filled(colours: Tensor, seen: Tensor) -> Tensor:
-    height, width = colours.shape[-2:]
-    if max(height, width) == 1:
-        return colours
-    below, weight = (
-        F.avg_pool2d(part, 2, ceil_mode=True, count_include_pad=False) for part in (colours, seen)
-    )
-    below = _filled(below / weight.clamp(min=1e-6), (weight > 0).to(weight))
-    guess = F.interpolate(below, scale_factor=2, mode="nearest")[..., :height, :width]
-    return torch.where(seen > 0, colours, guess)
+def _resampled(alpha: Tensor, size: Size) -> Tensor:
+    if bool((alpha == 1).all()):
+        return alpha.new_ones((1, 1, *size))
+    return resample(alpha, size).clamp(0, 1)

@@ -21,6 +21,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
+from ..scaling.box import Box
+from ..scaling.size import Size
 from .memory import is_out_of_memory
 from .placement import Placement
 from .stage import Stage, Worker
@@ -38,9 +41,14 @@ class Tile:
     careful: bool = False
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> Size:
         """Height and width that the network sees."""
         return self.row.size, self.column.size
+
+    @property
+    def core(self) -> Box:
+        """What it answers for."""
+        return Box(self.row.low, self.column.low, self.row.high, self.column.high)
 
     def of(self, pictures: Tensor) -> Tensor:
         """Return what the network sees: (1, C, h, w)."""
@@ -50,7 +58,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Report:
-    """Told after every tile: which it was, what was written, and how many are done and left."""
+    """One tile is done: which it was, what was written, and how many are done and left."""
 
     tile: Tile
     written: Tensor
@@ -59,11 +67,11 @@ class Report:
 
 
 class OutOfMemory(MemoryError):
-    """Even the smallest tile does not fit; the message is one sentence."""
+    """Even the smallest tile does not fit."""
 
 
 class NotANumber(ValueError):
-    """The network gives no numbers, in float32 either; the message is one sentence."""
+    """The network gives no numbers, in float32 either."""
 
 
 def enlarge(
@@ -87,7 +95,8 @@ def enlarge(
         recover: called after running out of memory: gives back what the allocator keeps, and returns the free bytes.
 
     Raises:
-        OutOfMemory, NotANumber: one sentence.
+        OutOfMemory: when even the smallest tile does not fit.
+        NotANumber: when the network gives NaN in float32 too.
     """
     waiting = _Waiting(plan, len(pictures), stage, placement, batch_pixels, recover)
     canvas = _Canvas(len(pictures), device or pictures.device, dtype)
@@ -188,16 +197,19 @@ class _Waiting:
         """Note that these are done, but for those in `again`, which hold no numbers: they wait for float32.
 
         Raises:
-            NotANumber: it was float32 already.
+            NotANumber: when it was float32 already.
         """
         with self._change:
             self._taken -= len(tiles)
             self._passed = max(self._passed, _pixels(tiles))
             for tile in again:
                 if tile.careful:
-                    raise NotANumber(
-                        f"upscale_model: expected numbers for the tile at ({tile.column.low}, {tile.row.low}), got NaN, "
-                        "in float32 too. The model's file is damaged, or it is not for such pictures."
+                    raise bad_input(
+                        "upscale_model",
+                        f"numbers for the tile at ({tile.column.low}, {tile.row.low})",
+                        "NaN, in float32 too",
+                        "The model's file is damaged, or it is not for such pictures.",
+                        NotANumber,
                     )
             self._put_back([replace(tile, careful=True) for tile in again])
             self._change.notify_all()
@@ -206,14 +218,17 @@ class _Waiting:
         """Note that these ran out of memory: they wait again in pieces.
 
         Raises:
-            OutOfMemory: they were as small as they can be.
+            OutOfMemory: when they were as small as they can be.
         """
         pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
         if len(tiles) == 1 and max(tiles[0].shape) <= smallest:
             height, width = tiles[0].shape
-            raise OutOfMemory(
-                f"upscale_model: expected memory for a tile of {width}x{height} pixels, got none. "
-                "Close other programs, or use a smaller model."
+            raise bad_input(
+                "upscale_model",
+                f"memory for a tile of {width}x{height} pixels",
+                "none",
+                "Close other programs, or use a smaller model.",
+                OutOfMemory,
             )
         free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
         with self._change:
@@ -240,7 +255,7 @@ class _Waiting:
         self._tiles.extendleft(reversed(tiles))
 
     def _fits(self, tiles: list[Tile]) -> bool:
-        """Tell whether the next tile can go with these."""
+        """Return whether the next tile can go with these."""
         if not self._tiles or _pixels(tiles) + math.prod(tiles[0].shape) > self._batch_pixels:
             return False
         one, other = tiles[0], self._tiles[0]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..scaling.box import Size
+from ..scaling.size import Size
 from .network import Network
 from .placement import Line, Placement
 from .tiles import Reach, Span, TilePlan, plan_tiles

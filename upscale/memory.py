@@ -16,12 +16,22 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # the documented way to see every operation
 from torch.utils._pytree import tree_leaves
 
+from .store import Fields
+
+PLAUSIBLE = 4.0, 2.0**24  # bytes for an input pixel: one value of 16 bits in and one out; a probe of 150 GB
+
 
 @dataclass(frozen=True)
 class Need:
     """What a network needs: `peak` bytes for an input pixel, of all tensors alive at once, input and output included."""
 
     peak: float
+
+    @classmethod
+    def read(cls, fields: Fields) -> Need | None:
+        """Return the need with these fields, or None where no network can have it."""
+        peak = fields.get("peak")
+        return cls(peak) if type(peak) is float and PLAUSIBLE[0] <= peak <= PLAUSIBLE[1] else None
 
 
 def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
@@ -34,7 +44,7 @@ def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) 
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether `error` says that a device or the host has no memory left, whichever class it has."""
+    """Return whether `error` means that a device or the host has no memory left, whichever class it has."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     words = str(error).lower()

@@ -10,9 +10,9 @@ import copy
 import math
 import time
 import weakref
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -20,9 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
+from ..errors import bad_input
 from .memory import Need, measure_need
 from .reach import Measured, measure_reach, textured_picture
 from .stage import Run, Stage, Worker
+from .store import Fields, Store, cached
 from .tiles import Reach
 from .trunk import TwoParts, split_network
 
@@ -32,7 +34,9 @@ TOLERANCE = (
 GAIN = 1.05  # times faster that another type or layout must be
 RUNS = 3  # of each, of which the fastest counts
 
-Store: TypeAlias = MutableMapping[str, Any]  # what was measured, by what; it may be kept in a file
+WHOLE, TRUNK, TAIL = "whole", "trunk", "tail"
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
 Load: TypeAlias = Callable[["Descriptor", torch.device], None]  # brings a descriptor's weights to a device
 
 
@@ -65,6 +69,14 @@ class Form:
         """The layout as torch names it."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
+    @classmethod
+    def read(cls, fields: Fields) -> Form | None:
+        """Return the form with these fields, or None where there is none."""
+        name, channels_last = fields.get("dtype"), fields.get("channels_last")
+        if isinstance(name, str) and name in DTYPES and isinstance(channels_last, bool):
+            return cls(DTYPES[name], channels_last)
+        return None
+
 
 def copy_descriptor(descriptor: Descriptor, form: Form) -> Descriptor:
     """Return a copy with weights of its own in `form`; the host's handle on the original's weights is left out."""
@@ -83,35 +95,36 @@ def copy_descriptor(descriptor: Descriptor, form: Form) -> Descriptor:
 def choose_form(
     descriptor: Descriptor, device: torch.device, load: Load, precision: str, store: Store
 ) -> Form:
-    """Return the fastest type and layout on `device` that `precision` allows; tried once, then remembered in `store`.
+    """Return the fastest type and layout on `device` that `precision` allows; tried once, then cached in `store`.
 
     Args:
         precision: "float32", "float16", "bfloat16", or "auto": half precision where the model allows it and a probe
             differs from float32 by no more than one and a half steps of an 8-bit picture.
 
     Raises:
-        ValueError: a half precision that the model does not allow; one sentence.
+        ValueError: when the model does not allow that half precision, or cannot compute with it.
     """
     supports = {"float16": descriptor.supports_half, "bfloat16": descriptor.supports_bfloat16}
     if not supports.get(precision, True):
         other = next((name for name, supported in supports.items() if supported), "float32")
-        raise ValueError(
-            f"precision: expected a type that this model allows, got {precision}. Use auto or {other}."
-        )
+        raise bad_input("precision", "a type that this model allows", precision, f"Use auto or {other}.")
+    candidates = _candidates(descriptor, device, precision)
+
+    def read(fields: Fields) -> Form | None:
+        form = Form.read(fields)
+        return form if form in candidates else None
+
     key = f"form {device.type} {precision}"
-    if key not in store:
-        form = _fastest(descriptor, device, load, precision)
-        store[key] = [str(form.dtype).removeprefix("torch."), form.channels_last]
-    name, channels_last = store[key]
-    return Form(getattr(torch, name), channels_last)
+    return cached(store, key, read, lambda: _fastest(descriptor, device, load, candidates))
 
 
-def _fastest(descriptor: Descriptor, device: torch.device, load: Load, precision: str) -> Form:
+def _fastest(descriptor: Descriptor, device: torch.device, load: Load, candidates: Sequence[Form]) -> Form:
+    """Return the fastest of the candidates that gives about what the first one does."""
     side = 64 if device.type == "cpu" else 256
     probe = textured_picture(descriptor.input_channels, side, side, device)
-    plain = Form() if precision in ("auto", "float32") else Form(getattr(torch, precision))
+    plain = candidates[0]
     best, shortest, expected = plain, math.inf, None
-    for form in dict.fromkeys([plain, *_candidates(descriptor, device, precision)]):
+    for form in candidates:
         try:
             enlarged, seconds = _timed(descriptor, form, probe, load)
         except RuntimeError as error:
@@ -119,8 +132,9 @@ def _fastest(descriptor: Descriptor, device: torch.device, load: Load, precision
             if form.dtype == torch.float32 or "dtype" not in str(error):
                 raise
             if form == plain:
-                raise ValueError(
-                    f"precision: expected a type in which this model runs, got {precision}. Use auto or float32."
+                name = str(form.dtype).removeprefix("torch.")
+                raise bad_input(
+                    "precision", "a type in which this model runs", name, "Use auto or float32."
                 ) from error
             continue
         expected = enlarged if expected is None else expected
@@ -132,7 +146,8 @@ def _fastest(descriptor: Descriptor, device: torch.device, load: Load, precision
 
 
 def _candidates(descriptor: Descriptor, device: torch.device, precision: str) -> list[Form]:
-    types = [torch.float32] if precision in ("auto", "float32") else [getattr(torch, precision)]
+    """Return the forms that `precision` allows, the plainest first."""
+    types = [DTYPES.get(precision, torch.float32)]
     if precision == "auto" and device.type != "cpu" and descriptor.supports_half:
         types.append(torch.float16)
     elif precision == "auto" and descriptor.supports_bfloat16:
@@ -153,16 +168,61 @@ def _timed(descriptor: Descriptor, form: Form, probe: Tensor, load: Load) -> tup
     return enlarged, min(seconds)
 
 
+@dataclass(frozen=True)
+class _Copy:
+    """A copy of a model on one device; without parts where it is run as a whole."""
+
+    descriptor: Descriptor
+    parts: TwoParts | None
+
+    def run(self, part: str, tiles: Tensor) -> Tensor:
+        if self.parts is None:
+            return self.descriptor(tiles.clone())  # some networks write into what they are given
+        if part == TRUNK:
+            return self.parts.trunk(tiles)
+        return self.parts.tail(tiles).clamp_(0, 1)
+
+
+class _Copies:
+    """Copies of one model in one form, one a device, each made when it is first asked for."""
+
+    def __init__(self, descriptor: Descriptor, form: Form, load: Load, in_parts: bool) -> None:
+        # Weak, so that networks can be cached by their descriptors and still go with them.
+        self._descriptor = weakref.ref(descriptor)
+        self.form, self._load, self._in_parts = form, load, in_parts
+        self.made: dict[torch.device, _Copy] = {}
+
+    def on(self, device: torch.device) -> _Copy:
+        """Return the copy with its weights on `device`, where someone else may have taken them away since."""
+        if device in self.made:
+            self._load(self.made[device].descriptor, device)
+        else:
+            descriptor = self._descriptor()
+            assert descriptor is not None, "whoever uses a network holds its model"
+            copied = copy_descriptor(descriptor, self.form)
+            self._load(copied, device)
+            parts = split_network(copied.model, copied.input_channels) if self._in_parts else None
+            self.made[device] = _Copy(copied, parts)
+        return self.made[device]
+
+    def run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
+        """Run a part of the copy on `device`."""
+        return self.on(device).run(part, tiles)
+
+
 class Network:
     """A model on one or several devices, as stages for the loop over tiles.
+
+    Nothing in it refers back to it, so its memory is free as soon as nobody holds it.
 
     Attributes:
         stages: one, or a trunk and a tail.
         work_shares: of each stage in the whole.
-        scale: pixels of a side that it makes of one.
+        scale: output pixels per input pixel, along each axis.
         channels: that it takes.
-        shuffle: pixels of a side that become one before the first stage.
+        shuffle: pixels along each axis that become one before the first stage.
         device: of the first copy.
+        tiles_itself: whether the model wants whole pictures, because it cuts them by itself.
     """
 
     def __init__(
@@ -174,49 +234,40 @@ class Network:
         store: Store | None = None,
     ) -> None:
         self.scale, self.channels, self.device = descriptor.scale, descriptor.input_channels, devices[0]
-        # Weak, so that networks can be kept by their descriptors and still go with them.
-        self._descriptor, self._load, self._form = weakref.ref(descriptor), load, form or Form()
-        self._sizes, self._tiling = descriptor.size_requirements, descriptor.tiling
+        self.tiles_itself = getattr(descriptor.tiling, "name", "SUPPORTED") == "INTERNAL"
+        self._sizes = descriptor.size_requirements
         self._store: Store = {} if store is None else store
-        self._careful = cache(self._ready_carefully)
-        self._parts_of = cache(self._split)
-        self._copies = {device: self._ready(self._form, device) for device in devices}
-        parts = self._parts_of(next(iter(self._copies.values())))
+        self._copies = _Copies(descriptor, form or Form(), load, in_parts=True)
+        parts, *_ = [self._copies.on(device).parts for device in devices]
+        self._exact = _Copies(descriptor, Form(), load, in_parts=parts is not None)
         self.shuffle = parts.shuffle if parts else 1
         if parts is None:
-            self.stages = [
-                self._stage("whole", devices, self.channels, self.scale, descriptor.output_channels)
-            ]
             self.work_shares = [1.0]
+            self.stages = [self._stage(WHOLE, devices, self.channels, self.scale, descriptor.output_channels)]
         else:
             # Every weight is used once a pixel, in the tail once for each of the pixels that one becomes.
             works = [_weights(parts.trunk), _weights(parts.tail) * parts.scale**2]
             self.work_shares = [work / sum(works) for work in works]
             self.stages = [
-                self._stage("trunk", devices[:1], self.channels * parts.shuffle**2, 1, parts.features),
-                self._stage("tail", devices, parts.features, parts.scale, descriptor.output_channels),
+                self._stage(TRUNK, devices[:1], self.channels * parts.shuffle**2, 1, parts.features),
+                self._stage(TAIL, devices, parts.features, parts.scale, descriptor.output_channels),
             ]
 
     @property
     def modules(self) -> list[nn.Module]:
         """The networks that do the work, one a device."""
-        return [copied.model for copied in self._copies.values()]
-
-    @property
-    def tiles_itself(self) -> bool:
-        """Tell whether the model wants whole pictures, because it cuts them by itself."""
-        return getattr(self._tiling, "name", "SUPPORTED") == "INTERNAL"
+        return [copied.descriptor.model for copied in self._copies.made.values()]
 
     def load(self) -> None:
         """Bring the weights to their devices again, where someone else has taken them away since."""
-        for device, copied in self._copies.items():
-            self._load(copied, device)
+        for device in self._copies.made:
+            self._copies.on(device)
 
     def compile(self) -> None:
         """Let torch.compile make the layers faster, one shape of tiles at a time; it starts with the next call."""
-        for copied in self._copies.values():
-            parts = self._parts_of(copied)
-            for module in (copied.model,) if parts is None else (parts.trunk, parts.tail):
+        for copied in self._copies.made.values():
+            parts = copied.parts
+            for module in (parts.trunk, parts.tail) if parts else (copied.descriptor.model,):
                 module.compile(dynamic=False)  # pyright: ignore[reportUnknownMemberType]
 
     def prepare(self, pictures: Tensor) -> Tensor:
@@ -225,77 +276,46 @@ class Network:
             return pictures
         return pixel_unshuffle(_padded(pictures, self._sizes), self.shuffle)
 
-    def _ready(self, form: Form, device: torch.device) -> Descriptor:
-        descriptor = self._descriptor()
-        assert descriptor is not None, "whoever uses a network holds its model"
-        copied = copy_descriptor(descriptor, form)
-        self._load(copied, device)
-        return copied
-
-    def _ready_carefully(self, device: torch.device) -> Descriptor:
-        return self._ready(Form(), device)
-
-    def _split(self, copied: Descriptor) -> TwoParts | None:
-        return split_network(copied.model, self.channels)
-
     def _stage(
         self, part: str, devices: Sequence[torch.device], channels: int, scale: int, gives: int
     ) -> Stage:
+        form, store = self._copies.form, self._store
         workers = [
             Worker(
-                _part_of(self._copies[device], part, self._parts_of),
+                partial(self._copies.made[device].run, part),
                 device,
-                self._form.dtype,
-                self._form.layout,
-                None if self._form.dtype == torch.float32 else self._carefully(part, device),
+                form.dtype,
+                form.layout,
+                None if form.dtype == torch.float32 else partial(self._exact.run, device, part),
             )
             for device in devices
         ]
-        need = self._need(part, workers[0], channels)
-        return Stage(workers, scale, need, self._reach(part, devices[0], channels), gives)
+        exact = partial(self._exact.run, devices[0], part)
+        reach = partial(_reach, part, exact, channels, devices[0], self._sizes, store)
+        return Stage(workers, scale, _need(part, workers[0], channels, store), reach, gives, part == TRUNK)
 
-    def _carefully(self, part: str, device: torch.device) -> Run:
-        """Return the part in float32, copied and loaded when it is first needed."""
 
-        def run(tiles: Tensor) -> Tensor:
-            careful = self._careful(device)
-            self._load(careful, device)
-            return _part_of(careful, part, self._parts_of)(tiles)
+def _need(part: str, worker: Worker, channels: int, store: Store) -> Need:
+    def measure() -> Need:
+        small, large = (textured_picture(channels, side, side, worker.device) for side in (64, 96))
+        return measure_need(worker, small, large)
 
-        return run
+    channels_last = worker.layout == torch.channels_last
+    key = f"need {part} {worker.device.type} {worker.dtype} {channels_last}"
+    return cached(store, key, Need.read, measure)
 
-    def _need(self, part: str, worker: Worker, channels: int) -> Need:
-        key = f"need {part} {worker.device.type} {self._form.dtype} {self._form.channels_last}"
-        if key not in self._store:
-            pictures = [textured_picture(channels, side, side, worker.device) for side in (64, 96)]
-            self._store[key] = asdict(measure_need(worker, *pictures))
-        return Need(**self._store[key])
 
-    def _reach(self, part: str, device: torch.device, channels: int) -> Callable[[], Reach]:
-        multiple, minimum = (self._sizes.multiple_of, self._sizes.minimum) if part == "whole" else (1, 1)
+def _reach(part: str, run: Run, channels: int, device: torch.device, sizes: Any, store: Store) -> Reach:
+    multiple, minimum = (sizes.multiple_of, sizes.minimum) if part == WHOLE else (1, 1)
 
-        def measured() -> Reach:
-            key = f"reach {part}"
-            if key not in self._store:
-                run = self._carefully(part, device)
-                self._store[key] = asdict(measure_reach(run, channels, device, multiple))
-            return Measured(**self._store[key]).reach(max(1, minimum))
+    def measure() -> Measured:
+        return measure_reach(run, channels, device, multiple)
 
-        return cache(measured)
+    return cached(store, f"reach {part}", Measured.read, measure).reach(max(1, minimum))
 
 
 def _weights(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _part_of(copied: Descriptor, part: str, parts_of: Callable[[Descriptor], TwoParts | None]) -> Run:
-    if part == "whole":
-        return lambda tiles: copied(tiles.clone())  # some networks write into what they are given
-    parts = parts_of(copied)
-    assert parts is not None, "a copy has the parts of its original"
-    if part == "trunk":
-        return parts.trunk
-    return lambda features: parts.tail(features).clamp_(0, 1)
 
 
 def _padded(pictures: Tensor, sizes: Any) -> Tensor:

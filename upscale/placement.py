@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .resample import Axis, resample_axis
+from ..scaling.resample import Axis, resample_axis
 from .tiles import Span
 
 
@@ -89,12 +89,12 @@ class Placement:
 
     @property
     def mixes(self) -> bool:
-        """Tell whether neighbours are mixed, so that tiles are added instead of copied."""
+        """Whether neighbours are mixed, so that tiles are added instead of copied."""
         return bool(self.rows.blend or self.columns.blend)
 
     @property
     def resamples(self) -> bool:
-        """Tell whether the result has another size than the network makes."""
+        """Whether the result has another size than the network makes."""
         return bool(self.rows.axis.support or self.columns.axis.support)
 
     def with_blend(self, blend: int) -> Placement:

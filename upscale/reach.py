@@ -7,7 +7,7 @@ Two questions are put to the network, on narrow strips, along each axis:
   (a pooling over all of it, for one), and no margin makes a tile equal: neighbours are mixed instead.
 * *How far does* it matter? A strip and the same strip cut off at its start give the same far from the cut. Where the
   difference falls below float32's own noise is the margin in practice. Deep networks need far less than their bound:
-  RRDB with 23 blocks is bounded by 349 pixels. The same two strips tell at which positions a tile may start, because
+  RRDB with 23 blocks is bounded by 349 pixels. The same two strips show at which positions a tile may start, because
   windows and pixel shuffles must fall alike.
 
 A small bound is used as it is; above `CERTAIN` the measured margin is, with a reserve.
@@ -16,17 +16,16 @@ A small bound is used as it is; above `CERTAIN` the measured margin is, with a r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .stage import Run
+from .store import Fields
 from .tiles import Reach
-
-Run: TypeAlias = Callable[[Tensor], Tensor]
 
 CERTAIN = 64  # pixels; a bound this small costs little
 BREADTH = 32  # of a strip; a multiple of most windows
@@ -34,7 +33,7 @@ LENGTHS = (128, 384, 1024)  # of a strip, until its ends are out of reach
 PERIODS = (1, 2, 4, 8, 16, 32, 64, 3, 6, 12, 24, 48, 7, 14, 28, 5, 10, 20)
 EQUAL = 2e-7  # of the largest value: float32's noise between two ways of computing the same
 EQUAL_ELSEWHERE = 1e-3  # where TF32 and other ways for other shapes make noise: half of half a step of 8 bits
-SAFETY = 1.5  # on a measured margin
+SAFETY, RESERVE = 1.5, 8  # factor on a measured margin, and pixels on top
 GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the reach
 
 
@@ -46,11 +45,35 @@ class Measured:
     margin: int
     period: int
 
+    @classmethod
+    def read(cls, fields: Fields) -> Measured | None:
+        """Return the values in these fields, or None where no measurement can give them."""
+        bound, margin, period = (fields.get(name) for name in ("bound", "margin", "period"))
+        if not (_is_whole(margin) and _is_whole(period) and (bound is None or _is_whole(bound))):
+            return None
+        found = cls(bound, margin, period)
+        return found if found._is_plausible else None
+
+    @property
+    def _is_plausible(self) -> bool:
+        if not 1 <= self.period <= LENGTHS[0]:
+            return False
+        if self.bound is None:
+            return GLOBAL_MARGIN <= self.margin <= 2 * LENGTHS[-1]
+        certain = self.bound + self.period - 1
+        least = self.bound if certain <= CERTAIN else RESERVE
+        most = max(certain, int(self.bound * SAFETY) + RESERVE + self.period - 1)
+        return 0 <= self.bound <= LENGTHS[-1] and least <= self.margin <= most
+
     def reach(self, minimum: int = 1) -> Reach:
         """Return how to tile with it, for a network that takes sides from `minimum`."""
         if self.bound is None:
             return Reach(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)
         return Reach(self.margin, self.period, 0, minimum)
+
+
+def _is_whole(value: Any) -> TypeGuard[int]:
+    return type(value) is int  # a bool is none
 
 
 def measure_reach(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
@@ -92,7 +115,7 @@ def _measure_axis(run: Run, channels: int, device: torch.device, multiple: int) 
 
 def _with_reserve(bound: int, margin: int, period: int) -> Measured:
     certain = bound + period - 1
-    measured = int(margin * SAFETY) + 8 + period - 1
+    measured = int(margin * SAFETY) + RESERVE + period - 1
     if margin - 1 > certain:  # a NaN was taken for something else on its way, or leapt over the strip's ends
         return Measured(margin, measured, period)
     return Measured(bound, certain if certain <= CERTAIN else min(certain, measured), period)

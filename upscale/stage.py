@@ -30,7 +30,7 @@ class Worker:
 
     @property
     def runs_ahead(self) -> bool:
-        """Tell whether a call returns before its work is done, as on a GPU."""
+        """Whether a call returns before its work is done, as on a GPU."""
         return self.device.type == "cuda"
 
     def __call__(self, tiles: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Stage:
     """What the loop needs to know: who computes, how much larger the result is, how to cut.
 
     `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment. `channels` are
-    those of the result.
+    those of the result, which `gives_features` for another stage or else is a picture.
     """
 
     workers: Sequence[Worker]
@@ -56,3 +56,9 @@ class Stage:
     need: Need
     reach: Callable[[], Reach]
     channels: int = 3
+    gives_features: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the CPU computes it."""
+        return self.workers[0].device.type == "cpu"

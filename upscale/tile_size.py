@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from .memory import Need
-from .tiles import Reach, TilePlan, plan_tiles
+from .tiles import Reach, TilePlan, plan_tiles, single_tile
 
 SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 640, 768, 896, 1024, 1280)
 LARGE = 1024**2  # pixels of a tile; beyond, a GPU gains nothing and a preview waits
@@ -34,7 +34,7 @@ def choose_plan(
     one tile may not be best.
     """
     pixels = fitting_pixels(need, free)
-    whole = plan_tiles(height, width, Reach(), max(height, width))
+    whole = single_tile(height, width)
 
     def is_large(plan: TilePlan) -> bool:
         area = math.prod(plan.tile_size)

@@ -10,8 +10,10 @@ Sizes and positions are in pixels of the input; one axis at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
+
+from ..scaling.size import Size
 
 SMALLEST_CORE = 16
 
@@ -42,6 +44,10 @@ class Reach:
     blend: int = 0
     minimum: int = 1
 
+    def with_margin(self, more: int) -> Reach:
+        """Return the same with so many pixels more around a core."""
+        return replace(self, margin=self.margin + more)
+
     @property
     def smallest_tile(self) -> int:
         """The side below which a tile would be all margin."""
@@ -64,7 +70,7 @@ class TilePlan:
         return list(product(self.rows, self.columns))
 
     @property
-    def tile_size(self) -> tuple[int, int]:
+    def tile_size(self) -> Size:
         """Height and width at which the tiles are read."""
         return self.rows[0].size, self.columns[0].size
 
@@ -75,6 +81,11 @@ class TilePlan:
         height = self.rows[-1].high - self.rows[0].low
         width = self.columns[-1].high - self.columns[0].low
         return read / (height * width)
+
+
+def single_tile(height: int, width: int) -> TilePlan:
+    """Return the plan that reads the picture in one piece."""
+    return plan_tiles(height, width, Reach(), max(height, width))
 
 
 def plan_tiles(height: int, width: int, reach: Reach, tile: int) -> TilePlan:

@@ -5,192 +5,194 @@ F pictures, C channels, H and W pixels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 
 import torch
 from torch import Tensor
 
+from ..scaling.box import Box
+from ..scaling.size import Size
 from .channels import Channels
 from .enlarge import Report, enlarge, layout_of
 from .network import Network
 from .placement import Line, Placement
 from .stage import Stage
 from .tile_size import choose_plan, fitting_pixels
-from .tiles import Reach, TilePlan, plan_tiles
+from .tiles import TilePlan, plan_tiles, single_tile
 
 FEATURES_SHARE = 0.3  # of the free memory that a trunk's result may take; else it lies in main memory
 BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the CPU it gains nothing
+WHOLE = Box(0, 0, 1, 1)  # of a picture of one pixel
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Told before the first tile and after every one.
+    """Reported before the first tile and after every one.
 
     Attributes:
         picture: its number.
         share: of all the work that is done.
         ahead: share that the next tile will add.
         part: (C, h, w) of the result, or None where there is nothing to see yet.
-        place: top, bottom, left and right of the part, as shares of the picture.
+        box, size: the part lies in `box` of a picture of `size`.
     """
 
     picture: int
     share: float
     ahead: float
     part: Tensor | None = None
-    place: tuple[float, float, float, float] = (0.0, 1.0, 0.0, 1.0)
+    box: Box = WHOLE
+    size: Size = (1, 1)
 
 
 @dataclass(frozen=True)
-class Upscale:
-    """What is wanted, and where.
+class Options:
+    """What the result is like.
 
     Attributes:
-        size: height and width of the result; None is the network's own.
-        tile: side of the tiles, margins included; 0 chooses it by the memory.
+        size: of the result; None is the network's own.
+        tile: height and width of the tiles, margins included; 0 chooses them by the memory.
         alpha: one of `channels.ALPHA`.
         device, dtype: of the result.
-        free: returns the free bytes on the network's device.
-        recover: the same after giving back what the allocator keeps.
-        report: called after every tile; what it raises ends the work.
-        say: told in a few words how each stage is cut.
     """
 
-    free: Callable[[], float]
-    size: tuple[int, int] | None = None
+    size: Size | None = None
     tile: int = 0
     alpha: str = "model"
     device: torch.device | None = None
     dtype: torch.dtype = torch.float32
-    recover: Callable[[], float] | None = None
-    report: Callable[[Progress], None] | None = None
-    say: Callable[[str], None] | None = None
-
-    def __call__(self, pictures: Tensor, network: Network) -> Tensor:
-        """Return (F, C', *size) for pictures (F, C, H, W) in [0, 1], from any device and of any float type.
-
-        Raises:
-            ValueError, MemoryError: one sentence.
-        """
-        channels = Channels(pictures.shape[1], network.channels, self.alpha)
-        if channels.unchanged and len(network.stages) == 1:
-            return self._through(pictures, network, _Part(0, len(pictures), len(pictures)))
-        result = None
-        for index in range(len(pictures)):
-            picture = pictures[index : index + 1]
-            part = _Part(index, 1, len(pictures))
-            enlarged = channels.join(self._through(channels.split(picture), network, part), picture)
-            if len(pictures) == 1:
-                return enlarged
-            if result is None:
-                shape = (len(pictures), *enlarged.shape[1:])
-                layout = layout_of(enlarged)
-                result = torch.empty(shape, dtype=self.dtype, device=enlarged.device, memory_format=layout)
-            result[index] = enlarged[0]
-        assert result is not None, "there is at least one picture"
-        return result
-
-    def _through(self, pictures: Tensor, network: Network, part: _Part) -> Tensor:
-        """Return pictures that the network takes as they are, enlarged."""
-        height, width = (side * network.scale for side in pictures.shape[-2:])
-        target = self.size or (height, width)
-        source = network.prepare(pictures)
-        done = 0.0
-        for stage, share in zip(network.stages, network.work_shares, strict=True):
-            step = replace(part, before=done, share=share)
-            if stage is network.stages[-1]:
-                rows = Line(source.shape[-2], stage.scale, target[0], extent=height)
-                columns = Line(source.shape[-1], stage.scale, target[1], extent=width)
-                source = self._run(
-                    source, stage, Placement(rows, columns), replace(step, visible=True), network
-                )
-            else:
-                lines = [Line(side, stage.scale, side * stage.scale) for side in source.shape[-2:]]
-                source = self._run(source, stage, Placement(*lines), step, network)
-            done += share
-        return source
-
-    def _run(
-        self, source: Tensor, stage: Stage, placement: Placement, part: _Part, network: Network
-    ) -> Tensor:
-        support = max(placement.rows.support, placement.columns.support)
-        reach = cache(lambda: _wider(stage.reach(), support))
-        free, on_cpu = self.free(), stage.workers[0].device.type == "cpu"
-        fits = source.shape[-2] * source.shape[-1] <= fitting_pixels(stage.need, free)
-        in_one = network.tiles_itself or (fits and not part.visible)  # a trunk is best in one piece
-        plan = _in_one_piece(source) if in_one else self._plan(source, stage, reach, free)
-        if len(plan.tiles) > 1:
-            placement = placement.with_blend(reach().blend)
-        if self.say and part.first == 0:
-            self.say(_description(plan, placement))
-        device, dtype = (self.device, self.dtype) if part.visible else _place_of_features(source, stage, free)
-        return enlarge(
-            source,
-            replace(stage, reach=reach),
-            plan,
-            placement,
-            device=device,
-            dtype=dtype,
-            batch_pixels=0 if on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
-            report=part.reporter(self.report, plan, len(plan.tiles) * len(source)),
-            recover=self.recover,
-        )
-
-    def _plan(self, source: Tensor, stage: Stage, reach: Callable[[], Reach], free: float) -> TilePlan:
-        height, width = source.shape[-2:]
-        if self.tile >= max(height, width):
-            return _in_one_piece(source)
-        if self.tile:
-            return plan_tiles(height, width, reach(), self.tile)
-        return choose_plan(height, width, reach, stage.need, free, stage.workers[0].device.type == "cpu")
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Which part of all the work a stage is: pictures `first` to `first + pictures` of `count`, after `before`."""
+class Hooks:
+    """What is called on the way.
+
+    Attributes:
+        free: returns the free bytes on the network's device.
+        recover: the same after giving back what the allocator keeps.
+        report: called after every tile; what it raises ends the work.
+        log: called with a line on how each stage is cut.
+    """
+
+    free: Callable[[], float]
+    recover: Callable[[], float] | None = None
+    report: Callable[[Progress], None] | None = None
+    log: Callable[[str], None] | None = None
+
+
+def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks: Hooks) -> Tensor:
+    """Return (F, C', *size) for pictures (F, C, H, W) in [0, 1], from any device and of any float type.
+
+    Raises:
+        ValueError: when the channels do not suit the network, or the network gives NaN.
+        MemoryError: when not even the smallest tile fits.
+    """
+    if network.tiles_itself:
+        options = replace(options, tile=sys.maxsize)
+    count, channels = len(pictures), Channels(pictures.shape[1], network.channels, options.alpha)
+    if channels.unchanged and len(network.stages) == 1:
+        return _upscale(pictures, network, options, hooks, _Work(0, count))
+    result = None
+    for index in range(count):
+        picture = pictures[index : index + 1]
+        work = _Work(index, 1, index / count, 1 / count)
+        enlarged = channels.join(_upscale(channels.split(picture), network, options, hooks, work), picture)
+        if count == 1:
+            return enlarged
+        if result is None:
+            shape, layout = (count, *enlarged.shape[1:]), layout_of(enlarged)
+            result = torch.empty(shape, dtype=options.dtype, device=enlarged.device, memory_format=layout)
+        result[index] = enlarged[0]
+    assert result is not None, "there is at least one picture"
+    return result
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A part of all the work: `count` pictures from `first`, and the share from `start` that is `length` long."""
 
     first: int
-    pictures: int
     count: int
-    before: float = 0.0
-    share: float = 1.0
-    visible: bool = False
+    start: float = 0.0
+    length: float = 1.0
 
     def reporter(
-        self, tell: Callable[[Progress], None] | None, plan: TilePlan, tiles: int
-    ) -> Callable[[Report], None] | None:
-        """Return what turns the reports of a stage with so many tiles into `Progress`."""
-        if tell is None:
-            return None
-        scale = self.pictures / self.count  # of this part's work in all
+        self, report: Callable[[Progress], None], plan: TilePlan, tiles: int, visible: bool
+    ) -> Callable[[Report], None]:
+        """Report the beginning; return what turns the reports of so many tiles into `Progress`."""
 
-        def share(done: float) -> float:
-            return self.first / self.count + scale * (self.before + self.share * done)
-
-        def report(told: Report) -> None:
-            calls = told.done + told.left
+        def tile_done(told: Report) -> None:
+            number, tiles = told.tile.picture, told.done + told.left
+            share = self.start + self.length * told.done / tiles
+            ahead = self.length / tiles if told.left else 0.0
             # A picture may go through the network in several: colours first, then its transparency.
-            seen = self.visible and told.tile.picture < self.pictures
-            row, column = told.tile.row, told.tile.column
-            tell(
-                Progress(
-                    self.first + min(told.tile.picture, self.pictures - 1),
-                    share(told.done / calls),
-                    scale * self.share / calls if told.left else 0.0,
-                    told.written[0] if seen else None,
-                    (
-                        row.low / plan.height,
-                        row.high / plan.height,
-                        column.low / plan.width,
-                        column.high / plan.width,
-                    ),
-                )
-            )
+            part = told.written[0] if visible and number < self.count else None
+            picture = self.first + min(number, self.count - 1)
+            report(Progress(picture, share, ahead, part, told.tile.core, (plan.height, plan.width)))
 
-        tell(Progress(self.first, share(0.0), scale * self.share / tiles))
-        return report
+        report(Progress(self.first, self.start, self.length / tiles))
+        return tile_done
+
+
+def _upscale(pictures: Tensor, network: Network, options: Options, hooks: Hooks, work: _Work) -> Tensor:
+    """Return pictures with the network's own channels, enlarged."""
+    height, width = pictures.shape[-2:]
+    own = height * network.scale, width * network.scale
+    source = network.prepare(pictures)
+    for stage, share in zip(network.stages, network.work_shares, strict=True):
+        grown = source.shape[-2] * stage.scale, source.shape[-1] * stage.scale
+        extents, targets = (grown, grown) if stage.gives_features else (own, options.size or own)
+        rows, columns = (
+            Line(length, stage.scale, target, extent=extent)
+            for length, target, extent in zip(source.shape[-2:], targets, extents, strict=True)
+        )
+        part = replace(work, length=work.length * share)
+        source = _run(source, stage, Placement(rows, columns), options, hooks, part)
+        work = replace(work, start=work.start + part.length)
+    return source
+
+
+def _run(
+    source: Tensor, stage: Stage, placement: Placement, options: Options, hooks: Hooks, work: _Work
+) -> Tensor:
+    support = max(placement.rows.support, placement.columns.support)
+    wider = replace(stage, reach=lambda: stage.reach().with_margin(support))
+    free = hooks.free()
+    plan = _plan(source, wider, options.tile, free)
+    if len(plan.tiles) > 1:
+        placement = placement.with_blend(wider.reach().blend)
+    if hooks.log and work.first == 0:
+        hooks.log(_description(plan, placement))
+    device, dtype = options.device, options.dtype
+    if stage.gives_features:
+        device, dtype = _place_of_features(source, stage, free)
+    report = hooks.report
+    if report:
+        tiles = len(plan.tiles) * len(source)
+        report = work.reporter(report, plan, tiles, not stage.gives_features)
+    return enlarge(
+        source,
+        wider,
+        plan,
+        placement,
+        device=device,
+        dtype=dtype,
+        batch_pixels=0 if stage.on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
+        report=report,
+        recover=hooks.recover,
+    )
+
+
+def _plan(source: Tensor, stage: Stage, tile: int, free: float) -> TilePlan:
+    height, width = source.shape[-2:]
+    fits = height * width <= fitting_pixels(stage.need, free)
+    if tile >= max(height, width) or (stage.gives_features and fits):  # a trunk is best in one piece
+        return single_tile(height, width)
+    if tile:
+        return plan_tiles(height, width, stage.reach(), tile)
+    return choose_plan(height, width, stage.reach, stage.need, free, stage.on_cpu)
 
 
 def _description(plan: TilePlan, placement: Placement) -> str:
@@ -203,18 +205,8 @@ def _description(plan: TilePlan, placement: Placement) -> str:
     return f"{plan.width}x{plan.height} in {tiles}, {how}, {plan.redundancy:.2f} of its pixels computed"
 
 
-def _in_one_piece(pictures: Tensor) -> TilePlan:
-    height, width = pictures.shape[-2:]
-    return plan_tiles(height, width, Reach(), max(height, width))
-
-
 def _place_of_features(source: Tensor, stage: Stage, free: float) -> tuple[torch.device, torch.dtype]:
-    """Return where a trunk's result lies, and in which type: with the network where there is room, else in main memory."""
+    """Return where a trunk's result lies, and in which type: with the network where it fits, else in main memory."""
     worker = stage.workers[0]
     needed = source[:, 0].numel() * stage.channels * worker.dtype.itemsize
     return worker.device if needed <= FEATURES_SHARE * free else torch.device("cpu"), worker.dtype
-
-
-def _wider(reach: Reach, support: int) -> Reach:
-    """Return a reach that also holds what a resampling needs around a core."""
-    return replace(reach, margin=reach.margin + support)

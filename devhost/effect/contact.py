@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..sheet import Block, draw_sheet
-from ..sheet import Cell as Tile
+from ..sheet import Block, Cell as Tile, draw_sheet
 from ..tiny.counting import PictureCount, summarise
 from ..tiny.forms import TEXTS
 from .draw import checkpoint

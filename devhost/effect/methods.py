@@ -57,7 +57,8 @@ def hidiffusion(model: Any, **settings: Any) -> Any:
 
 def published_rau_net(model: Any, *, end: float | None = None) -> Any:
     """Apply RAU-Net's published schedule, on at every size; with `end`, its last phase ends there."""
-    from megapixel.patches.rau_net import Published, apply_rau_net
+    from megapixel.patches.rau_net import apply_rau_net
+    from megapixel.patches.rau_net_published import Published
 
     return apply_rau_net(model, Published() if end is None else _Until(end))
 
@@ -115,7 +116,7 @@ class _Until:
 
     def settings(self, call: Any) -> Any:
         """Return them for a latent of any size."""
-        from megapixel.patches.rau_net import in_phases, kind_of
+        from megapixel.patches.rau_net_published import in_phases, kind_of
         from megapixel.scaling.rau_net import Phases, published_phases
 
         published = published_phases(kind_of(call.topology), call.latent_size, control=call.has_control)

@@ -49,9 +49,9 @@ class Portrait:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Return left, top, right and bottom, which do not turn with the face."""
+        """Return top, left, bottom and right, which do not turn with the face."""
         (x, y), half, tall = self.nose, self.width / 2, self.width * HALF_HEIGHT
-        return x - half, y - tall, x + half, y + tall
+        return y - tall, x - half, y + tall, x + half
 
 
 def draw_portraits(size: tuple[int, int], *portraits: Portrait, ground: int = GREY) -> NDArray[np.uint8]:

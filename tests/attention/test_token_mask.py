@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from megapixel.attention.token_mask import Part, View, crop_mask, mask_tokens, mask_view
+from megapixel.attention.token_mask import crop_mask, mask_tokens, mask_view
+from megapixel.attention.view import Part, View
+from megapixel.scaling.box import Box
 
 
 def mean_over(mask, row, column, grid):
@@ -57,18 +59,18 @@ class TestCrop:
 
     def test_a_part_is_cut_at_the_masks_own_resolution(self, draw):
         mask = draw(2, 64, 48)
-        part = Part(whole=(8, 6), size=(3, 2), corner=(1, 4))
+        part = Part(Box(1, 4, 4, 6), (8, 6))
         assert torch.equal(crop_mask(mask, part), mask[:, 8:32, 32:48])
 
     @pytest.mark.parametrize("corner", [(0, 0), (3, 5), (7, 5)])
     def test_a_coarse_mask_keeps_at_least_a_pixel(self, corner):
-        part = Part(whole=(8, 6), size=(1, 1), corner=corner)
+        part = Part(Box(0, 0, 1, 1).moved(*corner), (8, 6))
         assert crop_mask(torch.ones(1, 3, 2), part).shape == (1, 1, 1)
 
     def test_parts_side_by_side_cover_every_pixel_once(self):
         for length in (7, 8, 13, 64):
             seen = [
-                crop_mask(torch.arange(length).reshape(1, length, 1), Part((8, 1), (2, 1), (top, 0)))
+                crop_mask(torch.arange(length).reshape(1, length, 1), Part(Box(top, 0, top + 2, 1), (8, 1)))
                 for top in (0, 2, 4, 6)
             ]
             assert torch.cat(seen, dim=1).flatten().tolist() == list(range(length))
@@ -77,7 +79,7 @@ class TestCrop:
 def test_a_view_gives_each_picture_its_own_part_of_its_frames_mask():
     masks = torch.rand(2, 24, 36, generator=torch.Generator().manual_seed(2))
     whole = (48, 72)  # the picture is twice as large as the masks
-    view = View((Part(whole, (16, 24), (8, 12)), Part(whole, (16, 24), (32, 48))), (1, 5))
+    view = View((Part(Box(8, 12, 24, 36), whole), Part(Box(32, 48, 48, 72), whole)), (1, 5))
     seen = mask_view(masks, view, None, (8, 12), 2)
     assert torch.allclose(seen[0, :, 0].view(8, 12), masks[1, 4:12, 6:18])
     assert torch.allclose(
@@ -87,8 +89,8 @@ def test_a_view_gives_each_picture_its_own_part_of_its_frames_mask():
 
 def test_an_area_lies_inside_what_the_view_shows():
     mask = torch.rand(1, 24, 36, generator=torch.Generator().manual_seed(3))
-    view = View((Part((24, 36), (16, 24), (4, 6)),), (0,))
-    area = Part((8, 12), (4, 6), (2, 3))  # in latent pixels of the view
+    view = View((Part(Box(4, 6, 20, 30), (24, 36)),), (0,))
+    area = Part(Box(2, 3, 6, 9), (8, 12))  # in latent pixels of the view
     seen = mask_view(mask, view, area, (8, 12), 1)
     assert torch.allclose(seen[0, :, 0].view(8, 12), mask[0, 8:16, 12:24])
 

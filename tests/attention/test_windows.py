@@ -94,6 +94,7 @@ def check_structure(size, count, quarter):
     assert torch.equal(source.flatten()[position], torch.arange(tokens))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quarter", range(4))
 def test_windows_hold_and_own_the_right_tokens_at_every_size(quarter):
     for size in product(SIDES, SIDES):
@@ -122,6 +123,7 @@ def test_equals_dense_attention_for_every_token_of_small_grids(draw, quarter):
         assert_close(windowed_result(q, k, v, size, (2, 2), quarter), expected)
 
 
+@pytest.mark.slow
 def test_equals_dense_attention_for_some_tokens_of_every_grid(draw):
     """Six queries a window stand for all: the mask of 96 x 96 tokens alone would have 85 million entries."""
     pool = draw(3, 2, 96 * 96, 4)
@@ -194,6 +196,7 @@ def published_reverse(windows, size, quarter):
     return torch.roll(cut.reshape(-1, height, width, windows.shape[-1]), shift, (1, 2)).flatten(1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quarter", range(4))
 def test_even_sizes_are_cut_as_published_bit_for_bit(draw, quarter):
     pool = draw(2, 96 * 96, 1)
@@ -236,7 +239,9 @@ def test_every_quarter_moves_the_windows():
     [((4, 6), (5, 2)), ((4, 6), (2, 7)), ((4, 6), (0, 2)), ((1, 6), (2, 2)), ((4, 6), (2, -1))],
 )
 def test_a_count_that_does_not_fit_is_a_sentence(size, count):
-    with pytest.raises(ValueError, match=r"^count: expected 1 to \(\d, \d\) windows along the sides, got "):
+    with pytest.raises(
+        ValueError, match=r"^count: expected 1 to \(\d, \d\) windows along height and width, got "
+    ):
         WindowGrid(size, count)
 
 

@@ -11,8 +11,7 @@ from megapixel.nodes import NODES
 from devhost.demo import workflow_prompt
 from devhost.environment import ROOT
 from devhost.known_nodes import KNOWN
-from devhost.segs_demo import UPSCALE, draw_figures
-from devhost.segs_demo import tiny_prompt as tiny_prompt_of_segs
+from devhost.segs_demo import UPSCALE, draw_figures, tiny_prompt as tiny_prompt_of_segs
 from devhost.upscale_demo import write_picture
 from devhost.workflow import prompt_node, to_graph
 
@@ -192,3 +191,14 @@ def test_the_help_of_every_node_is_our_page_with_its_pictures(front_end):
         front_end.open_help(node.__name__)
         assert front_end.help_headings(headings[0]) == headings
         front_end.wait_for_help_pictures()
+
+
+def test_what_a_language_does_not_have_is_shown_in_english(server, front_end):
+    schema = server.object_info()["MegapixelUpscale"]
+    words = {"MegapixelUpscale": {"display_name": "放大", "inputs": {"image": {"name": "图像"}}}}
+    shown = front_end.texts_of("MegapixelUpscale", "zh", words)
+    assert shown["title"] == "放大"
+    assert shown["description"] == schema["description"]
+    names = [name for group in schema["input_order"].values() for name in group]
+    expected = {name: "图像" if name == "image" else name for name in names}
+    assert shown["inputs"].items() >= expected.items()

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import torch
 from megapixel.patches.model_call import first_call
-from megapixel.patches.rau_net import Published
+from megapixel.patches.rau_net_published import Published
 from PIL import Image
 
-from devhost.effect import __main__ as command
-from devhost.effect import draw as drawing
+from devhost.effect import __main__ as command, draw as drawing
 from devhost.effect.features import mottle
 from devhost.effect.kept import COUNTER, Kept, record_of, samples
 from devhost.effect.methods import (

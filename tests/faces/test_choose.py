@@ -11,7 +11,7 @@ SIZE = (100, 300)
 
 
 def face(left, top, right, bottom):
-    return Face((left, top, right, bottom), np.zeros((5, 2), np.float32), 0.9, np.zeros(512, np.float32))
+    return Face((top, left, bottom, right), np.zeros((5, 2), np.float32), 0.9, np.zeros(512, np.float32))
 
 
 SMALL_RIGHT = face(250, 10, 270, 40)

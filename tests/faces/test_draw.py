@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from megapixel.faces.draw import COLOURS, draw_boxes, draw_keypoints
+from megapixel.faces.boxes import draw_boxes
+from megapixel.faces.draw import COLOURS, draw_keypoints
 from megapixel.faces.face import Face
 
 from devhost.tiny.faces import Portrait
@@ -85,7 +86,7 @@ def test_boxes_lie_around_the_faces_and_the_picture_stays():
     drawn = draw_boxes(picture, [one])
     assert (picture == 90).all()
     assert (drawn.shape, drawn.dtype) == ((*SIZE, 3), torch.float32)
-    left, top, right, bottom = (round(edge) for edge in one.box)
+    top, left, bottom, right = (round(edge) for edge in one.box)
     assert (drawn[top, left + 40 : right + 1] == 1).all()
     assert (drawn[bottom, left : right + 1] == 1).all()
     assert (drawn[top + 40 : bottom + 1, [left, right]] == 1).all()

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.attention.token_mask import VIEW
+from megapixel.attention.view import VIEW, Part
 from megapixel.host import crop_conditioning as module
-from megapixel.host.crop_conditioning import Canvas, Place, effect_in
+from megapixel.host.crop_conditioning import Canvas, effect_in
 from megapixel.host.log import forget_lines
 from megapixel.scaling.box import Box
-from megapixel.segs.crop import fit_aspect
+from megapixel.segs.crop import Crop, fit_aspect
 
 from devhost.tiny.random_models import controlnet
 
@@ -37,26 +37,24 @@ AREAS = {  # picture pixels: top, left, height, width
 }
 
 
-def crop_conditioning(conditionings, places, canvas):
+def crop_conditioning(conditionings, crops, canvas):
     """Return the cut conditionings without the view of the crop, which every entry has."""
-    cut = module.crop_conditioning(conditionings, places, canvas)
+    cut = module.crop_conditioning(conditionings, crops, canvas)
     for conditioning in cut:
         for _, options in conditioning:
             view = options.pop(VIEW)
-            assert [(part.whole, part.size, part.corner) for part in view.parts] == [
-                (canvas.size, place.box.size, (place.box.top, place.box.left)) for place in places
-            ]
-            assert view.frames == tuple(place.frame for place in places)
+            assert view.parts == tuple(Part(crop.box, canvas.size) for crop in crops)
+            assert view.frames == tuple(crop.frame for crop in crops)
     return cut
 
 
-def place_of(box=BOX, frame=0):
-    return Place(box, frame)
+def crop_of(box=BOX, frame=0):
+    return Crop(box, frame)
 
 
-def cropped(options, *places, canvas=CANVAS):
-    """Return the options of the only entry for the places (one at BOX, if none are given)."""
-    [[[text, cut]]] = crop_conditioning([[[TEXT, options]]], places or [place_of()], canvas)
+def cropped(options, *crops, canvas=CANVAS):
+    """Return the options of the only entry for the crops (one at BOX, if none are given)."""
+    [[[text, cut]]] = crop_conditioning([[[TEXT, options]]], crops or [crop_of()], canvas)
     assert text is TEXT
     return cut
 
@@ -83,7 +81,7 @@ def test_an_area_in_percent_is_what_of_it_lies_in_the_crop(name):
     top, left, height, width = AREAS[name]
     shares = height / SIZE[0], width / SIZE[1], top / SIZE[0], left / SIZE[1]
     expected = cells_of(rectangle(SIZE, *AREAS[name]), BOX)
-    [fit] = effect_in([[TEXT, {"area": ("percentage", *shares)}]], place_of(), CANVAS)
+    [fit] = effect_in([[TEXT, {"area": ("percentage", *shares)}]], crop_of(), CANVAS)
     assert fit.present == (expected is not None)
     cut = cropped({"area": ("percentage", *shares), "strength": 0.7})
     assert cut["strength"] == 0.7
@@ -104,7 +102,7 @@ def test_an_area_in_latent_pixels_counts_in_the_picture_that_came_in(size):
             for low, side, new, old in zip((top, left), (height, width), size, GIVEN, strict=True)
         )
         expected = cells_of(rectangle(size, first, start, last - first, end - start), box)
-        [fit] = effect_in([[TEXT, {"area": (height, width, top, left)}]], place_of(box), canvas)
+        [fit] = effect_in([[TEXT, {"area": (height, width, top, left)}]], crop_of(box), canvas)
         assert fit.present == (expected is not None)
         assert fit.area == (None if expected == (3, 5, 0, 0) else expected)
 
@@ -146,8 +144,8 @@ def test_a_mask_is_what_a_mask_resized_to_the_picture_holds_there(shape, draw):
 def test_masks_and_hints_of_several_frames_give_each_place_its_own_frame(draw):
     masks, hints = draw(2, *SIZE), draw(2, 3, *SIZE, seed=1)
     control = controlnet().set_cond_hint(hints)
-    places = [place_of(BOX, 1), place_of(OTHER, 0), place_of(BOX, 5)]
-    cut = cropped({"mask": masks, "control": control}, *places)
+    crops = [crop_of(BOX, 1), crop_of(OTHER, 0), crop_of(BOX, 5)]
+    cut = cropped({"mask": masks, "control": control}, *crops)
     boxes = [(1, BOX), (0, OTHER), (1, BOX)]  # the last frame serves those after it
     for field, got in ((masks, cut["mask"]), (hints, cut["control"].cond_hint_original)):
         expected = [field[frame, ..., box.rows, box.columns] for frame, box in boxes]
@@ -160,17 +158,17 @@ def test_an_entry_without_effect_in_the_crop_is_left_out(draw):
     here = [TEXT, {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]
     beside = [TEXT, {"area": ("percentage", 1.0, 0.25, 0.0, 0.75)}]
     masked, everywhere = [TEXT, {"mask": mask}], [TEXT, {"name": "everywhere"}]
-    [cut] = crop_conditioning([[here, beside, masked, everywhere]], [place_of()], CANVAS)
+    [cut] = crop_conditioning([[here, beside, masked, everywhere]], [crop_of()], CANVAS)
     assert [options for _, options in cut] == [{"area": (6, 6, 0, 0)}, {"name": "everywhere"}]
     mask[:, 20] = 1
-    [cut] = crop_conditioning([[masked]], [place_of()], CANVAS)
+    [cut] = crop_conditioning([[masked]], [crop_of()], CANVAS)
     assert cut[0][1]["mask"].sum() == 64
 
 
 def test_where_none_has_an_effect_all_stay_without_their_places():
     masked = {"mask": torch.zeros(1, *SIZE), "mask_strength": 0.5, "set_area_to_bounds": True, "a": 1}
     beside = {"area": ("percentage", 1.0, 0.25, 0.0, 0.75), "strength": 0.3}
-    [cut] = crop_conditioning([[[TEXT, masked], [TEXT, beside]]], [place_of()], CANVAS)
+    [cut] = crop_conditioning([[[TEXT, masked], [TEXT, beside]]], [crop_of()], CANVAS)
     assert [options for _, options in cut] == [{"a": 1}, {"strength": 0.3}]
 
 
@@ -180,7 +178,7 @@ def test_hints_are_cut_to_the_pixel_all_along_a_chain_and_the_originals_stay(dra
     first = controlnet().set_cond_hint(hints[0], 0.5, (0.1, 0.9))
     second = controlnet(seed=1).set_cond_hint(hints[1], 0.7, extra_concat=extra)
     second.set_previous_controlnet(first)
-    copy = cropped({"control": second, "control_apply_to_uncond": False}, place_of(BOX), place_of(OTHER))[
+    copy = cropped({"control": second, "control_apply_to_uncond": False}, crop_of(BOX), crop_of(OTHER))[
         "control"
     ]
 
@@ -205,7 +203,7 @@ def test_a_control_that_positive_and_negative_share_stays_shared(draw):
     control = controlnet().set_cond_hint(draw(1, 3, *SIZE))
     other = controlnet().set_cond_hint(draw(1, 3, *SIZE)).set_previous_controlnet(control)
     texts = [[[TEXT, {"control": control}], [TEXT, {"control": other}]], [[TEXT, {"control": control}]]]
-    positive, negative = crop_conditioning(texts, [place_of()], CANVAS)
+    positive, negative = crop_conditioning(texts, [crop_of()], CANVAS)
     assert (
         positive[0][1]["control"]
         is negative[0][1]["control"]
@@ -223,14 +221,14 @@ def test_a_hint_of_another_size_is_cut_as_if_it_were_resized(draw):
 
 def test_masks_of_inpainting_are_cut_for_every_place(draw):
     mask = draw(1, 1, *SIZE, seed=1)
-    cut = cropped({"concat_mask": mask}, place_of(BOX), place_of(OTHER))["concat_mask"]
+    cut = cropped({"concat_mask": mask}, crop_of(BOX), crop_of(OTHER))["concat_mask"]
     assert torch.equal(cut, torch.cat([mask[..., box.rows, box.columns] for box in (BOX, OTHER)]))
 
 
 def test_a_latent_is_cut_to_what_lies_under_each_latent_pixel_of_the_crop(draw):
     latent = draw(1, 4, 12, 18)
     boxes = (BOX, OTHER, Box(8, 16, 56, 80))
-    cut = cropped({"concat_latent_image": latent}, *map(place_of, boxes))["concat_latent_image"]
+    cut = cropped({"concat_latent_image": latent}, *map(crop_of, boxes))["concat_latent_image"]
     fitted = F.interpolate(cut, (6, 8), mode="bilinear")  # as the host fits it to the crop's latent
     for box, part in zip(boxes, fitted, strict=True):
         for row, column in np.ndindex(6, 8):
@@ -248,7 +246,7 @@ def test_a_latent_is_cut_to_what_lies_under_each_latent_pixel_of_the_crop(draw):
 
 def test_over_the_whole_picture_a_latent_is_cut_to_itself(draw):
     latent = draw(1, 4, 12, 18)
-    cut = cropped({"concat_latent_image": latent}, place_of(Box(0, 0, *SIZE)))["concat_latent_image"]
+    cut = cropped({"concat_latent_image": latent}, crop_of(Box(0, 0, *SIZE)))["concat_latent_image"]
     fitted = F.interpolate(cut, (12, 18), mode="bilinear")
     torch.testing.assert_close(fitted, latent, rtol=0, atol=1e-5)
 
@@ -269,7 +267,7 @@ def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog):
 def test_places_of_one_effect_can_go_together_and_others_cannot():
     left = [[TEXT, {"area": ("percentage", 1.0, 0.5, 0.0, 0.0)}]]
     boxes = [Box(0, 0, 48, 64), Box(48, 8, 96, 72), Box(0, 16, 48, 80), Box(0, 80, 48, 144)]
-    effects = [effect_in(left, place_of(box), CANVAS) for box in boxes]
+    effects = [effect_in(left, crop_of(box), CANVAS) for box in boxes]
     assert effects[0] == effects[1]
     assert hash(effects[0]) == hash(effects[1])
     assert len(set(effects)) == 3
@@ -281,9 +279,9 @@ def test_bounds_of_masks_that_differ_keep_places_from_going_together():
     mask[:, 24:32, 24:40] = 1
     mask[:, 60:96, 100:144] = 1
     bounded = [[TEXT, {"mask": mask, "set_area_to_bounds": True}]]
-    assert effect_in(bounded, place_of(BOX), CANVAS) != effect_in(bounded, place_of(OTHER), CANVAS)
+    assert effect_in(bounded, crop_of(BOX), CANVAS) != effect_in(bounded, crop_of(OTHER), CANVAS)
     free = [[TEXT, {"mask": mask, "set_area_to_bounds": False}]]
-    assert effect_in(free, place_of(BOX), CANVAS) == effect_in(free, place_of(OTHER), CANVAS)
+    assert effect_in(free, crop_of(BOX), CANVAS) == effect_in(free, crop_of(OTHER), CANVAS)
 
 
 def test_the_conditioning_that_others_hold_stays_as_it_is(draw):
@@ -293,7 +291,7 @@ def test_the_conditioning_that_others_hold_stays_as_it_is(draw):
     before = dict(options)
     entry = [TEXT, options]
     given = [entry]
-    crop_conditioning([given], [place_of()], CANVAS)
+    crop_conditioning([given], [crop_of()], CANVAS)
     assert (given, entry[0]) == ([entry], TEXT)
     assert options.keys() == before.keys()
     assert all(options[name] is value for name, value in before.items())
@@ -309,7 +307,7 @@ def test_a_hint_of_another_shape_is_cut_from_its_middle_as_the_host_cuts_it(give
     control = controlnet().set_cond_hint(hint)
     box = Box(8, 16, 56, 88)
     [[[_, options]]] = crop_conditioning(
-        [[[torch.zeros(1, 1, 1), {"control": control}]]], [Place(box)], Canvas(size, size)
+        [[[torch.zeros(1, 1, 1), {"control": control}]]], [Crop(box)], Canvas(size, size)
     )
     cut = options["control"].cond_hint_original
     assert torch.allclose(cut, whole[..., box.rows, box.columns], atol=1e-5)

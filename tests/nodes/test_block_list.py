@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from megapixel.nodes.block_list import parse_blocks
+from megapixel.nodes.hidiffusion_sockets import parse_blocks
 
 
 @pytest.mark.parametrize(

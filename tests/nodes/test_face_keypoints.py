@@ -12,6 +12,7 @@ from megapixel.faces.choose import choose_face
 from megapixel.faces.draw import draw_keypoints
 from megapixel.faces.find import find_faces
 from megapixel.host.faces import faces_in
+from megapixel.host.log import forget_lines
 from megapixel.nodes import MegapixelFaceKeypoints
 
 from devhost.tiny.faces import Portrait, draw_portraits
@@ -49,6 +50,7 @@ def refused(face_analysis):
     return run
 
 
+@pytest.mark.slow
 def test_a_batch_gives_one_entry_for_each_picture_and_black_without_a_face(face_analysis, caplog):
     batch = image([LEFT], [], [LEFT, RIGHT], [])
     kept = batch.clone()
@@ -98,7 +100,7 @@ def test_the_boxes_are_numbered_as_the_choice_counts(face_analysis):
     assert len(changed)
     for y, x in changed.tolist():  # only the two numbers have changed places
         assert any(
-            0 <= x - portrait.box[0] < 20 and 0 <= y - portrait.box[1] < 24 for portrait in (LEFT, RIGHT)
+            0 <= x - portrait.box[1] < 20 and 0 <= y - portrait.box[0] < 24 for portrait in (LEFT, RIGHT)
         )
 
 
@@ -195,6 +197,7 @@ def test_a_detector_without_points_is_refused(face_analysis, refused, monkeypatc
 
 
 def test_another_recognition_network_gets_a_warning(face_analysis, caplog, monkeypatch):
+    forget_lines()
     monkeypatch.setattr(face_analysis.models["recognition"], "model_file", "/models/buffalo_l/w600k_r50.onnx")
     faces_in(face_analysis, image([LEFT]), "insightface")
     assert caplog.messages == [

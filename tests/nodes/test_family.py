@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from megapixel.nodes.family import check_model_type
+from megapixel.nodes.hidiffusion_sockets import check_model_type
 from megapixel.patches.topology import topology_of
 
 

@@ -23,7 +23,7 @@ from megapixel.nodes.instant_id import (
     MegapixelInstantIDControlNet,
 )
 from megapixel.nodes.instant_id_loader import MegapixelInstantIDLoader
-from megapixel.patches.model_call import effects_of
+from megapixel.patches.wrapper import effects_of
 from torch import nn
 
 from devhost.sampling import sample

@@ -9,8 +9,8 @@ import pytest
 import torch
 from comfy_api.latest import io
 from megapixel.nodes.msw_msa import MegapixelMSWMSA, MegapixelMSWMSASimple
-from megapixel.patches.model_call import effects_of
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
+from megapixel.patches.wrapper import effects_of
 
 from devhost.sampling import sample
 from devhost.tiny import random_models

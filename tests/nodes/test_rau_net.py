@@ -8,10 +8,12 @@ import re
 import pytest
 import torch
 from comfy_api.latest import io
-from megapixel.host.compat import reaches_upsample
+from megapixel.host.upsample import reaches_upsample
 from megapixel.nodes.rau_net import RES_MODES, MegapixelRAUNet, MegapixelRAUNetSimple
-from megapixel.patches.model_call import effects_of
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
+from megapixel.patches.wrapper import effects_of
 
 from devhost.sampling import sample
 from devhost.tiny import random_models
@@ -72,8 +74,9 @@ def logged(caplog, model, **settings):
     with caplog.at_level(logging.INFO, "megapixel"):
         picture = sample(model, (32, 24), steps=10, cfg=1.0, **settings)
     [line] = [record.getMessage() for record in caplog.records if record.name == "megapixel"]
-    assert line.startswith("RAU-Net at latent 32x24: ")
-    return picture, line.partition(": ")[2]
+    label, _, text = line.partition("latent 32x24: ")
+    assert label in ("RAU-Net: ", "RAU-Net at ")
+    return picture, text
 
 
 def typed(line):

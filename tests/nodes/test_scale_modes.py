@@ -7,10 +7,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from megapixel.host.compat import reaches_upsample
 from megapixel.host.scale_modes import SCALE_MODES, resize, scale_modes
+from megapixel.host.upsample import reaches_upsample
 from megapixel.nodes.rau_net import MegapixelRAUNet, MegapixelRAUNetSimple
-from megapixel.patches.rau_net import RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_settings import RAUNet
 
 from devhost.sampling import sample
 

@@ -8,36 +8,11 @@ from pathlib import Path
 import pytest
 from megapixel.nodes import NODES
 
-HOST_LISTS = {"sampler_name", "scheduler"}  # their options are the host's, and other packs add to them
-SNAPSHOT = Path(__file__).with_name("schemas.json")
-
-
-def hidden_from(name):
-    """Return what may change about an input without harm to a saved workflow."""
-    return {"tooltip", "advanced"} | ({"options"} if name in HOST_LISTS else set())
-
-
-def contract(node):
-    """Return the part of a schema that a saved workflow depends on."""
-    info = node.GET_SCHEMA().get_v1_info(node)
-    inputs = {
-        group: {name: [kind, {k: v for k, v in options.items() if k not in hidden_from(name)}]
-                for name, (kind, options) in inputs.items()}
-        for group, inputs in info.input.items()
-        if group != "hidden"  # what the host fills in, for an output node
-    }  # fmt: skip
-    return {
-        "input": inputs,
-        "input_order": {group: info.input_order[group] for group in inputs},
-        "output": info.output,
-        "name": info.output_name,
-    }
+from devhost.schemas import SNAPSHOT, contracts
 
 
 def test_schemas_are_as_released():
-    current = {node.GET_SCHEMA().node_id: contract(node) for node in NODES}
-    released = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    assert json.loads(json.dumps(current)) == released
+    assert contracts(NODES) == json.loads(SNAPSHOT.read_text(encoding="utf-8")), "dev.py schemas writes them"
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)

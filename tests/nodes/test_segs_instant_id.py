@@ -74,6 +74,7 @@ def refine(vae, texts):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_a_masked_face_is_seen_where_its_mask_lies_in_each_segment(
     sdxl, refine, picture, face, batch_size, draw

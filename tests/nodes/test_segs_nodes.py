@@ -6,7 +6,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
-from megapixel.host.sigmas import resample_levels
+from megapixel.host.resampled_sigmas import resample_levels
 from megapixel.nodes.segs_filter import MegapixelSEGSFilter
 from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
@@ -208,7 +208,8 @@ def test_faces_become_segments_of_their_heads_the_largest_first(face_analysis):
     assert size == (180, 280)
     assert [entry.label for entry in segments] == ["face", "face"]
     for entry, portrait in zip(segments, reversed(PORTRAITS), strict=True):
-        assert np.abs(np.array(entry.bbox) - np.array(portrait.box)).max() < 4
+        top, left, bottom, right = portrait.box
+        assert np.abs(np.array(entry.bbox) - (left, top, right, bottom)).max() < 4
         assert entry.confidence == pytest.approx(0.9, abs=0.05)
         left, top, right, bottom = entry.crop_region
         mask = torch.zeros(size)

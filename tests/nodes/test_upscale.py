@@ -6,6 +6,7 @@ import copy
 import gc
 import json
 import re
+import weakref
 from itertools import count, pairwise
 
 import comfy.model_management
@@ -16,8 +17,8 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
-from megapixel.host import tile_progress
-from megapixel.host.measurements import fingerprint
+from megapixel.host import progress, upscale as host_upscale_module
+from megapixel.host.measurements import FORMAT, fingerprint
 from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale
 from PIL import Image
@@ -457,7 +458,7 @@ def test_a_model_that_cuts_pictures_itself_is_given_them_whole(picture):
 @pytest.mark.parametrize("name", ["compact", "esrgan"])
 @pytest.mark.parametrize("told", [2, 3])
 def test_cancelling_stops_within_one_tile(name, told, picture, on_progress, monkeypatch):
-    monkeypatch.setattr(tile_progress, "PREVIEW_SECONDS", 0.0)  # so that the host is told about every tile
+    monkeypatch.setattr(progress, "PREVIEW_SECONDS", 0.0)  # so that the host is told about every tile
     image, settings = picture(2, 150, 131, 3), {"precision": "float32", "tile_size": 48}
     expected = upscale(described(NETWORKS[name]), image, **settings)  # measures
     model = described(NETWORKS[name])
@@ -520,7 +521,7 @@ def test_cancelling_in_the_middle_of_a_tile_stops_at_the_next_layer(picture):
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("name", ["compact", "esrgan"])
 def test_progress_rises_to_the_end_and_the_preview_fills(name, channels, picture, on_progress, monkeypatch):
-    monkeypatch.setattr(tile_progress, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "PREVIEW_SECONDS", 0.0)
     told = []
     on_progress(lambda value, total, preview, node_id=None: told.append((value, total, preview)))
     upscale(described(NETWORKS[name]), picture(2, 150, 131, channels), precision="float32", tile_size=64)
@@ -630,13 +631,35 @@ def test_one_copy_of_the_model_stays_ready_for_the_next_run_and_goes_with_it(pic
     assert living() == 0
 
 
+def test_the_copy_of_another_precision_is_gone_before_the_new_one_is_made(picture, monkeypatch):
+    image, model = picture(1, 60, 51, 3), described(compact)
+    kept, living = [], []
+    make = host_upscale_module._new_network
+
+    def watch(*wanted):
+        living.append([reference() is not None for reference in kept])
+        network = make(*wanted)
+        kept[:] = [weakref.ref(network), *map(weakref.ref, network.modules)]
+        return network
+
+    monkeypatch.setattr(host_upscale_module, "_new_network", watch)
+    gc.collect()
+    gc.disable()
+    try:
+        for precision in ("float32", "bfloat16", "bfloat16", "float32"):
+            upscale(model, image, precision=precision, tile_size=32)
+    finally:
+        gc.enable()
+    assert living == [[], [False, False], [False, False]]
+
+
 def test_what_was_measured_is_kept_in_the_users_folder_and_not_measured_again(picture, user_folder):
     image = picture(2, 150, 131, 3)
     first = described(compact)
     upscale(first, image, tile_size=64)
     file = user_folder / "megapixel" / "upscale_models.json"
     [(key, measured)] = json.loads(file.read_text(encoding="utf-8")).items()
-    assert key == f"{fingerprint(first)} cpu torch {torch.__version__}"
+    assert key == f"{fingerprint(first)} cpu torch {torch.__version__} format {FORMAT}"
     assert {name.split()[0] for name in measured} == {"form", "need", "reach"}
     written = file.stat().st_mtime_ns
     fresh = described(compact)  # as after a restart
@@ -667,7 +690,22 @@ def test_the_fingerprint_tells_architectures_and_weights_apart():
     assert len(set(names)) == 4
 
 
-@pytest.mark.parametrize("content", ["", "{", "\x00\xff", "[]", "5", '{"KEY": 5}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "\x00\xff",
+        "[]",
+        "5",
+        "NaN",
+        "[" * 100_000,
+        '{"KEY": 5}',
+        '{"KEY": []}',
+        '{"KEY": {"reach whole": 5}}',
+    ],
+    ids=lambda content: content[:9],
+)
 def test_a_damaged_file_of_measured_values_is_no_obstacle(content, picture, user_folder):
     image = picture(1, 60, 51, 3)
     expected = upscale(described(compact), image, tile_size=32)

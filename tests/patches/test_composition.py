@@ -11,13 +11,17 @@ from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.msw_msa import apply_msw_msa, known_preset
-from megapixel.patches.rau_net import RAUNet, apply_rau_net, pairs_of
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import pairs_of
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 
 from .conftest import SHALLOW_SDXL
+
+pytestmark = pytest.mark.slow
 
 # Small, but large enough that the deepest features keep two pixels: FreeU divides by the span of their means.
 SIZES = [(24, 32), (33, 21)]

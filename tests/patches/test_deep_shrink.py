@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import get_args
 
 import comfy.controlnet
 import pytest
 import torch
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
-from megapixel.patches.deep_shrink import (
-    AUTOMATIC,
-    SCALE_METHODS,
-    DeepShrink,
-    apply_deep_shrink,
-    keep_to_grid,
-)
-from megapixel.patches.model_call import ModelCall, planned
+from megapixel.patches.deep_shrink import AUTOMATIC, DeepShrink, ScaleMethod, apply_deep_shrink, keep_to_grid
+from megapixel.patches.model_call import ModelCall
+from megapixel.patches.wrapper import planned
 from megapixel.scaling.deep_shrink import automatic_factor, low_passed, shrunk_size
 
 from devhost.sampling import sample
@@ -48,8 +44,8 @@ class TestEqualsTheHostsNode:
             assert torch.equal(sample(ours, size, steps=1, cfg=1.0, batch=2), expected)
             assert not torch.equal(sample(model, size, steps=1, cfg=1.0, batch=2), expected)
 
-    @pytest.mark.parametrize("up", SCALE_METHODS)
-    @pytest.mark.parametrize("down", SCALE_METHODS)
+    @pytest.mark.parametrize("up", get_args(ScaleMethod))
+    @pytest.mark.parametrize("down", get_args(ScaleMethod))
     @pytest.mark.parametrize("family", ["sd15", "sdxl"])
     def test_every_method(self, family, down, up, request):
         model = request.getfixturevalue(family)
@@ -207,7 +203,7 @@ class TestAuto:
             result = sample(auto, size, steps=6)
         [line] = [record.getMessage() for record in caplog.records if record.name == "megapixel"]
         if size == (16, 16):
-            assert "nothing to do for a latent of 16x16" in line
+            assert "Deep Shrink at latent 16x16: nothing to do (not clearly above the trained size)" in line
         else:
             factor = automatic_factor(size, 16)
             assert f"block_number {AUTOMATIC.block_number}, downscale_factor {factor:g}, " in line
@@ -436,7 +432,7 @@ class TestBadInput:
         model = apply_deep_shrink(sd15, DeepShrink(downscale_factor=1.0))
         with caplog.at_level(logging.INFO, logger="megapixel"):
             assert torch.equal(sample(model, (20, 26)), sample(sd15, (20, 26)))
-        assert "nothing to do for a latent of 20x26 (downscale_factor is 1)" in caplog.text
+        assert "Deep Shrink at latent 20x26: nothing to do (downscale_factor is 1)" in caplog.text
 
     def test_a_model_without_input_blocks(self):
         flux = random_models.flux()

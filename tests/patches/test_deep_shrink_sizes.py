@@ -11,6 +11,8 @@ from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 
 from devhost.sampling import sample
 
+pytestmark = pytest.mark.slow
+
 CELLS = 200
 CHUNKS = 10
 

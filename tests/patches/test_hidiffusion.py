@@ -8,7 +8,8 @@ import torch
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.model_call import first_call
-from megapixel.patches.rau_net import Published, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
 from megapixel.patches.run_plan import plan_run
 
 from devhost.sampling import sample

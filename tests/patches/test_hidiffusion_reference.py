@@ -9,10 +9,12 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from megapixel.patches.model_call import planned
 from megapixel.patches.msw_msa import WindowPlan, apply_msw_msa, known_preset
-from megapixel.patches.rau_net import Published, RescalePlan, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_effect import RescalePlan
+from megapixel.patches.rau_net_published import Published
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import planned
 from megapixel.scaling.rau_net import LARGE_SIDE
 
 from devhost.tiny import random_models, topology

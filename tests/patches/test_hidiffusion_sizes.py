@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import get_args
 
 import comfy.controlnet
 import comfy.sample
@@ -11,14 +12,18 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.model_call import planned
-from megapixel.patches.msw_msa import apply_msw_msa
-from megapixel.patches.msw_msa import known_preset as known_windows
-from megapixel.patches.rau_net import RESOLUTIONS, Published, RAUNet, apply_rau_net, known_preset
+from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_preset import Resolution, known_preset
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import planned
 
 from devhost.sampling import sample
 from devhost.tiny import random_models
+
+pytestmark = pytest.mark.slow
 
 CELLS = 500
 CHUNKS = 10
@@ -52,7 +57,7 @@ def cell(number):
     return {
         "size": size,
         "step": rng.choice([0, 0, 2]),
-        "rau": rng.choice(["published", *RESOLUTIONS, pairs, pairs, None]),
+        "rau": rng.choice(["published", *get_args(Resolution), pairs, pairs, None]),
         "windows": rng.choice(["2x2", "native", None]),
         "shrink": DeepShrink(
             rng.randint(1, 11), rng.choice([1.3, 2.0]), downscale_after_skip=rng.random() < 0.5
@@ -178,7 +183,7 @@ def test_the_cells_cover_what_they_should():
     pairs = [settings["rau"] for settings in cells if isinstance(settings["rau"], RAUNet)]
     assert {block for pair in pairs for block in pair.ca_input_blocks} == set(range(1, 12))
     assert {block for pair in pairs for block in pair.input_blocks} == {3, 6, 9}
-    for name in ("published", *RESOLUTIONS, None):
+    for name in ("published", *get_args(Resolution), None):
         assert sum(settings["rau"] == name for settings in cells) > 40
     assert all(
         sum(settings["windows"] == name for settings in cells) > 100 for name in ("2x2", "native", None)

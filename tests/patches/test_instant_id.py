@@ -21,15 +21,18 @@ from comfy_extras.nodes_perpneg import Guider_PerpNeg
 from comfy_extras.nodes_tomesd import TomePatchModel
 from megapixel.attention.instant_id import FaceKeys, InstantID, shapes_of
 from megapixel.attention.resampler import ResamplerShape
-from megapixel.patches import instant_id, model_call
-from megapixel.patches.conditions import Condition
+from megapixel.patches import instant_id, wrapper
+from megapixel.patches.conditions import MARK, Condition
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.instant_id import Person, apply_instant_id, check_base_model, cross_attentions
-from megapixel.patches.model_call import effects_of, first_call, planned
+from megapixel.patches.model_call import first_call
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
-from megapixel.patches.rau_net import RAUNet, apply_rau_net, pairs_of
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import pairs_of
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import effects_of, planned
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from devhost.sampling import sample
@@ -380,7 +383,10 @@ class TestMasksOnOtherSizes:
         with caplog.at_level(logging.INFO, "megapixel"):
             assert torch.equal(sample(applied(base, person, "masked"), SIZE), sample(base, SIZE))
         assert not torch.equal(sample(applied(base, person, "one"), SIZE), sample(base, SIZE))
-        assert caplog.text.count("no face at middle block 0") == 1
+        assert (
+            caplog.text.count("InstantID: nothing at middle block 0, another patch has changed its tokens")
+            == 1
+        )
 
 
 class TestAlone:
@@ -653,15 +659,10 @@ class TestCost:
         )
         [effect] = effects_of(patched).values()
         call = first_call(patched, (3, 5), torch.tensor([5.0, 0.0]))
-        plan = effect.plan(replace(call, conditions=(Condition("negative"), Condition("positive"))))
+        plan = effect.plan(replace(call, marks={MARK: (Condition("negative"), Condition("positive"))}))
         replaced = patched.model_options["transformer_options"]["patches_replace"]["attn2"]
         syncs, products = HostSyncs(), Products()
-        with (
-            model_call._published({"instant_id": plan}, torch.device("cpu")),
-            syncs,
-            syncs.dispatched,
-            products,
-        ):
+        with wrapper._published({"instant_id": plan}, torch.device("cpu")), syncs, syncs.dispatched, products:
             for layer, width in cross_attentions(full_sdxl.get_model_object("diffusion_model")).items():
                 q, k = (
                     torch.ones(2, 15, width, dtype=torch.float16),

@@ -16,9 +16,9 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from megapixel.patches import msw_msa
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.model_call import planned
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import planned
 from torch.overrides import TorchFunctionMode
 
 from devhost.sampling import sample
@@ -387,9 +387,9 @@ class TestNeighbours:
         with caplog.at_level(logging.INFO, "megapixel"):
             result = repeatable(model, (32, 24), steps=3)
         assert torch.equal(result, repeatable(lay(sd15), (32, 24), steps=3))
-        said = [record.message for record in caplog.records if "no windows at" in record.message]
+        said = [record.message for record in caplog.records if "nothing at" in record.message]
         assert sorted(said) == sorted(
-            f"MSW-MSA: no windows at {kind} block {number}, another patch has changed its tokens already"
+            f"MSW-MSA: nothing at {kind} block {number}, another patch has changed its tokens"
             for kind, number in BLOCKS
         )
 
@@ -447,8 +447,8 @@ class TestBadInput:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (MSWMSA((), (), ()), "MSW-MSA: nothing to do (no block, or a start_time behind its end_time)"),
-        (MSWMSA(start_time=1.0, end_time=0.0), "MSW-MSA: nothing to do (no block, or a start_time"),
+        (MSWMSA((), (), ()), ": nothing to do (no block, or a start_time behind its end_time)"),
+        (MSWMSA(start_time=1.0, end_time=0.0), ": nothing to do (no block, or a start_time"),
         (MSWMSA(windows="native", trained_size=128), "windows native, trained_size 128"),
         (MSWMSA(time_mode="steps", end_time=0.5), "start_time 0, end_time 0.5 steps, windows 2x2"),
     ],

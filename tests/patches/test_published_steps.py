@@ -14,9 +14,11 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from megapixel.patches.model_call import planned
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
+from megapixel.patches.wrapper import planned
 
 from devhost.sampling import sample
 from devhost.tiny import random_models

@@ -14,12 +14,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from comfy.samplers import calculate_sigmas
-from megapixel.host.compat import reaches_upsample
+from megapixel.host.upsample import reaches_upsample
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.model_call import planned
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net, known_preset
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_preset import known_preset
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import planned
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology

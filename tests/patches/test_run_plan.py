@@ -7,7 +7,9 @@ from megapixel.patches import msw_msa
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
-from megapixel.patches.rau_net import Published, RAUNet, apply_rau_net
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_published import Published
+from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
 from megapixel.patches.topology import topology_of
 

@@ -6,7 +6,8 @@ from itertools import pairwise
 import comfy.samplers
 import pytest
 import torch
-from megapixel.patches.schedule import NEVER, Schedule, SigmaWindow
+from megapixel.patches.executed_steps import NEVER, schedule_in
+from megapixel.patches.schedule import Schedule, SigmaWindow
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +77,7 @@ def test_steps_are_counted_as_published(sampling, scheduler, steps):
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
     count = len(sigmas) - 1
     for start, end in ((0.0, 0.4), (0.0, 0.7), (0.16, 0.4), (0.3, 0.31), (0.0, 1.0)):
-        window = Schedule(start, end, "steps").resolve(sampling, sigmas)
+        window = schedule_in("steps", start, end).resolve(sampling, sigmas)
         on = [window.strength(float(sigma)) == 1.0 for sigma in sigmas[:-1]]
         assert on == [int(start * count) <= step < int(end * count) for step in range(count)]
 
@@ -84,8 +85,8 @@ def test_steps_are_counted_as_published(sampling, scheduler, steps):
 @pytest.mark.parametrize(
     ("schedule", "whole"),
     [
-        (Schedule(), True), (Schedule(0.0, 1.0, "steps"), True), (Schedule(0.001), False), (Schedule(0.0, 0.999), False),
-        (Schedule(0.0, 0.5, "steps"), False), (Schedule(999.0, 0.0, "sigma"), False),
+        (Schedule(), True), (schedule_in("steps", 0.0, 1.0), True), (Schedule(0.001), False), (Schedule(0.0, 0.999), False),
+        (schedule_in("steps", 0.0, 0.5), False), (Schedule(999.0, 0.0, "sigma"), False),
     ],
     ids=str,
 )  # fmt: skip
@@ -98,14 +99,14 @@ def test_a_whole_window_is_on_at_any_noise_level_and_known_as_such(sampling, sch
 
 def test_a_fade_in_steps(sampling):
     sigmas = torch.linspace(10, 0, 11)
-    window = Schedule(0.0, 0.4, "steps", 0.3).resolve(sampling, sigmas)
+    window = schedule_in("steps", 0.0, 0.4, 0.3).resolve(sampling, sigmas)
     strengths = [window.strength(float(sigma)) for sigma in sigmas[:-1]]
     assert strengths == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
 
 
 def test_steps_without_a_sampler_that_tells_them_is_a_sentence(sampling):
-    with pytest.raises(ValueError, match=r"^unit: expected a sampler that publishes its sigmas"):
-        Schedule(0.0, 0.4, "steps").resolve(sampling, None)
+    with pytest.raises(ValueError, match=r"^time_mode: expected a sampler that publishes its sigmas"):
+        schedule_in("steps", 0.0, 0.4).resolve(sampling, None)
 
 
 def test_another_sampling_gives_another_window(sampling, sd15):

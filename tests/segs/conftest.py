@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from megapixel.scaling.box import Box
+from megapixel.scaling.grow import grow_box
 from megapixel.segs.refine import Fit, cut_pieces
 from megapixel.segs.segment import SEG, read_segments
 
@@ -23,21 +24,6 @@ def scale_corners(corners, source, target):
         math.ceil(x2 * new_w / old_w),
         math.ceil(y2 * new_h / old_h),
     )
-
-
-def grow(low, high, length, multiple, least):
-    """Return the ends of a span that is grown pixel by pixel, on both sides in turn, where there is room."""
-    target = max(high - low, min(least, length))
-    while target % multiple:
-        target += 1
-    after = True
-    while high - low < target:
-        if low == 0 or (after and high < length) or high - low >= length:
-            high += 1
-        else:
-            low -= 1
-        after = not after
-    return low, high
 
 
 def resize_matrix(source, target):
@@ -117,8 +103,8 @@ def refine(picture, found_in, segments, change, *, multiple=8, least=1, feather=
         inner = max(x1, 0), max(y1, 0), min(x2, size[1]), min(y2, size[0])
         if inner[0] >= inner[2] or inner[1] >= inner[3] or not (mask > 0).any():
             continue
-        rows = grow(inner[1], inner[3], size[0], multiple, least)
-        columns = grow(inner[0], inner[2], size[1], multiple, least)
+        box = Box(inner[1], inner[0], inner[3], inner[2])
+        rows, columns = grow_box(box, size, multiple, least).spans
         weight = weigh(corners, mask, rows, columns, size, feather)
         base = cut(picture, rows, columns)
         parts.append((rows, columns, weight, change(number, base) - base))
@@ -143,7 +129,6 @@ def plain():
     """The functions of this file that end in a result of NumPy."""
     return SimpleNamespace(
         scale_corners=scale_corners,
-        grow=grow,
         resize=resize,
         blur=blur,
         fade=fade,
@@ -215,30 +200,6 @@ def pieces_of():
         return cut_pieces(segments, found_in, frames, Fit(size, **fit))
 
     return read
-
-
-@pytest.fixture(scope="session")
-def random_boxes():
-    """A function (random, size, count, most) that draws boxes (x1, y1, x2, y2) inside a size, some at its borders."""
-
-    def draw(random, size, count, most=40):
-        boxes = []
-        for _ in range(count):
-            spans = []
-            for length in (size[1], size[0]):
-                side = random.randint(1, min(most, length))
-                low = random.choice([0, length - side, *(random.randint(0, length - side) for _ in range(4))])
-                spans.append((low, low + side))
-            boxes.append((spans[0][0], spans[1][0], spans[0][1], spans[1][1]))
-        return boxes
-
-    return draw
-
-
-@pytest.fixture(scope="session")
-def box_at():
-    """A function (x1, y1, x2, y2) that makes a Box."""
-    return lambda x1, y1, x2, y2: Box(y1, x1, y2, x2)
 
 
 @pytest.fixture(scope="session")

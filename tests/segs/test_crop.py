@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from megapixel.scaling.box import Box
+from megapixel.scaling.grow import grow_box
 from megapixel.segs.crop import crop_picture, crop_resized
 
 SIZE = 37, 53
@@ -46,7 +47,7 @@ def test_changing_a_crop_leaves_the_picture(noise, box):
 def test_a_grown_crop_has_real_context_on_all_sides(noise):
     picture = noise(64, 95, 3)
     box = Box(20, 30, 31, 43)
-    grown = box.grown((64, 95), 8, 24)
+    grown = grow_box(box, (64, 95), 8, 24)
     crop, place = crop_picture(picture, grown), box.within(grown)
     assert crop.shape[:2] == (24, 24)
     assert torch.equal(crop[place.rows, place.columns], picture[20:31, 30:43])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from megapixel.scaling.box import Box
-from megapixel.segs.paste import GRID, add_segment, merge_results, paste_segment
+from megapixel.segs.merge import merge_results
+from megapixel.segs.paste import GRID, add_segment, paste_segment
 
 SIZE = 43, 66
 BOXES = [

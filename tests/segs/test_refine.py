@@ -10,7 +10,7 @@ import torch
 from megapixel.scaling.box import Box
 from megapixel.segs.choose import slice_segments
 from megapixel.segs.find import tile_segments
-from megapixel.segs.paste import merge_results
+from megapixel.segs.merge import merge_results
 from megapixel.segs.refine import refine_in_order, refine_independently, waves
 from megapixel.segs.segment import FrameSEG
 

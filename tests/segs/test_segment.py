@@ -11,16 +11,8 @@ import pytest
 import torch
 from megapixel.scaling.box import Box
 from megapixel.segs.choose import slice_segments
-from megapixel.segs.segment import (
-    SEG,
-    FrameSEG,
-    Slice,
-    box_of,
-    confidence_of,
-    read_mask,
-    read_segments,
-    read_shape,
-)
+from megapixel.segs.confidence import confidence_of
+from megapixel.segs.segment import SEG, FrameSEG, Slice, box_of, read_mask, read_segments, read_shape
 
 # As another pack declares it: the same names in the same order, and a class of its own.
 Theirs = namedtuple(

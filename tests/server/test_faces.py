@@ -44,7 +44,7 @@ def test_points_lie_where_the_faces_are(keypoints):
     assert tuple(drawn[y, x]) == (0, 0, 0)
     assert boxes.shape == (241, 360, 3)
     for portrait in (LEFT, RIGHT):
-        left, top = (round(edge) for edge in portrait.box[:2])
+        top, left = (round(edge) for edge in portrait.box[:2])
         assert (boxes[top - 2 : top + 3, left + 40] == 255).all(axis=-1).any()
 
 

@@ -11,8 +11,7 @@ import pytest
 from devhost.demo import PACK, TINY_PACK, workflow_prompt
 from devhost.instant_id_demo import APPLY, TINY, instant_id_prompt, put_portraits, put_tiny_models
 from devhost.known_nodes import HIDIFFUSION, INSTANT_ID, write_pack
-from devhost.segs_demo import UPSCALE, draw_figures
-from devhost.segs_demo import tiny_prompt as segs_prompt
+from devhost.segs_demo import UPSCALE, draw_figures, tiny_prompt as segs_prompt
 from devhost.server import current_environment, running_server
 from devhost.tiny.faces import Portrait
 from devhost.upscale_demo import write_picture

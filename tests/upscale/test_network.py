@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import math
 import re
 import weakref
 
@@ -12,10 +13,12 @@ import torch
 from megapixel.upscale import network as network_module
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import TOLERANCE, Form, Network, choose_form, copy_descriptor
-from megapixel.upscale.upscaler import Upscale
+from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 PLENTY = 1e15
@@ -183,7 +186,7 @@ class TestCopies:
         store = {}
         form = choose_form(compact, CPU, load, "bfloat16", store)
         network = Network(compact, [CPU], load, form, store)
-        Upscale(free=lambda: PLENTY, tile=32)(pictures(1, 3, 45, 70), network)
+        upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=32), Hooks(lambda: PLENTY))
         after = snapshot(compact.model)
         for name, (bits, *rest) in before.items():
             assert torch.equal(after[name][0], bits)
@@ -204,13 +207,38 @@ class TestCopies:
         descriptor = random_upscaler("Compact 16x4")
         model = weakref.ref(descriptor.model)
         networks[descriptor] = Network(descriptor, [CPU], load, Form(torch.bfloat16))
-        Upscale(free=lambda: PLENTY, tile=32)(pictures(1, 3, 33, 70), networks[descriptor])
+        upscale_pictures(
+            pictures(1, 3, 33, 70), networks[descriptor], Options(tile=32), Hooks(lambda: PLENTY)
+        )
         kept = weakref.ref(networks[descriptor])
         del descriptor
         gc.collect()
         assert model() is None
         assert kept() is None
         assert len(networks) == 0
+
+    @pytest.mark.parametrize(
+        ("name", "form", "tile", "count"),
+        [
+            ("Compact 16x4", Form(), 48, 2),
+            ("Compact 16x4", Form(torch.bfloat16), 48, 2),
+            ("ESRGAN 32x2", Form(), 0, 1),
+        ],
+    )
+    def test_are_gone_with_their_network_without_the_garbage_collector(self, name, form, tile, count):
+        descriptor = random_upscaler(name)
+        gc.collect()
+        gc.disable()
+        try:
+            network = Network(descriptor, [CPU], load, form)
+            upscale_pictures(pictures(1, 3, 33, 70), network, Options(tile=tile), Hooks(lambda: PLENTY))
+            copies = [*network.modules, *(copied.descriptor.model for copied in network._exact.made.values())]
+            assert len(copies) == count  # where tiles are cut, one to measure with
+            living = [weakref.ref(network), *map(weakref.ref, copies)]
+            del network, copies
+            assert [reference() for reference in living] == [None] * (1 + count)
+        finally:
+            gc.enable()
 
 
 class TestNumbers:
@@ -226,7 +254,7 @@ class TestNumbers:
         assert bool(half(picture.to(dtype)).isnan().any())
         loads = Loads()
         network = Network(strong, [CPU], loads, Form(dtype))
-        enlarged = Upscale(free=lambda: PLENTY, tile=32)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.float32 in loads.types
         assert float((enlarged - expected).abs().max()) <= 1e-6
 
@@ -234,7 +262,7 @@ class TestNumbers:
         loads = Loads()
         network = Network(compact, [CPU], loads, Form(torch.bfloat16))
         picture = pictures(1, 3, 45, 70)
-        enlarged = Upscale(free=lambda: PLENTY)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: PLENTY))
         assert set(loads.types) == {torch.bfloat16}
         assert float((enlarged - compact(picture)).abs().max()) < 4 * TOLERANCE
 
@@ -253,7 +281,7 @@ class TestWritingNetworks:
         network = Network(compact, [CPU], load)
         reach = network.stages[0].reach()
         assert (reach.margin, reach.blend) == (6, 0)
-        enlarged = Upscale(free=lambda: PLENTY, tile=32)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.equal(picture, kept)
         assert float((enlarged - expected).abs().max()) <= 1e-6
 
@@ -289,6 +317,66 @@ class TestWhatIsRemembered:
         narrow = Network(compact, [CPU], load, Form(torch.bfloat16), store).stages[0].need
         assert len([key for key in store if key.startswith("need")]) == 2
         assert narrow.peak == pytest.approx(wide.peak / 2, rel=0.15)
+
+
+KEYS = {"form": "form cpu float32", "need": "need whole cpu torch.float32 False", "reach": "reach whole"}
+NOT_A_RECORD = [None, 5, "text", True, [], [[]], {}, {"other": 1}]
+NOT_A_FIELD = {
+    "need": {"peak": [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-9, 1e30, 10**400, "1000", None, True, [9.0]]},
+    "reach": {
+        "bound": [-1, 0.5, math.nan, 10**9, "6", False, [6]],
+        "margin": [-1, 0, 6.5, math.nan, 10**9, 300, "6", None, True],
+        "period": [-1, 0, 1.0, math.inf, 10**6, "1", None, True],
+    },
+    "form": {
+        "dtype": ["bfloat16", "float64", "int64", "torch.float32", "Tensor", "load", "", None, 5, ["float32"]],
+        "channels_last": [0, 1, None, "yes", [True]],
+    },
+}  # fmt: skip
+
+
+def damages():
+    """Yield (record, what is damaged in it, how): the whole of it, a field more, a field less, each field."""
+    for name, fields in NOT_A_FIELD.items():
+        yield from ((name, None, damaged) for damaged in NOT_A_RECORD)
+        yield name, "more", 1
+        for field, wrong in fields.items():
+            yield name, field, "left out"
+            yield from ((name, field, damaged) for damaged in wrong)
+
+
+class TestDamagedRecords:
+    @pytest.fixture(scope="class")
+    def measured(self):
+        """A descriptor, what is measured of it, and what it makes of a picture."""
+        with torch.inference_mode():
+            descriptor, store = random_upscaler("Compact 16x4"), {}
+            return descriptor, store, self.run(descriptor, store)
+
+    def run(self, descriptor, store):
+        """Return what becomes of a picture by what the store holds."""
+        choose_form(descriptor, CPU, load, "float32", store)
+        network = Network(descriptor, [CPU], load, store=store)
+        return upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=48), Hooks(lambda: PLENTY))
+
+    @pytest.mark.parametrize(("name", "field", "damaged"), damages(), ids=lambda value: repr(value)[:30])
+    def test_are_measured_again(self, name, field, damaged, measured):
+        descriptor, good, expected = measured
+        store, key = json.loads(json.dumps(good)), KEYS[name]
+        assert store.keys() == set(KEYS.values())
+        if field is None:
+            store[key] = damaged
+        elif damaged == "left out":
+            del store[key][field]
+        else:
+            store[key][field] = damaged
+        before = json.dumps(store[key])
+        assert torch.equal(self.run(descriptor, store), expected)
+        assert json.dumps(store[key]) != before
+        if name == "form":  # which one is faster may change
+            assert store[key] in [{"dtype": "float32", "channels_last": last} for last in (False, True)]
+        else:
+            assert store == good | {KEYS["form"]: store[KEYS["form"]]}
 
 
 class TestNeed:

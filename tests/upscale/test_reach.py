@@ -12,6 +12,8 @@ from torch import nn
 
 from devhost.tiny.random_upscalers import random_upscaler
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -31,6 +31,7 @@ def random_cell(random):
     return *size, reach, need, 10 ** random.uniform(6.5, 11), random.random() < 0.5
 
 
+@pytest.mark.slow
 def test_the_chosen_tile_fits_the_memory_wherever_any_does():
     random, fitting, smallest, whole = Random(0), 0, 0, 0
     for _ in range(400):
@@ -48,6 +49,7 @@ def test_the_chosen_tile_fits_the_memory_wherever_any_does():
     assert min(fitting, smallest, whole) > 30  # of each case some
 
 
+@pytest.mark.slow
 def test_no_listed_side_would_be_less_work():
     random = Random(1)
     for _ in range(120):
@@ -123,6 +125,7 @@ def redundancies(measured, name, bytes_a_value, on_cpu):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "bytes_a_value", "from_2_gb"),
     [("Compact 64x16", 4, 1.08), ("Compact 64x16", 2, 1.08), ("SPAN 48", 4, 1.13), ("SPAN 48", 2, 1.09)],

@@ -7,7 +7,7 @@ import torch
 from megapixel.upscale.network import Network
 from megapixel.upscale.reach import measure_reach
 from megapixel.upscale.trunk import split_network
-from megapixel.upscale.upscaler import Upscale
+from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from spandrel import ModelLoader
 from spandrel.architectures.ESRGAN import ESRGAN
 from torch import nn
@@ -140,7 +140,7 @@ class TestTheWork:
             stage.reach()  # measured before it is counted
         seen.update(trunk=0, tail=0)
         picture = pictures(1, 3, 75, 107)
-        enlarged = Upscale(free=lambda: free, tile=48)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(tile=48), Hooks(lambda: free))
         assert float((enlarged - descriptor(picture)).abs().max()) <= 1e-6
         return seen["trunk"] / (75 * 107), seen["tail"] / (75 * 107)
 
@@ -180,9 +180,8 @@ def test_odd_sizes_equal_the_untiled_call_to_the_mirrored_border(kind, size):
     picture = pictures(1, 3, *size)
     whole = descriptor(picture.clone())
     assert 0 < float(whole.min()) < float(whole.max()) < 1
-    network = Network(descriptor, [CPU], load, store=dict(STORES.setdefault(kind, {})))
-    enlarged = Upscale(free=lambda: PLENTY, tile=32)(picture, network)
-    STORES[kind] = dict(network._store)
+    network = Network(descriptor, [CPU], load, store=STORES.setdefault(kind, {}))
+    enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
     assert enlarged.shape == whole.shape
     assert float((enlarged - whole).abs().max()) <= 1e-6
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import comfy.utils
 import pytest
 import torch
 from megapixel.upscale.network import Network
-from megapixel.upscale.upscaler import Upscale
+from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from spandrel import ModelTiling
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
@@ -77,7 +78,9 @@ class TestEquality:
         whole = untiled(descriptor, picture)
         for tile in tiles:
             said = []
-            enlarged = Upscale(free=lambda: PLENTY, tile=tile, say=said.append)(picture, network)
+            enlarged = upscale_pictures(
+                picture, network, Options(tile=tile), Hooks(lambda: PLENTY, log=said.append)
+            )
             assert said[-1].count("exact") == 1
             assert int(said[-1].split(" in ")[1].split()[0]) > 1
             assert largest(enlarged - whole) <= EQUAL
@@ -97,7 +100,9 @@ class TestEquality:
         shape, tile, error = BLENDED[case]
         descriptor, network = ready(case)
         picture, said = pictures(*shape), []
-        enlarged = Upscale(free=lambda: PLENTY, tile=tile, say=said.append)(picture, network)
+        enlarged = upscale_pictures(
+            picture, network, Options(tile=tile), Hooks(lambda: PLENTY, log=said.append)
+        )
         assert "blended" in said[0]
         assert largest(enlarged - untiled(descriptor, picture)) <= error
 
@@ -106,7 +111,7 @@ class TestEquality:
         shape, _, _ = BLENDED[case]
         descriptor, network = ready(case)
         picture, said = pictures(*shape), []
-        enlarged = Upscale(free=lambda: PLENTY, say=said.append)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: PLENTY, log=said.append))
         assert said == [f"{shape[3]}x{shape[2]} in one piece"]
         assert largest(enlarged - untiled(descriptor, picture)) <= EQUAL
 
@@ -115,7 +120,7 @@ class TestEquality:
         descriptor, network = ready(name)
         picture = pictures(1, 3, 69, 219 if network.shuffle == 1 else 439)
         said = []
-        enlarged = Upscale(free=lambda: SCARCE, say=said.append)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: SCARCE, log=said.append))
         assert all("tiles" in stage and "exact" in stage for stage in said)
         assert len(said) == 2
         assert largest(enlarged - untiled(descriptor, picture)) <= EQUAL
@@ -128,7 +133,7 @@ class TestSizes:
     def test_are_exact_with_every_count_of_channels(self, name, channels, size):
         descriptor, network = ready(name)
         picture = pictures(2, channels, 37, 53)
-        enlarged = Upscale(free=lambda: PLENTY, size=size, tile=32)(picture, network)
+        enlarged = upscale_pictures(picture, network, Options(size=size, tile=32), Hooks(lambda: PLENTY))
         expected = size or (37 * descriptor.scale, 53 * descriptor.scale)
         assert enlarged.shape == (2, channels, *expected)
         assert bool(enlarged.isfinite().all())
@@ -138,7 +143,9 @@ class TestSizes:
     def test_of_one_pixel(self, channels):
         for name in ("Compact 16x4", "ESRGAN 32x2 2x"):
             descriptor, network = ready(name)
-            enlarged = Upscale(free=lambda: PLENTY)(pictures(1, channels, 1, 1), network)
+            enlarged = upscale_pictures(
+                pictures(1, channels, 1, 1), network, Options(), Hooks(lambda: PLENTY)
+            )
             assert enlarged.shape == (1, channels, descriptor.scale, descriptor.scale)
 
     def test_no_tile_changes_a_resized_result(self):
@@ -146,8 +153,10 @@ class TestSizes:
             _, network = ready(name)
             picture = pictures(1, 3, 91, 119)
             for size in ((150, 201), (701, 503)):
-                whole = Upscale(free=lambda: PLENTY, size=size, tile=1000)(picture, network)
-                tiled = Upscale(free=lambda: PLENTY, size=size, tile=32)(picture, network)
+                whole = upscale_pictures(
+                    picture, network, Options(size=size, tile=1000), Hooks(lambda: PLENTY)
+                )
+                tiled = upscale_pictures(picture, network, Options(size=size, tile=32), Hooks(lambda: PLENTY))
                 assert largest(tiled - whole) <= EQUAL
 
 
@@ -168,7 +177,9 @@ class TestProgress:
         name, shape = PROGRESS[case]
         _, network = ready(name)
         told = []
-        enlarged = Upscale(free=lambda: PLENTY, tile=64, report=told.append)(pictures(*shape), network)
+        enlarged = upscale_pictures(
+            pictures(*shape), network, Options(tile=64), Hooks(lambda: PLENTY, report=told.append)
+        )
         shares = [step.share for step in told]
         assert all(before <= after for before, after in pairwise(shares))
         assert (shares[0], shares[-1]) == (0, pytest.approx(1))
@@ -181,23 +192,20 @@ class TestProgress:
         assert [step.picture for step in told] == sorted(step.picture for step in told)
         for picture in range(shape[0]):
             parts = [step for step in told if step.picture == picture and step.part is not None]
-            # The parts cover the picture: their places add up to all of it.
-            area = sum(
-                (bottom - top) * (right - left) for top, bottom, left, right in (p.place for p in parts)
-            )
-            assert area == pytest.approx(1)
+            # The parts cover the picture: their boxes add up to all of it.
+            assert sum(step.box.area / math.prod(step.size) for step in parts) == pytest.approx(1)
         if shape[1] == 3:
             for step in told:
                 if step.part is not None:
-                    top, bottom, left, right = step.place
-                    rows = slice(round(top * enlarged.shape[2]), round(bottom * enlarged.shape[2]))
-                    columns = slice(round(left * enlarged.shape[3]), round(right * enlarged.shape[3]))
-                    assert torch.equal(step.part, enlarged[step.picture][:, rows, columns])
+                    box = step.box.scaled(step.size, enlarged.shape[2:])
+                    assert torch.equal(step.part, enlarged[step.picture][:, box.rows, box.columns])
 
     def test_a_trunk_has_nothing_to_show_but_its_share(self):
         _, network = ready("ESRGAN 32x2")
         told = []
-        Upscale(free=lambda: PLENTY, tile=64, report=told.append)(pictures(1, 3, 60, 70), network)
+        upscale_pictures(
+            pictures(1, 3, 60, 70), network, Options(tile=64), Hooks(lambda: PLENTY, report=told.append)
+        )
         start, trunk, tail, *rest = told
         assert [step.part for step in (start, trunk, tail)] == [None] * 3
         assert [start.share, trunk.share, tail.share] == pytest.approx([0, *[network.work_shares[0]] * 2])
@@ -218,7 +226,9 @@ class TestProgress:
 
         _, network = ready("Compact 16x4")
         with pytest.raises(Enough):
-            Upscale(free=lambda: PLENTY, tile=32, report=stop)(pictures(1, 3, 90, 130), network)
+            upscale_pictures(
+                pictures(1, 3, 90, 130), network, Options(tile=32), Hooks(lambda: PLENTY, report=stop)
+            )
         assert [step.part is None for step in told] == [True, False]
 
 
@@ -229,7 +239,7 @@ def test_a_model_that_tiles_itself_is_given_one_piece():
     seen, said = [], []
     network.modules[0].register_forward_pre_hook(lambda module, given: seen.append(tuple(given[0].shape)))
     picture = pictures(2, 3, 90, 130)
-    enlarged = Upscale(free=lambda: SCARCE, tile=32, say=said.append)(picture, network)
+    enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: SCARCE, log=said.append))
     assert seen == [(1, 3, 90, 130)] * 2
     assert said == ["130x90 in one piece"]
     assert largest(enlarged - untiled(descriptor, picture)) <= EQUAL
@@ -239,16 +249,16 @@ def test_several_pictures_are_the_same_as_each_alone():
     for name in ("Compact 16x4", "ESRGAN 32x2"):
         _, network = ready(name)
         batch = pictures(3, 3, 61, 83)
-        upscale = Upscale(free=lambda: PLENTY, tile=64)
-        alone = torch.cat([upscale(batch[index : index + 1], network) for index in range(3)])
-        assert torch.equal(upscale(batch, network), alone)
+        given = network, Options(tile=64), Hooks(lambda: PLENTY)
+        alone = torch.cat([upscale_pictures(picture, *given) for picture in batch.split(1)])
+        assert torch.equal(upscale_pictures(batch, *given), alone)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_result_has_the_wanted_type_and_the_picture_any(dtype):
     descriptor, network = ready("Compact 16x4")
     picture = pictures(2, 3, 45, 70).to(dtype)
-    enlarged = Upscale(free=lambda: PLENTY, tile=32, dtype=dtype)(picture, network)
+    enlarged = upscale_pictures(picture, network, Options(tile=32, dtype=dtype), Hooks(lambda: PLENTY))
     assert enlarged.dtype == dtype
     expected = untiled(descriptor, picture.float()).to(dtype)
     # Where float32 differs in its last bit, rounding may go either way.

@@ -9,15 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .channels import fill_transparent
-from .resample import Axis, resample_axis
+from .colours import fill_transparent
+from .resample import resample
+from .size import Size
 
 METHODS = ("lanczos", "nearest", "bilinear", "bicubic")
 
 
-def resize_pictures(
-    pictures: Tensor, size: tuple[int, int], method: str, *, antialias: bool = True
-) -> Tensor:
+def resize_pictures(pictures: Tensor, size: Size, method: str, *, antialias: bool = True) -> Tensor:
     """Return (F, C, H, W) in [0, 1] resized to (F, C, *size) as float32; equal sizes give a copy.
 
     `antialias` matters where pictures shrink; Lanczos always has it. Colours under full transparency do not bleed into what is visible.
@@ -34,11 +33,9 @@ def resize_pictures(
     return result
 
 
-def _resized(picture: Tensor, size: tuple[int, int], method: str, antialias: bool) -> Tensor:
+def _resized(picture: Tensor, size: Size, method: str, antialias: bool) -> Tensor:
     if method == "lanczos":
-        for dimension, side in zip((-2, -1), size, strict=True):
-            picture = resample_axis(picture, dimension, Axis(picture.shape[dimension], side), 0, 0, side)
-        return picture
+        return resample(picture, size)
     if method == "nearest":
         return F.interpolate(picture[None], size, mode="nearest-exact")[0]
     shrinks = size[0] < picture.shape[-2] or size[1] < picture.shape[-1]

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 import torch
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from megapixel.host.differential_diffusion import MASK_FUNCTION, open_mask, with_soft_masks
+from megapixel.host.segment_sampler import with_soft_masks
 from megapixel.host.sigmas import noise_levels
 
 from devhost.sampling import sample
 from devhost.tiny.random_models import conditioning
 
-SCHEDULES = {
-    "whole run": ("normal", 6, 1.0),
-    "end of a run": ("karras", 5, 0.4),
-    "levels of AYS, which end above the least": ("AYS SD1", 10, 1.0),
-    "one step": ("normal", 1, 0.5),
-}
+MASK_FUNCTION = "denoise_mask_function"  # in a model's options, the host's name
 
 
 def extra(model, sigmas):
@@ -35,21 +30,8 @@ def mask(draw):
     return soft
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("cut", [False, True], ids=["to the end", "stopped above the least level"])
-def test_every_level_opens_what_the_hosts_node_opens(name, cut, mask, sd15):
-    scheduler, steps, denoise = SCHEDULES[name]
-    sigmas = noise_levels(sd15, "euler", scheduler, steps, denoise)
-    if cut:
-        sigmas = sigmas[:-1]
-    options = extra(sd15, sigmas)
-    for level in sigmas.tolist():
-        now = torch.full((2,), level)
-        expected = DifferentialDiffusion.forward(now, mask, options, strength=1.0)
-        assert torch.equal(open_mask(now, mask, options), expected)
-
-
 def test_a_pixel_opens_when_the_share_of_the_run_that_is_left_falls_to_its_mask(mask, sd15):
+    open_mask = with_soft_masks(sd15).model_options[MASK_FUNCTION]
     sigmas = noise_levels(sd15, "euler", "normal", 6, 1.0)
     levels = sd15.model.model_sampling.sigmas.numpy()  # one for each of the steps in training
     open_pixels = []
@@ -57,7 +39,7 @@ def test_a_pixel_opens_when_the_share_of_the_run_that_is_left_falls_to_its_mask(
         # literally: where a level lies among those of training, by its logarithm
         time = float(np.interp(np.log(level), np.log(levels), np.arange(len(levels))))
         left = time / (len(levels) - 1)
-        opened = open_mask(torch.full((2,), level), mask, extra(sd15, sigmas))
+        opened = open_mask(torch.full((2,), level), mask, extra_options=extra(sd15, sigmas))
         near = (mask - left).abs() < 2e-3  # the host rounds to whole steps of training
         expected = (mask >= left).float()
         assert bool(((opened == expected) | near).all())

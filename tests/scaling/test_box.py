@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 import pytest
 from megapixel.scaling.box import Box
+from megapixel.scaling.grow import enlarge_box, fit_box, grow_box
+
+
+def grow_by_pixels(low, high, length, multiple, least):
+    """Return the ends of a span that is grown pixel by pixel, on both sides in turn, where there is room."""
+    target = max(high - low, min(least, length))
+    while target % multiple:
+        target += 1
+    after = True
+    while high - low < target:
+        if low == 0 or (after and high < length) or high - low >= length:
+            high += 1
+        else:
+            low -= 1
+        after = not after
+    return low, high
+
+
+def box_at(x1, y1, x2, y2):
+    return Box(y1, x1, y2, x2)
+
 
 SCALED = [
     pytest.param((400, 100), (400, 800), (0, 10, 40, 90), (0, 10, 320, 90), id="wider, height kept"),
@@ -19,11 +41,11 @@ SCALED = [
 
 
 @pytest.mark.parametrize(("source", "target", "corners", "expected"), SCALED)
-def test_a_box_is_scaled_by_the_ratio_of_its_own_axis(box_at, source, target, corners, expected):
+def test_a_box_is_scaled_by_the_ratio_of_its_own_axis(source, target, corners, expected):
     assert box_at(*corners).scaled(source, target) == box_at(*expected)
 
 
-def test_a_scaled_box_is_the_least_that_holds_the_scaled_pixels(box_at, random_boxes):
+def test_a_scaled_box_is_the_least_that_holds_the_scaled_pixels(random_boxes):
     random = Random(1)
     for _ in range(1000):
         source, target = ((random.randint(1, 90), random.randint(1, 90)) for _ in range(2))
@@ -49,29 +71,29 @@ def test_scaling_the_transposed_box_transposes_it():
     assert Box(11, 3, 60, 29).scaled((61, 40), (64, 133)) == Box(box.left, box.top, box.right, box.bottom)
 
 
-def test_a_grown_box_equals_one_grown_pixel_by_pixel(box_at, random_boxes, plain):
+def test_a_grown_box_equals_one_grown_pixel_by_pixel(random_boxes):
     random = Random(2)
     for _ in range(1500):
         size = random.randint(1, 90), random.randint(1, 90)
         multiple, least = random.choice([1, 2, 7, 8, 16, 64]), random.choice([1, 1, 8, 33, 64, 500])
         x1, y1, x2, y2 = random_boxes(random, size, 1)[0]
         rows, columns = (
-            plain.grow(y1, y2, size[0], multiple, least),
-            plain.grow(x1, x2, size[1], multiple, least),
+            grow_by_pixels(y1, y2, size[0], multiple, least),
+            grow_by_pixels(x1, x2, size[1], multiple, least),
         )
-        assert box_at(x1, y1, x2, y2).grown(size, multiple, least) == Box(
+        assert grow_box(box_at(x1, y1, x2, y2), size, multiple, least) == Box(
             rows[0], columns[0], rows[1], columns[1]
         )
 
 
-def test_a_grown_box_holds_the_box_and_stays_inside_where_there_is_room(box_at, random_boxes):
+def test_a_grown_box_holds_the_box_and_stays_inside_where_there_is_room(random_boxes):
     random = Random(3)
     outside = 0
     for _ in range(1500):
         size = random.randint(1, 300), random.randint(1, 300)
         multiple, least = random.choice([1, 7, 8, 64]), random.choice([1, 64, 256])
         box = box_at(*random_boxes(random, size, 1, most=300)[0])
-        grown = box.grown(size, multiple, least)
+        grown = grow_box(box, size, multiple, least)
         assert box.shared(grown) == box
         assert not any(side % multiple for side in grown.size)
         for first, last, length, before in zip(
@@ -89,7 +111,7 @@ def test_a_grown_box_holds_the_box_and_stays_inside_where_there_is_room(box_at, 
 
 
 def test_a_box_that_fits_does_not_grow():
-    assert Box(8, 3, 24, 43).grown((60, 50), 8) == Box(8, 3, 24, 43)
+    assert grow_box(Box(8, 3, 24, 43), (60, 50), 8) == Box(8, 3, 24, 43)
 
 
 PADDED = [
@@ -107,20 +129,20 @@ PADDED = [
 
 @pytest.mark.parametrize(("box", "factor", "expected"), PADDED)
 def test_a_padded_box_keeps_its_centre_or_moves_inside(box, factor, expected):
-    assert box.padded(factor, (101, 203)) == expected
+    assert fit_box(enlarge_box(box, factor), (101, 203)) == expected
 
 
-def test_a_padded_box_holds_the_box_and_stays_inside(box_at, random_boxes):
+def test_a_padded_box_holds_the_box_and_stays_inside(random_boxes):
     random = Random(4)
     for _ in range(1000):
         size = random.randint(1, 120), random.randint(1, 120)
         box = box_at(*random_boxes(random, size, 1)[0])
-        padded = box.padded(random.uniform(1, 5), size)
+        padded = fit_box(enlarge_box(box, random.uniform(1, 5)), size)
         assert box.shared(padded) == box
         assert padded.clamped(size) == padded
 
 
-def test_shared_clamped_and_within_count_the_same_pixels(random_boxes, box_at):
+def test_shared_clamped_and_within_count_the_same_pixels(random_boxes):
     random = Random(5)
 
     def pixels(box):
@@ -142,3 +164,26 @@ def test_shared_clamped_and_within_count_the_same_pixels(random_boxes, box_at):
         assert inside.area == len(pixels(inside))
         assert pixels(first.within(second)) == {(y - second.top, x - second.left) for y, x in pixels(first)}
     assert 20 < apart < 280, "the cells must reach both cases"
+
+
+def test_the_smallest_box_around_edges_between_pixels():
+    assert Box.around(2.9, 1.2, 8.5, 4.1) == Box(2, 1, 9, 5)
+    assert Box.around(-3.5, 2, 9, 5) == Box(-4, 2, 9, 5)
+
+
+def test_spans_are_rows_and_columns_and_make_the_box_again():
+    box = Box(3, 11, 29, 60)
+    assert box.spans == ((3, 29), (11, 60))
+    assert Box.of_spans(*box.spans) == box
+
+
+def test_boxes_side_by_side_stay_so_at_another_resolution():
+    for old, new in [(8, 64), (8, 7), (8, 13), (96, 80), (5, 5)]:
+        edges = sorted({0, old // 4, old // 2, old - 1, old})
+        spans = [Box(low, 0, high, 1).nearest((old, 1), (new, 1)).spans[0] for low, high in pairwise(edges)]
+        assert [row for low, high in spans for row in range(low, high)] == list(range(new))
+
+
+def test_a_box_smaller_than_a_pixel_is_one_pixel():
+    for corner in (0, 3, 7):
+        assert Box(corner, 0, corner + 1, 6).nearest((8, 6), (3, 2)).size == (1, 2)

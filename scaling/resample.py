@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .size import Size
+
 LOBES = 3
 _BLOCK = 64  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
 
@@ -28,6 +30,13 @@ class Axis:
     def support(self) -> float:
         """Input pixels on either side of an output pixel's centre that it is made of; 0 where nothing changes."""
         return 0.0 if self.source == self.target else LOBES * max(1.0, self.source / self.target)
+
+
+def resample(pictures: Tensor, size: Size) -> Tensor:
+    """Return whole pictures (…, H, W) resampled to (…, *size)."""
+    for dimension, side in zip((-2, -1), size, strict=True):
+        pictures = resample_axis(pictures, dimension, Axis(pictures.shape[dimension], side), 0, 0, side)
+    return pictures
 
 
 def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: int, high: int) -> Tensor:

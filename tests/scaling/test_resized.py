@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from megapixel.upscale.resized import METHODS, resize_pictures
+from megapixel.scaling.resized import METHODS, resize_pictures
 
 SIZES = [
     pytest.param((37, 50), (74, 100), id="twice"),

@@ -7,7 +7,7 @@ from random import Random
 import numpy
 import pytest
 import torch
-from megapixel.upscale.resample import Axis, resample_axis, resample_weights
+from megapixel.scaling.resample import Axis, resample_axis, resample_weights
 from PIL import Image
 
 SIZES = [

@@ -1,0 +1,20 @@
+"""Checks of the host's images and masks."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..errors import bad_input
+
+
+def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "pictures") -> None:
+    """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
+
+    Raises:
+        ValueError: there is none, or the tensor has other dimensions.
+    """
+    if tensor.dim() != dimensions or not tensor.numel():
+        shape = "x".join(str(length) for length in tensor.shape)
+        raise bad_input(
+            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node before."
+        )

@@ -1,0 +1,47 @@
+"""The host's way of computing a layer: its attention, its casting of weights, its dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import comfy.ops
+import torch
+from comfy.ldm.modules import attention
+from comfy.model_base import BaseModel
+from torch import Tensor
+
+
+def with_cast_weights(
+    layer: Any, features: Tensor, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+) -> Tensor:
+    """Return `convolve(features, weight, bias)` with the layer's weights as it would use them itself.
+
+    They may lie on another device, in another type, or wait for a LoRA: the host's own casting fetches them. A layer that
+    brings a casting of its own (a quantised one) is asked first.
+    """
+    if hasattr(layer, "cast_bias_weight"):
+        return convolve(features, *layer.cast_bias_weight(features))
+    weight, bias, stream = comfy.ops.cast_bias_weight(layer, features, offloadable=True)
+    features = convolve(features, weight, bias)
+    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    return features
+
+
+def attend(
+    queries: Tensor, keys: Tensor, values: Tensor, heads: int, options: Mapping[str, Any] | None = None
+) -> Tensor:
+    """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
+
+    `options` are those that a patch inside a layer was given; a replacement of the host's attention is found in them.
+    """
+    options = {} if options is None else options
+    precision = options.get("attn_precision")
+    return attention.optimized_attention(
+        queries, keys, values, heads, attn_precision=precision, transformer_options=options
+    )
+
+
+def compute_dtype(model: BaseModel) -> torch.dtype:
+    """Return the type of numbers that the model's layers work on, whatever type its weights are kept in."""
+    return model.get_dtype_inference()

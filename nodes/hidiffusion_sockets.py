@@ -1,0 +1,100 @@
+"""Sockets that the nodes of HiDiffusion's two parts share, RAU-Net and MSW-MSA, and how their values are read."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from comfy_api.latest import io
+
+from ..errors import bad_input
+from ..patches.rau_net_published import kind_of
+from ..patches.schedule import Unit
+from ..patches.topology import Topology
+from ..scaling.rau_net import Kind
+
+KINDS: dict[str, Kind] = {"SD15": "sd", "SDXL": "sdxl"}
+
+
+def model_type_socket() -> io.Combo.Input:
+    """Return the choice of a family, which only checks what is read from the model."""
+    return io.Combo.Input(
+        "model_type",
+        options=["auto", *KINDS],
+        tooltip="auto reads it from the model. SD15 (also for SD 1.4 and 2.x) and SDXL are checked against it.",
+    )
+
+
+def check_model_type(model_type: str, topology: Topology) -> None:
+    """Raise unless `model_type` is "auto" or the family that the topology shows.
+
+    Raises:
+        ValueError: it is the other family.
+    """
+    if model_type == "auto" or KINDS[model_type] == kind_of(topology):
+        return
+    right = next(name for name in KINDS if name != model_type)
+    hint = "Choose auto, which reads it from the model."
+    raise bad_input("model_type", f"{right} for this model", model_type, hint)
+
+
+def blocks_socket(name: str, default: str, tooltip: str) -> io.String.Input:
+    """Return a list of block numbers as text."""
+    return io.String.Input(
+        name, default=default, tooltip=f"{tooltip} Numbers with commas between; empty is none."
+    )
+
+
+def parse_blocks(text: str, socket: str) -> tuple[int, ...]:
+    """Return the block numbers in a text such as "1,2" or "9 10 11": sorted, each once; empty is none.
+
+    Raises:
+        ValueError: something in it is no number.
+    """
+    words = text.replace(",", " ").split()
+    if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
+        hint = "Write them like 1,2, or leave it empty for none."
+        raise bad_input(socket, "block numbers with commas between", f"'{wrong[0]}'", hint)
+    return tuple(sorted({int(word) for word in words}))
+
+
+def time_mode_socket() -> io.Combo.Input:
+    """Return the unit of the times."""
+    return io.Combo.Input(
+        "time_mode",
+        options=list(get_args(Unit)),
+        tooltip="What the times count. percent: 0 is the start of sampling, 1 its end. timestep: from 999 down to 0. "
+        "sigma: noise levels, falling. steps: shares of the steps that the sampler takes, as the paper counts.",
+    )
+
+
+def time_socket(name: str, default: float, tooltip: str, **settings: float | bool) -> io.Float.Input:
+    """Return a time in the unit of `time_mode`."""
+    limits: dict[str, float | bool] = {"min": 0.0, "max": 999.0, "step": 0.01, "round": False}
+    return io.Float.Input(name, default=default, tooltip=tooltip, **(limits | settings))  # pyright: ignore[reportArgumentType]
+
+
+def multiplier_socket(name: str, of: str) -> io.Float.Input:
+    """Return a factor on features."""
+    return io.Float.Input(
+        name,
+        default=1.0,
+        min=-10.0,
+        max=10.0,
+        step=0.01,
+        round=False,
+        optional=True,
+        advanced=True,
+        tooltip=f"Multiplies {of}. 0.9 to 1.1 is a gentle change; 1 changes nothing.",
+    )
+
+
+def parameters_socket(example: str) -> io.String.Input:
+    """Return the text in which old workflows keep their further settings."""
+    return io.String.Input(
+        "yaml_parameters",
+        default="",
+        multiline=True,
+        optional=True,
+        tooltip=f"Settings of older workflows as YAML or JSON, one `key: value` a line, such as {example}. Each key is "
+        "an input of this node and replaces it. Empty changes nothing.",
+    )

@@ -1,0 +1,118 @@
+"""What an effect brings with it. Nothing else in the pack knows effects by name.
+
+`add_effect` in wrapper.py puts an effect on a model; an effect with a missing part cannot be made.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from comfy.model_patcher import ModelPatcher
+
+from ..scaling.size import Size
+from .model_call import ModelCall
+from .plan import Plan
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What an effect may change when a sampling run begins. All of it belongs to this run alone.
+
+    `conditions` are the guider's conditionings by name, `patches` the lists of the patches inside the UNet by kind.
+    """
+
+    conditions: Mapping[str, Iterable[dict[str, Any]]]
+    patches: dict[str, list[Any]]
+    latent_size: Size
+
+
+class Effect(ABC):
+    """What an effect does to a model. Immutable, because clones of a model share it.
+
+    `name` is the key of its plans, `label` its name in the log and in Plan Preview, `colour` the (red, green, blue) of its
+    bars in Plan Preview, on white.
+    """
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    colour: ClassVar[Colour]
+
+    def __init_subclass__(cls) -> None:
+        if missing := [part for part in ("name", "label", "colour") if not hasattr(cls, part)]:
+            raise TypeError(f"{cls.__name__}: an effect without {' and '.join(missing)}")
+
+    @abstractmethod
+    def stacked(self, effects: Effects) -> Stacked:
+        """Return the name under which it joins the `effects` of a model, and the effect that stands there then.
+
+        One of the three functions below, for example.
+        """
+
+    @abstractmethod
+    def install(self, model: ModelPatcher, name: str, earlier: Effect | None) -> None:
+        """Add its hooks to a fresh clone.
+
+        Args:
+            name: under which its plans are published.
+            earlier: what stood under this name before, its hooks already on the model; None where nothing did.
+        """
+
+    @abstractmethod
+    def idle(self, call: ModelCall) -> str | None:
+        """Return why it does nothing in the run that begins with `call`, or None where it does something."""
+
+    @abstractmethod
+    def describe(self, call: ModelCall) -> str:
+        """Return the chosen settings for a run's log line. Called only where it is not idle."""
+
+    @abstractmethod
+    def plan(self, call: ModelCall) -> Plan | None:
+        """Return what to do in this call, or None for nothing."""
+
+    def begin(self, run: Run) -> None:  # noqa: B027 - the one part that most effects do without
+        """Prepare a run: mark its conditionings, or put the effect's patches in order. Most effects need nothing."""
+
+    def log_line(self, call: ModelCall) -> str:
+        """Return what is logged at the start of a run, and written into Plan Preview."""
+        if (reason := self.idle(call)) is None:
+            return f"{self.label}: {self.describe(call)}"
+        height, width = call.latent_size
+        return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
+
+
+def nothing_to_do(reason: str) -> str:
+    """Return how a log line states that nothing happens."""
+    return f"nothing to do ({reason})"
+
+
+def idle_together(reasons: Iterable[str | None]) -> str | None:
+    """Return why several of one kind do nothing, or None where one of them does something."""
+    reasons = list(reasons)
+    return None if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons)))
+
+
+Effects = Mapping[str, Effect]
+Stacked = tuple[str, Effect]
+AnEffect = TypeVar("AnEffect", bound=Effect)
+
+
+def merge_with_earlier(effect: AnEffect, effects: Effects, merged: Callable[[AnEffect], AnEffect]) -> Stacked:
+    """Stack by putting both into one: `merged(earlier)` does it."""
+    earlier = effects.get(effect.name)
+    return effect.name, merged(earlier) if isinstance(earlier, type(effect)) else effect
+
+
+def replace_earlier(effect: Effect, effects: Effects) -> Stacked:
+    """Stack by taking the place of the earlier one."""
+    return effect.name, effect
+
+
+def stand_beside(effect: Effect, effects: Effects) -> Stacked:
+    """Stack by taking a free name: "name", "name 2", "name 3"."""
+    number = 1 + sum(isinstance(other, type(effect)) for other in effects.values())
+    return (effect.name if number == 1 else f"{effect.name} {number}"), effect

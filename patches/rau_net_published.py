@@ -1,0 +1,101 @@
+"""The published RAU-Net: its blocks, and its shares of the executed steps.
+
+Source: HiDiffusion (arXiv 2311.17528v2) and its reference code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from ..scaling.rau_net import Kind, Phases, published_phases
+from .model_call import ModelCall
+from .rau_net_settings import RAUNet
+from .topology import Blocks, Topology
+
+TURBO_SIDE = 64  # SDXL-Turbo was trained at 512 px
+
+
+@dataclass(frozen=True)
+class Published:
+    """The reference code's blocks and shares of the executed steps, by the class of the picture's size."""
+
+    upscale_mode: str = "nearest"
+    ca_upscale_mode: str = "bicubic"
+    turbo: bool = False
+
+    def settings(self, call: ModelCall) -> RAUNet | None:
+        """Return what the reference does to a latent of this size; it has no size at which it does nothing."""
+        phases = published_phases(
+            kind_of(call.topology), call.latent_size, turbo=self.turbo, control=call.has_control
+        )
+        return in_phases(call.topology, phases, self.upscale_mode, self.ca_upscale_mode)
+
+
+def in_phases(
+    topology: Topology, phases: Phases, upscale_mode: str = "nearest", ca_upscale_mode: str = "bicubic"
+) -> RAUNet:
+    """Return the published rescalings, on in `phases`."""
+    dilated, pooled = method_blocks(topology)
+    return RAUNet(
+        **pairs_of(topology, (dilated,), (pooled,)),
+        time_mode="steps",
+        start_time=phases.dilated[0],
+        end_time=phases.dilated[1],
+        ca_start_time=phases.pooled[0],
+        ca_end_time=phases.pooled[1],
+        upscale_mode=upscale_mode,
+        ca_upscale_mode=ca_upscale_mode,
+        ca_downscale_mode="avg_pool2d",
+    )
+
+
+def kind_of(topology: Topology) -> Kind:
+    """Return which of the two published families it is: SDXL has no attention at the latent's own size."""
+    return "sd" if topology.attention_level == 0 else "sdxl"
+
+
+def method_blocks(topology: Topology) -> tuple[int, int]:
+    """Return the published input blocks: the Downsample after the first attention level, and the pooled block.
+
+    That is 3 and 4 for SD 1.x and 2.x, 6 and 4 for SDXL.
+    """
+    below = topology.attention_level + 1
+    dilated = next(i for i in topology.downsamplers if topology.inputs[i].level == below)
+    pooled = next(i for i, block in enumerate(topology.inputs) if block.transformers and block.level > 0)
+    return dilated, pooled
+
+
+class Pairs(TypedDict):
+    """The four block lists of `RAUNet`."""
+
+    input_blocks: Blocks
+    output_blocks: Blocks
+    ca_input_blocks: Blocks
+    ca_output_blocks: Blocks
+
+
+def pairs_of(
+    topology: Topology, dilated: Sequence[int], pooled: Sequence[int], after_skip: bool = False
+) -> Pairs:
+    """Return the four block lists for the given input blocks."""
+    return {
+        "input_blocks": tuple(dilated),
+        "output_blocks": tuple(topology.skip_partner(block) for block in dilated),
+        "ca_input_blocks": tuple(pooled),
+        "ca_output_blocks": tuple(ca_partners(topology, block, after_skip)[0] for block in pooled),
+    }
+
+
+def ca_partners(topology: Topology, block: int, after_skip: bool) -> Blocks:
+    """Return the output blocks at which features pooled after `block` may be restored; the first is the usual one.
+
+    Pooled before the skip, the skip is small as well and the next one is the first that is not. After a Downsample
+    the Upsample does the work, and both numbers are in use for it.
+    """
+    partner = topology.skip_partner(block)
+    if after_skip:
+        return (partner,)
+    usual = partner + 1
+    return (usual, partner) if topology.inputs[block].resample == "down" else (usual,)

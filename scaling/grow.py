@@ -1,0 +1,48 @@
+"""Boxes made larger by what lies around them, one axis at a time."""
+
+from __future__ import annotations
+
+from .box import Box, Span
+from .size import Size
+
+
+def grow_box(box: Box, size: Size, multiple: int, least: int = 1) -> Box:
+    """Return a box around `box` whose height and width are multiples of `multiple` and at least `least`.
+
+    It grows on both sides alike, and stays inside the picture where that is large enough; else it begins at 0 and
+    reaches beyond the end by less than a multiple.
+    """
+    axes = zip(box.spans, size, strict=True)
+    return Box.of_spans(*(_grow(low, high, length, multiple, least) for (low, high), length in axes))
+
+
+def enlarge_box(box: Box, factor: float) -> Box:
+    """Return the box around the same centre at `factor` times its size, at least 1; it may reach anywhere."""
+    return Box.of_spans(*(_enlarge(low, high, factor) for low, high in box.spans))
+
+
+def fit_box(box: Box, size: Size) -> Box:
+    """Return the box moved into a picture of `size`, and cut to it where it is larger."""
+    return Box.of_spans(
+        *(_fit(low, high, length) for (low, high), length in zip(box.spans, size, strict=True))
+    )
+
+
+def _grow(low: int, high: int, length: int, multiple: int, least: int) -> Span:
+    side = max(high - low, min(least, length))
+    side = -(-side // multiple) * multiple
+    start = low - (side - (high - low)) // 2
+    start = max(0, min(start, length - side))
+    return start, start + side
+
+
+def _enlarge(low: int, high: int, factor: float) -> Span:
+    side = max(1, round((high - low) * factor))
+    start = (low + high - side) // 2
+    return start, start + side
+
+
+def _fit(low: int, high: int, length: int) -> Span:
+    side = min(length, high - low)
+    start = max(0, min(low, length - side))
+    return start, start + side

@@ -1,0 +1,3 @@
+"""A size is (height, width), everywhere."""
+
+Size = tuple[int, int]

@@ -99,20 +99,44 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
         left: whether shared colours lie on the left column of their block, as decoders take it for H.264 and H.265;
             else in its middle.
     """
-    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
+    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1).contiguous()
     if pixels.shrink is None:
         return _rgb_planes(picture, pixels)
+    to_luma, to_differences = _matrices(pixels.bits, colour)
+    luma = _product(to_luma.weights, picture) + to_luma.offset
+    # Means first: the same numbers for a quarter of the work.
+    shrunk = _shrunk(picture, pixels.shrink, left)
+    differences = _product(to_differences.weights, shrunk) + to_differences.offset
+    planes = luma[0], differences[0], differences[1]
+    return [_integers(plane, pixels.bits) for plane in planes]
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """RGB times `weights` (n, 3), plus `offset`."""
+
+    weights: Tensor
+    offset: float
+
+
+def _product(weights: Tensor, picture: Tensor) -> Tensor:
+    """Return (n, 3) times (3, H, W) as (n, H, W)."""
+    return (weights @ picture.flatten(1)).unflatten(1, picture.shape[1:])
+
+
+def _matrices(bits: int, colour: Colour) -> tuple[_Linear, _Linear]:
+    """Return how luma, and how the two colour differences, follow from RGB in [0, 1]."""
     red, blue = colour.weights
-    r, g, b = picture.unbind()
-    luma = red * r + (1 - red - blue) * g + blue * b
-    differences = torch.stack([(b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)])
-    differences = _shrunk(differences, pixels.shrink, left)
-    top, unit = 2**pixels.bits - 1, 2 ** (pixels.bits - 8)
-    limited = 219.0 * unit, 16.0 * unit, 224.0 * unit
+    luma = torch.tensor([[red, 1 - red - blue, blue]], dtype=torch.float64)
+    unit = torch.eye(3, dtype=torch.float64)
+    differences = torch.stack([(unit[2] - luma[0]) / (2 - 2 * blue), (unit[0] - luma[0]) / (2 - 2 * red)])
+    top, step = 2**bits - 1, 2 ** (bits - 8)
+    limited = 219.0 * step, 16.0 * step, 224.0 * step
     scale, black, difference_scale = (top, 0.0, top) if colour.range == FULL else limited
-    luma = luma * scale + black
-    differences = differences * difference_scale + 128.0 * unit
-    return [_integers(plane, pixels.bits) for plane in (luma, *differences)]
+    return (
+        _Linear((luma * scale).float(), black),
+        _Linear((differences * difference_scale).float(), 128.0 * step),
+    )
 
 
 def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
@@ -134,7 +158,7 @@ def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
 
 
 def _integers(plane: Tensor, bits: int) -> NDArray[Any]:
-    numbers = plane.round().clamp(0, 2**bits - 1)
+    numbers = plane.round().clamp_(0, 2**bits - 1)
     if bits == 8:
         return numbers.to(torch.uint8).numpy()
     return numbers.to(torch.int32).numpy().astype(np.uint16)

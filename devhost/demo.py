@@ -31,6 +31,7 @@ from .sheet import Block, Cell, draw_sheet
 from .tiny.counting import PictureCount, count_objects, summarise
 from .tiny.forms import CLASS_TEXTS
 from .upscale_demo import EXAMPLE as UPSCALE_EXAMPLE, upscale_photographs, upscale_prompt
+from .video_demo import EXAMPLE as VIDEO_EXAMPLE, video_prompt
 from .workflow import Graph, prompt_node, to_graph
 
 OUTPUT = ROOT / "output"
@@ -388,6 +389,7 @@ def _write_examples(environment: Environment) -> None:
         object_info = server.object_info()
     graphs = {file: _example(branches, object_info) for file, branches in EXAMPLES.items()}
     graphs[UPSCALE_EXAMPLE] = to_graph(upscale_prompt(), object_info)
+    graphs[VIDEO_EXAMPLE] = to_graph(video_prompt(), object_info)
     graphs[SEGS_EXAMPLE] = _with_download(to_graph(segs_example_prompt(EXAMPLE_CHECKPOINT), object_info))
     for file, graph in graphs.items():
         file.parent.mkdir(exist_ok=True)

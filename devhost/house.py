@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .environment import ROOT
 
-PURE = ("segs", "faces", "upscale", "attention", "scaling")
+PURE = ("segs", "faces", "video", "upscale", "attention", "scaling")
 FOLDERS = ("nodes", "patches", "host", *PURE)
 ROOMS = ("__init__", *FOLDERS, "errors")  # from top to bottom; two of them are single files
 FOLDERS_INSIDE = ("nodes", "host")

@@ -17,7 +17,15 @@ Graph = dict[str, Any]
 
 _WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 _SEED_NAMES = {"seed", "noise_seed"}
-_SHOW_PICTURES = {"LoadImage", "SaveImage", "PreviewImage", "MegapixelPlan", "MegapixelSEGSPreview"}
+_SHOW_PICTURES = {
+    "LoadImage",
+    "SaveImage",
+    "PreviewImage",
+    "MegapixelPlan",
+    "MegapixelSEGSPreview",
+    "LoadVideo",
+    "MegapixelUpscaleVideo",
+}
 _GAP = (80, 80)
 _WIDTH, _TEXT_WIDTH = 320, 420
 _TITLE, _SLOT, _WIDGET, _TEXT, _PICTURE = 40, 24, 30, 110, 320

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import io
+import os
 import sys
 from typing import Any
 
@@ -10,6 +12,7 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
+from comfy_api.latest import Input, InputImpl
 from comfy_execution.utils import get_executing_context
 from torch import nn
 
@@ -64,3 +67,23 @@ def sampler_function(sampler_name: str) -> Any | None:
 def takes_noise_sampler(function: Any) -> bool:
     """Return whether a sampler's function can be given its noise between steps."""
     return function is not None and "noise_sampler" in inspect.signature(function).parameters
+
+
+def video_source(video: Any) -> str | io.BytesIO | None:
+    """Return the file behind a VIDEO, by its path or in memory; None for one whose frames are in memory."""
+    own = getattr(type(video), "get_stream_source", None)
+    if own in (None, getattr(Input.Video, "get_stream_source", None)):
+        return None  # the base class would encode the frames, and lose what H.264 loses
+    source = video.get_stream_source()
+    return os.fspath(source) if isinstance(source, os.PathLike) else source
+
+
+def trim_window(video: Any) -> tuple[float, float]:
+    """Return the part of a VIDEO's file that counts: start and duration in seconds, 0 for to the end."""
+    window = getattr(video, "get_active_trim_window", None)  # new after 0.16
+    return window() if window else (0.0, 0.0)
+
+
+def video_file(path: str) -> Any:
+    """Return a file as a VIDEO."""
+    return InputImpl.VideoFromFile(path)

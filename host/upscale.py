@@ -79,10 +79,15 @@ def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, 
         with progress:
             return upscale_pictures(pictures, network, options, hooks)
     except Exception as error:
-        if not compile or not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if not compile or not fails_to_compile(error):
             raise
         log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
     return _run(pictures, model, options, precision, compile=False)
+
+
+def fails_to_compile(error: Exception) -> bool:
+    """Return whether an error comes from torch.compile, not from the model."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def check_model(model: Any) -> None:

@@ -16,6 +16,7 @@ from .segs_preview import MegapixelSEGSPreview
 from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
 from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
+from .upscale_video import MegapixelUpscaleVideo
 
 NODES = [
     MegapixelDeepShrink,
@@ -26,6 +27,7 @@ NODES = [
     MegapixelMSWMSA,
     MegapixelPlan,
     MegapixelUpscale,
+    MegapixelUpscaleVideo,
     MegapixelSEGSUpscale,
     MegapixelSEGSUpscalePipe,
     MegapixelMaskToSEGS,

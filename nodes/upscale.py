@@ -13,7 +13,7 @@ PRECISIONS = ["auto", "float32", "float16", "bfloat16"]
 LARGEST_SIDE = 65536
 
 
-def _exact_side(name: str, other: str) -> io.Int.Input:
+def exact_side(name: str, other: str) -> io.Int.Input:
     return io.Int.Input(
         name,
         default=0,
@@ -68,8 +68,8 @@ class MegapixelUpscale(io.ComfyNode):
                     tooltip="Sides of the result by those of the image, such as 2 with a 4x model: the model's result "
                     "is resampled tile by tile. 0 is the model's own scale.",
                 ),
-                _exact_side("width", "height"),
-                _exact_side("height", "width"),
+                exact_side("width", "height"),
+                exact_side("height", "width"),
                 io.Combo.Input(
                     "precision",
                     options=PRECISIONS,

@@ -10,7 +10,7 @@ from megapixel.errors import bad_input
 
 from devhost.environment import ROOT
 
-ROOMS = ("nodes", "host", "patches", "segs", "faces", "upscale", "attention", "scaling")
+ROOMS = ("nodes", "host", "patches", "segs", "faces", "video", "upscale", "attention", "scaling")
 
 
 def test_a_message_names_the_socket_what_is_expected_what_came_and_what_to_do():

@@ -1,0 +1,233 @@
+"""A video through an upscale model: read, enlarged and written at the same time, in parts that can be resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
+
+from ..scaling.size import Size
+from ..upscale.frames import FrameUpscaler, plan_grid
+from ..upscale.network import Descriptor, Network
+from ..upscale.tile_size import fitting_pixels
+from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
+from ..video.codecs import CODECS, Encoding, choose_encoding, fitting_size
+from ..video.frame import Frame, Reader
+from ..video.frame_loop import ReadAhead, WriteBehind
+from ..video.parts import PART_FRAMES, Parts
+from .compat import video_file
+from .log import log
+from .measurements import fingerprint
+from .progress import LivePreview
+from .upscale import _network, _recovered, check_model, fails_to_compile, free_memory, result_size
+from .video import Job, Target, check_disk, tags_of
+from .video_progress import VideoProgress
+
+FORMAT = 1  # of the parts; another number makes a video that was interrupted start again
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """What the result is like; the fields are inputs of the node."""
+
+    scale_by: float = 0.0
+    codec: str = "h264"
+    quality: int = -1
+    filename_prefix: str = "video/ComfyUI"
+    width: int = 0
+    height: int = 0
+    precision: str = "auto"
+    change_threshold: float = 0.0
+    tile_size: int = 0
+    compile: bool = False
+
+
+@dataclass
+class Done:
+    """The written file, its last picture, and what a person should know."""
+
+    file: Path
+    picture: Tensor | None = None
+    notes: list[str] = field(default_factory=list[str])
+
+
+def upscale_video(
+    model: Descriptor,
+    reader: Reader,
+    settings: VideoSettings,
+    prompt: Any = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Done:
+    """Write the enlarged video to the output folder.
+
+    A run that was cancelled, or a process that was killed, is gone on with by the same inputs; after Cancel, what is
+    done lies in the output folder as a video that plays.
+
+    Raises:
+        ValueError: when an input does not fit.
+        OSError: when the disk has too little space.
+    """
+    check_model(model)
+    form, notes = reader.form, []
+    wanted = result_size(
+        (form.height, form.width), model.scale, settings.scale_by, settings.width, settings.height
+    )
+    size = fitting_size(settings.codec, *wanted)
+    if size != wanted:
+        notes.append(
+            f"{settings.codec} needs even sizes: {size[1]}x{size[0]} instead of {wanted[1]}x{wanted[0]}."
+        )
+    encoding = choose_encoding(settings.codec, settings.quality, form, *size, notes)
+    target = Target(settings.filename_prefix, encoding.suffix, *size)
+    target.check()
+    job = Job(
+        FORMAT, PART_FRAMES, reader.identity, fingerprint(model), _what_matters(settings), astuple(encoding)
+    )
+    parts = Parts(job.folder, encoding)
+    check_disk(settings.codec, max(0, form.frames - parts.frames_done), *size)
+    tags = tags_of(reader, prompt, extra)
+    if parts.frames_done:
+        notes.append(f"{parts.frames_done} frames were done by an earlier run.")
+    try:
+        picture, summary = _write_parts(model, reader, settings, encoding, parts)
+    except comfy.model_management.InterruptProcessingException:
+        if so_far := parts.interrupt():
+            file, _ = job.save(so_far, target, reader, tags, complete=False)
+            log.info("Upscale video: cancelled. %s has what is done; queue the same again to go on.", file)
+        raise
+    file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
+    notes = [summary, *notes, *reader.faults, *sound_notes]
+    log.info("Upscale video: %s: %s", file, " ".join(notes))
+    return Done(file, picture, notes)
+
+
+def show_video(done: Done, codec: str) -> io.NodeOutput:
+    """Return the VIDEO, and show it at the node; where browsers cannot play it, its last frame."""
+    text = "\n".join(done.notes)
+    if CODECS[codec].plays:
+        shown = _place(done.file, folder_paths.get_output_directory(), "output")
+        saved: dict[str, Any] = {"images": [shown], "animated": (True,)}
+    else:
+        text += f"\nBrowsers do not play {codec}: the picture is the last frame."
+        saved = {"images": [] if done.picture is None else [_save_still(done)]}
+    return io.NodeOutput(video_file(str(done.file)), ui={**saved, **ui.PreviewText(text).as_dict()})
+
+
+def _save_still(done: Done) -> dict[str, str]:
+    assert done.picture is not None
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    still = folder / f"{done.file.stem}.png"
+    image: Image.Image = LivePreview(done.picture, ()).image()
+    image.save(still)
+    return _place(still, str(folder), "temp")
+
+
+def _place(file: Path, base: str, kind: str) -> dict[str, str]:
+    inside = file.relative_to(base)
+    return {
+        "filename": file.name,
+        "subfolder": "" if inside.parent == Path() else str(inside.parent),
+        "type": kind,
+    }
+
+
+def _what_matters(settings: VideoSettings) -> tuple[Any, ...]:
+    """Return the settings that change pixels; a new name or prompt goes on with the same parts."""
+    return (settings.precision, settings.change_threshold, settings.tile_size)
+
+
+def _write_parts(
+    model: Descriptor, reader: Reader, settings: VideoSettings, encoding: Encoding, parts: Parts
+) -> tuple[Tensor | None, str]:
+    """Compute what is missing; return the last picture, and how it went."""
+    form, done = reader.form, parts.frames_done
+    progress = VideoProgress(form.frames, done)
+    if parts.is_complete:
+        return None, progress.summary
+    run = _Run(model, settings)
+    size = encoding.height, encoding.width
+    grid = plan_grid(run.network, form.height, form.width, size)
+    upscaler = FrameUpscaler(run, size, grid, settings.change_threshold / 255)
+    picture, computed = None, 0.0
+    with (
+        ReadAhead(reader.frames(done)) as frames,
+        WriteBehind[tuple[Tensor, Frame]](
+            lambda pair: parts.write(pair[0], pair[1].time, pair[1].duration)
+        ) as writer,
+    ):
+        index = done
+        for batch in _batches(frames, run.frames_at_once(form.height, form.width)):
+            # Every part starts afresh, so that it is the same whether a run began with it or not.
+            fresh = [(index + at) % PART_FRAMES == 0 for at in range(len(batch))]
+            for enlarged, frame in zip(
+                upscaler([frame.picture for frame in batch], fresh), batch, strict=True
+            ):
+                picture, computed = enlarged.picture, computed + enlarged.computed
+                writer.put((picture, frame))
+                progress(picture)
+            index += len(batch)
+    parts.close()
+    share = computed / max(1, index - done)
+    summary = progress.summary + (f", {share:.0%} of the pictures computed" if share < 1 else "")
+    return picture, f"{summary}."
+
+
+def _batches(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
+    while batch := list(islice(frames, count)):
+        yield batch
+
+
+class _Run:
+    """Enlarges pictures (F, 3, H, W) to a size, or to the network's own, as the node for pictures does."""
+
+    def __init__(self, model: Descriptor, settings: VideoSettings) -> None:
+        self._model, self._settings = model, settings
+        self.network: Network = _network(model, settings.precision, settings.compile)
+        self._logged: set[str] = set()
+        self._free = free_memory(self.network.device)  # asked once: all frames are cut in the same way
+
+    def frames_at_once(self, height: int, width: int) -> int:
+        """Return how many frames go through in one call: one a device, more where they are small and on a GPU."""
+        stage = self.network.stages[-1]
+        on_cpu = self.network.device.type == "cpu"
+        fitting = (
+            1 if on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, self._free)) // (height * width)
+        )
+        return max(len(stage.workers), fitting)
+
+    def __call__(self, pictures: Tensor, size: Size | None) -> Tensor:
+        network = self.network
+        options = Options(size, self._settings.tile_size, device=torch.device("cpu"))
+        hooks = Hooks(
+            free=lambda: self._free,
+            recover=partial(_recovered, network.device),
+            report=lambda _: comfy.model_management.throw_exception_if_processing_interrupted(),
+            log=self._log,
+        )
+        devices = [worker.device for worker in network.stages[-1].workers if worker.device.type == "cuda"]
+        try:
+            with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
+                torch.manual_seed(0)
+                return upscale_pictures(pictures, network, options, hooks)
+        except Exception as error:
+            if not fails_to_compile(error):
+                raise
+            log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
+        self.network = _network(self._model, self._settings.precision, False)
+        return self(pictures, size)
+
+    def _log(self, plan: str) -> None:
+        if plan not in self._logged:
+            self._logged.add(plan)
+            log.info("Upscale video: %s", plan)

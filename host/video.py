@@ -1,0 +1,215 @@
+"""Videos where ComfyUI keeps them: VIDEO inputs, files and folders by name, names of results, tags, disk space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy.cli_args import args
+
+from ..errors import bad_input
+from ..video.codecs import CODECS
+from ..video.file_reader import FileReader
+from ..video.frame import Reader
+from ..video.join import join
+from ..video.parts import Part
+from ..video.picture_readers import FolderReader, TensorReader
+from .compat import trim_window, video_source
+from .log import log
+
+PARTS_FOLDER = ".megapixel"  # in the output folder: it has the space, and the host does not empty it
+KEPT_DAYS = 14  # for which the parts of an interrupted video are kept
+CONTAINER_TAGS = {
+    "major_brand",
+    "minor_version",
+    "compatible_brands",
+    "encoder",
+}  # say what the file is, not what it shows
+GIGABYTE = 2**30
+
+
+def open_video(video: Any, file: str, fps: float) -> Reader:
+    """Return a reader for a VIDEO, or for a video file or a folder of pictures by its name.
+
+    Args:
+        file: as in the host's loaders: inside the input folder, or with [output] or [temp] after the name.
+        fps: frames per second of a folder.
+
+    Raises:
+        ValueError: when neither or both are given, or nothing that can be read is there.
+    """
+    name = file.strip()
+    if (video is None) == (not name):
+        raise bad_input(
+            "video",
+            "a connected VIDEO, or a name at file",
+            "both" if name else "neither",
+            "Give one of them.",
+        )
+    if video is None:
+        path = find_file(name)
+        if path.is_dir():
+            return FolderReader(path, Fraction(fps).limit_denominator(1001))
+        return FileReader(str(path))
+    source = video_source(video)
+    if source is not None:
+        return FileReader(source, *trim_window(video))
+    log.info("Video: its frames are in memory already and are taken from there.")
+    parts = video.get_components()
+    sound = parts.audio or {}
+    waveform = sound["waveform"][0] if sound else None
+    rate = Fraction(parts.frame_rate)
+    return TensorReader(parts.images, rate, video.get_bit_depth(), waveform, int(sound.get("sample_rate", 0)))
+
+
+def find_file(name: str) -> Path:
+    """Return the file or folder of a name in the host's input, output or temp folder.
+
+    Raises:
+        ValueError: when it lies outside of them, or is not there.
+    """
+    bare, base = folder_paths.annotated_filepath(name)
+    base = os.path.realpath(base or folder_paths.get_input_directory())
+    path = os.path.realpath(os.path.join(base, bare.strip()))
+    if not _is_within(base, path):
+        raise bad_input(
+            "file",
+            "a name inside the input, output or temp folder",
+            f"'{name}', which leads outside",
+            "Move the file there; [output] or [temp] after the name chooses the folder.",
+        )
+    if not os.path.exists(path):
+        raise bad_input(
+            "file", "the name of a video file or a folder of pictures", f"'{name}', which is not there",
+            "It is looked for in the input folder, or in that of [output] or [temp] after the name.",
+        )  # fmt: skip
+    return Path(path)
+
+
+def _is_within(base: str, path: str) -> bool:
+    try:
+        return os.path.commonpath((base, path)) == base
+    except ValueError:  # on another drive
+        return False
+
+
+def file_state(file: str) -> str:
+    """Return a text that changes when a named file or folder does; empty for no name."""
+    if not file.strip():
+        return ""
+    path = find_file(file.strip())
+    inside = sorted(path.iterdir()) if path.is_dir() else [path]
+    return repr([(entry.name, entry.stat().st_mtime_ns) for entry in inside])
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a result goes: below the host's output folder, as Save Video names it."""
+
+    prefix: str
+    suffix: str
+    height: int
+    width: int
+
+    def check(self) -> None:
+        """Refuse a prefix that leads outside.
+
+        Raises:
+            ValueError: then.
+        """
+        output = os.path.realpath(folder_paths.get_output_directory())
+        if not _is_within(
+            output, os.path.realpath(os.path.join(output, os.path.dirname(os.path.normpath(self.prefix))))
+        ):
+            hint = "Choose a name without '..' and drives."
+            raise bad_input("filename_prefix", "a name inside the output folder", f"'{self.prefix}'", hint)
+
+    def next_file(self) -> Path:
+        """Return the next free name."""
+        folder, name, counter, _, _ = folder_paths.get_save_image_path(
+            self.prefix, folder_paths.get_output_directory(), self.width, self.height
+        )
+        return Path(folder) / f"{name}_{counter:05}_{self.suffix}"
+
+
+class Job:
+    """The folder in which a video grows until it is complete; found again by what the video is made from."""
+
+    def __init__(self, *identity: object) -> None:
+        key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
+        self.folder = Path(folder_paths.get_output_directory()) / PARTS_FOLDER / key
+        self._note = self.folder / "job.json"
+        remove_stale(self.folder.parent, KEPT_DAYS)
+
+    def save(
+        self, parts: Sequence[Part], target: Target, reader: Reader, tags: Mapping[str, str], complete: bool
+    ) -> tuple[Path, list[str]]:
+        """Join the parts in the output folder; return the file, and what there is to know about its sound.
+
+        A file that an interrupted run left is replaced. The parts go when the video is complete.
+        """
+        before = self._interrupted_file()
+        file = before or target.next_file()
+        sound = reader.sound()
+        join(parts, file, reader.form.time_base, sound, tags, cut_sound=not complete)
+        if complete:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(OSError):  # other videos wait there
+                self.folder.parent.rmdir()
+        else:
+            self._note.write_text(json.dumps({"file": str(file)}), encoding="utf-8")
+        return file, sound.notes if sound else []
+
+    def _interrupted_file(self) -> Path | None:
+        try:
+            return Path(json.loads(self._note.read_text(encoding="utf-8"))["file"])
+        except (OSError, ValueError, KeyError):
+            return None
+
+
+def remove_stale(folder: Path, days: float) -> None:
+    """Remove parts of videos that nobody went on with."""
+    for job in folder.iterdir() if folder.is_dir() else ():
+        if job.is_dir() and time.time() - job.stat().st_mtime > days * 86400:
+            log.info("Video: the parts in %s are older than %g days and are removed.", job, days)
+            shutil.rmtree(job, ignore_errors=True)
+
+
+def check_disk(codec: str, frames: int, height: int, width: int) -> None:
+    """Refuse a video that the disk has no space for: its parts, and the file that they are joined to.
+
+    Raises:
+        OSError: then.
+    """
+    needed = 2 * frames * height * width * CODECS[codec].bits_per_pixel / 8
+    free = shutil.disk_usage(folder_paths.get_output_directory()).free
+    if needed > free:
+        raise bad_input(
+            "filename_prefix",
+            f"{needed / GIGABYTE:.1f} GB of free disk space in the output folder for {frames} frames of {width}x{height}",
+            f"{free / GIGABYTE:.1f} GB",
+            "Free some, or choose another codec or a smaller size.",
+            OSError,
+        )
+
+
+def tags_of(reader: Reader, prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
+    """Return the tags of the result as Save Video writes them: the source's, then the workflow and the prompt."""
+    own: dict[str, Any] = {}
+    if not args.disable_metadata:
+        own.update(extra or {})
+        if prompt is not None:
+            own["prompt"] = prompt
+    taken = {name.lower() for name in own} | CONTAINER_TAGS
+    kept = {name: text for name, text in reader.metadata.items() if name.lower() not in taken}
+    return kept | {name: json.dumps(value) for name, value in own.items()}

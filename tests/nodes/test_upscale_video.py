@@ -1,0 +1,405 @@
+"""The node on the real host: frames, times, sound and colours, interruptions, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+from weakref import WeakKeyDictionary
+
+import av
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import pytest
+import torch
+from comfy_api.latest import InputImpl, Types
+from megapixel.host import upscale as host_upscale
+from megapixel.host.upscale_video import VideoSettings, upscale_video
+from megapixel.host.video import Job, remove_stale
+from megapixel.nodes.upscale import MegapixelUpscale
+from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
+from megapixel.video.file_reader import FileReader
+from PIL import Image
+
+from devhost.environment import ROOT
+from devhost.tiny.random_upscalers import random_upscaler
+from devhost.tiny.videos import colours_of, moving_pictures, sound_of, times_of, write_video
+
+
+@pytest.fixture(autouse=True)
+def folders(tmp_path):
+    """Input, output, temp and user folders of the test's own."""
+    kinds = ("input", "output", "temp", "user")
+    before = {kind: getattr(folder_paths, f"get_{kind}_directory")() for kind in kinds}
+    for kind in kinds:
+        (tmp_path / kind).mkdir()
+        getattr(folder_paths, f"set_{kind}_directory")(str(tmp_path / kind))
+    yield tmp_path
+    for kind, folder in before.items():
+        getattr(folder_paths, f"set_{kind}_directory")(folder)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return random_upscaler("Compact 16x4")
+
+
+@pytest.fixture
+def clip(folders):
+    """A function (count, name, **settings) that writes a video into the input folder."""
+
+    def write(count=12, name="a.mp4", **settings):
+        return write_video(folders / "input" / name, moving_pictures(count), **settings)
+
+    return write
+
+
+def run(model, **settings):
+    """Run the node as the host does; return its output."""
+    node = MegapixelUpscaleVideo
+    node.hidden = SimpleNamespace(prompt=None, extra_pnginfo=None)
+    with torch.inference_mode():
+        return node.execute(model, **{"scale_by": 2.0, "precision": "float32"} | settings)
+
+
+def file_of(output):
+    return output.args[0].get_stream_source()
+
+
+def image_node(model, file, **settings):
+    """Return what the node for pictures makes of all frames: (F, H, W, 3)."""
+    images = InputImpl.VideoFromFile(str(file)).get_components().images
+    with torch.inference_mode():
+        return MegapixelUpscale.execute(
+            model, images, **{"scale_by": 2.0, "precision": "float32"} | settings
+        ).args[0]
+
+
+def numbers_of(file):
+    """Return the integers of an FFV1 file, (F, H, W, 3)."""
+    with av.open(str(file)) as opened:
+        frames = [
+            np.frombuffer(frame.planes[0], np.uint8).reshape(frame.height, -1)[:, : 4 * frame.width]
+            for frame in opened.decode(video=0)
+        ]
+    return torch.from_numpy(np.stack([frame.reshape(len(frame), -1, 4)[..., 2::-1] for frame in frames]))
+
+
+def files_in(folder):
+    return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"scale_by": 0.0}, {"width": 75, "height": 201}], ids=["2x", "4x", "exact"]
+)
+def test_frames_are_bit_for_bit_those_of_the_node_for_pictures(model, clip, settings):
+    file = clip()
+    written = numbers_of(file_of(run(model, file="a.mp4", codec="ffv1", **settings)))
+    expected = (image_node(model, file, **settings) * 255).round().to(torch.uint8)
+    assert torch.equal(written, expected)
+
+
+def test_a_video_that_mostly_stands_still_gives_the_same_frames_for_a_fraction_of_the_work(model, folders):
+    pictures = moving_pictures(1, 270, 480).repeat(12, 1, 1, 1)
+    for index in range(12):  # on the border of two tiles of 18
+        pictures[index, :, 30:50, 80 : 84 + index] = 0.2
+    file = write_video(folders / "input" / "a.mkv", pictures, "ffv1", "bgr0", options={})
+    output = run(model, file="a.mkv", codec="ffv1")
+    computed = int(re.search(r"(\d+)% of the pictures computed", output.ui["text"][0])[1])
+    assert computed <= 20
+    expected = (image_node(model, file) * 255).round().to(torch.uint8)
+    assert torch.equal(numbers_of(file_of(output)), expected)
+
+
+KINDS = {
+    "constant rate": {},
+    "variable rate": {"times": [0, 1001, 2002, 6000, 6100, 9000, 12000, 12500, 20000, 20001, 30000, 31000]},
+    "10 bits": {"codec": "libx265", "pixels": "yuv420p10le", "options": {"x265-params": "log-level=error"}},
+    "rotated": {"rotation": 90},
+    "full range": {"pixels": "yuvj420p"},
+    "BT.709": {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_times_sound_bits_and_colours_are_the_inputs(model, clip, kind):
+    file = clip(sound="aac", **KINDS[kind])
+    output = run(model, file="a.mp4", codec="h265")
+    result = file_of(output)
+    assert times_of(result) == times_of(file)
+    assert sound_of(result) == sound_of(file)
+    given, form = FileReader(str(file)).form, FileReader(result).form
+    assert (form.bits, form.height, form.width) == (given.bits, 2 * given.height, 2 * given.width)
+    colours, expected = list(colours_of(result)[:4]), list(colours_of(file)[:4])
+    if kind == "full range":  # named by the pixel format in the source
+        expected[0] = 2
+    if kind != "BT.709":  # a small video without tags gets those that players take it by
+        expected[1] = 6
+    assert colours[:2] == [expected[0] or 1, expected[1]]
+    shown = InputImpl.VideoFromFile(result).get_components().images
+    assert (shown - image_node(model, file)).abs().mean() < 0.02
+
+
+def test_a_file_without_sound_has_none(model, clip):
+    clip()
+    with av.open(file_of(run(model, file="a.mp4"))) as opened:
+        assert [stream.type for stream in opened.streams] == ["video"]
+
+
+def test_a_truncated_file_is_written_as_far_as_it_goes_and_the_node_says_what_is_missing(model, clip):
+    file = clip(72, "a.mkv", options={"crf": "10", "g": "12"})
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    output = run(model, file="a.mkv")
+    count = len(times_of(file_of(output)))
+    assert 10 < count < 60
+    assert f"{count} frames" in output.ui["text"][0]
+    assert "could be read; the file says 72 (3.0 s)." in output.ui["text"][0]
+
+
+def test_an_odd_size_becomes_even_and_the_node_says_so(model, clip):
+    clip()
+    output = run(model, file="a.mp4", width=75)
+    assert output.args[0].get_dimensions() == (76, 42)
+    assert "h264 needs even sizes: 76x42 instead of 75x42." in output.ui["text"][0]
+
+
+def test_a_video_from_a_file_is_streamed_from_it_and_trimmed(model, clip, monkeypatch):
+    file = clip(48, sound="aac", options={"g": "10"})
+    monkeypatch.setattr(InputImpl.VideoFromFile, "get_components", None)  # would hold all frames
+    video = InputImpl.VideoFromFile(str(file), start_time=0.5, duration=1.0)
+    times = times_of(file_of(run(model, video=video)))
+    assert times == [Fraction(index, 24) for index in range(24)]
+
+
+def test_a_video_in_memory_is_taken_as_it_is(model, folders, caplog):
+    images = moving_pictures(6).movedim(1, -1).contiguous()
+    sound = {"waveform": torch.sin(torch.arange(12000) / 20).expand(1, 2, -1), "sample_rate": 48000}
+    components = Types.VideoComponents(images=images, audio=sound, frame_rate=Fraction(12))
+    with caplog.at_level("INFO", "megapixel"):
+        output = run(model, video=InputImpl.VideoFromComponents(components), codec="ffv1")
+    assert "Video: its frames are in memory already and are taken from there." in caplog.messages
+    with torch.inference_mode():
+        [expected] = MegapixelUpscale.execute(model, images, scale_by=2.0, precision="float32").args
+    assert torch.equal(numbers_of(file_of(output)), (expected * 255).round().to(torch.uint8))
+    assert len(sound_of(file_of(output))) > 5
+
+
+def test_a_folder_of_pictures_is_a_video_in_the_order_of_its_numbers(model, folders):
+    pictures = (moving_pictures(11).movedim(1, -1) * 255).round().to(torch.uint8)
+    (folders / "input" / "shots").mkdir()
+    for number, picture in enumerate(pictures, 1):
+        Image.fromarray(picture.numpy()).save(folders / "input" / "shots" / f"shot{number}.png")
+    written = file_of(run(model, file="shots", codec="ffv1", fps=12.5))
+    with torch.inference_mode():
+        [expected] = MegapixelUpscale.execute(model, pictures / 255, scale_by=2.0, precision="float32").args
+    assert torch.equal(numbers_of(written), (expected * 255).round().to(torch.uint8))
+    assert times_of(written) == [Fraction(index, Fraction(12.5)) for index in range(11)]
+
+
+def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, monkeypatch):
+    clip(20)
+    alone = file_of(run(model, file="a.mp4", tile_size=48))
+    monkeypatch.setattr(host_upscale, "_networks", WeakKeyDictionary())
+    monkeypatch.setattr(host_upscale, "sibling_devices", lambda first: [first, torch.device(first.type, 0)])
+    together = file_of(run(model, file="a.mp4", tile_size=48))
+    [(_, network)] = host_upscale._networks.values()
+    assert len(network.stages[0].workers) == 2
+    assert Path(together).read_bytes() == Path(alone).read_bytes()
+
+
+def test_cancel_leaves_a_file_that_plays_and_the_same_prompt_goes_on(model, clip, folders, monkeypatch):
+    file = clip(130, sound="aac")
+    whole = file_of(run(model, file="a.mp4", filename_prefix="whole"))
+
+    def cancel(value, total, preview, **_):
+        if value >= 70:  # the host leaves some out
+            comfy.model_management.interrupt_current_processing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(model, file="a.mp4", filename_prefix="part")
+    partial = folders / "output" / "part_00001_.mp4"
+    shown = times_of(partial)
+    assert 70 <= len(shown) < 100
+    assert shown == times_of(file)[: len(shown)]
+    output = run(model, file="a.mp4", filename_prefix="part")
+    assert file_of(output) == str(partial)
+    assert partial.read_bytes() == Path(whole).read_bytes()
+    assert output.ui["text"][0].startswith("130 frames, 80 of them in ")
+    assert "50 frames were done by an earlier run." in output.ui["text"][0]
+    assert files_in(folders / "output") == ["part_00001_.mp4", "whole_00001_.mp4"]
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv[1])
+from devhost.host import import_host
+import_host()
+import folder_paths, torch
+folder_paths.set_output_directory(sys.argv[3])
+folder_paths.set_user_directory(sys.argv[4])
+from megapixel.host.upscale_video import VideoSettings, upscale_video
+from megapixel.video.file_reader import FileReader
+from devhost.tiny.random_upscalers import random_upscaler
+
+class Killed(FileReader):
+    def frames(self, skip=0):
+        for index, frame in enumerate(super().frames(skip)):
+            if index == 130:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield frame
+
+with torch.inference_mode():
+    upscale_video(random_upscaler("Compact 16x4"), Killed(sys.argv[2]), VideoSettings(scale_by=2.0, precision="float32"))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
+def test_a_killed_process_is_gone_on_with_and_the_file_is_the_same(model, clip, folders):
+    file = clip(150)
+    command = [
+        sys.executable,
+        "-c",
+        KILLED,
+        str(ROOT),
+        str(file),
+        str(folders / "output"),
+        str(folders / "user"),
+    ]
+    assert subprocess.run(command, capture_output=True).returncode == -9
+    settings = VideoSettings(scale_by=2.0, precision="float32")
+    with torch.inference_mode():
+        resumed = upscale_video(model, FileReader(str(file)), settings)
+        whole = upscale_video(model, FileReader(str(file)), settings)
+    assert resumed.notes[0].startswith("150 frames, 50 of them in ")
+    assert whole.notes[0].startswith("150 frames in ")
+    assert resumed.file.read_bytes() == whole.file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"scale_by": 3.0}, {"quality": 30}, {"precision": "auto"}, {"change_threshold": 2.0}]
+)
+def test_another_setting_does_not_go_on_with_the_parts_of_the_first(
+    model, clip, folders, monkeypatch, change
+):
+    clip(90)
+
+    def cancel(value, total, preview, **_):
+        if value >= 51:
+            comfy.model_management.interrupt_current_processing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run(model, file="a.mp4")
+    assert run(model, file="a.mp4", **change).ui["text"][0].startswith("90 frames in ")
+
+
+def test_old_parts_are_removed(folders, caplog):
+    job = Job("some video")
+    job.folder.mkdir(parents=True)
+    os.utime(job.folder, (0, 0))
+    fresh = Job("another video").folder
+    fresh.mkdir(parents=True)
+    with caplog.at_level("INFO", "megapixel"):
+        remove_stale(fresh.parent, 14)
+    assert [entry.name for entry in fresh.parent.iterdir()] == [fresh.name]
+
+
+def test_tags_are_those_of_save_video(model, clip, folders):
+    clip(3)
+    prompt, extra = {"1": {"class_type": "A"}}, {"workflow": {"nodes": []}}
+    with torch.inference_mode():
+        reader = FileReader(str(folders / "input" / "a.mp4"))
+        done = upscale_video(model, reader, VideoSettings(), prompt, extra)
+    tags = FileReader(str(done.file)).metadata
+    reference = folders / "reference.mp4"
+    InputImpl.VideoFromFile(str(folders / "input" / "a.mp4")).save_to(
+        str(reference), metadata=extra | {"prompt": prompt}
+    )
+    expected = FileReader(str(reference)).metadata
+    assert {name: tags[name] for name in ("prompt", "workflow")} == {
+        name: expected[name] for name in ("prompt", "workflow")
+    }
+    assert json.loads(tags["workflow"]) == extra["workflow"]
+
+
+def test_the_result_is_shown_as_save_video_shows_it(model, clip):
+    clip(3)
+    shown = run(model, file="a.mp4", filename_prefix="video/clip").ui
+    assert shown["images"] == [{"filename": "clip_00001_.mp4", "subfolder": "video", "type": "output"}]
+    assert shown["animated"] == (True,)
+
+
+def test_what_browsers_do_not_play_is_shown_as_a_picture(model, clip, folders):
+    clip(3)
+    shown = run(model, file="a.mp4", codec="prores").ui
+    assert "Browsers do not play prores: the picture is the last frame." in shown["text"][0]
+    [still] = shown["images"]
+    assert Image.open(folders / still["type"] / still["filename"]).size == (240, 136)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.mp4", "{base}/secret.mp4", "sub/../../secret.mp4", "../secret.mp4 [output]", "link.mp4", "/"],
+)
+def test_a_name_that_leads_outside_is_an_error_message(model, folders, name):
+    (folders / "secret.mp4").write_bytes(b"secret")
+    (folders / "input" / "link.mp4").symlink_to(folders / "secret.mp4")
+    message = (
+        r"file: expected a name inside the input, output or temp folder, got '.*', which leads outside\."
+    )
+    with pytest.raises(ValueError, match=message):
+        run(model, file=name.format(base=folders))
+
+
+@pytest.mark.parametrize("prefix", ["../clip", "/tmp/clip", "video/../../clip"])
+def test_a_prefix_that_leads_outside_is_an_error_message(model, clip, folders, prefix):
+    clip(3)
+    with pytest.raises(ValueError, match=r"filename_prefix: expected a name inside the output folder, got"):
+        run(model, file="a.mp4", filename_prefix=prefix)
+    assert files_in(folders / "output") == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, r"video: expected a connected VIDEO, or a name at file, got neither\. Give one of them\."),
+        (
+            {"file": "b.mp4"},
+            r"file: expected the name of a video file or a folder of pictures, got 'b\.mp4', which is",
+        ),
+        ({"file": "a.mp4", "quality": 60}, r"quality: expected -1 to 51 for h264, got 60\."),
+    ],
+    ids=["neither", "not there", "quality"],
+)
+def test_wrong_inputs_are_error_messages(model, clip, settings, message):
+    clip(3)
+    with pytest.raises(ValueError, match=message):
+        run(model, **settings)
+
+
+def test_too_little_disk_space_is_said_before_anything_starts(model, clip, folders, monkeypatch):
+    clip(3)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    message = r"filename_prefix: expected [\d.]+ GB of free disk space in the output folder for 3 frames of 240x136, got"
+    with pytest.raises(OSError, match=message):
+        run(model, file="a.mp4", codec="ffv1")
+
+
+def test_a_named_file_is_read_again_when_it_changes(clip):
+    file = clip(3)
+    before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+    os.utime(file, (1, 1))
+    assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") != before
+    assert MegapixelUpscaleVideo.fingerprint_inputs(file="") == ""

@@ -1,0 +1,1 @@
+"""Videos frame by frame: read, written in parts that can be resumed, joined; pure code that knows nothing of ComfyUI."""

@@ -1,0 +1,164 @@
+"""From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0, 4:2:2 or 4:4:4, or RGB itself.
+
+Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right edge of
+pictures whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+RGB_MATRIX, BT709, UNSPECIFIED, SMPTE170M = 0, 1, 2, 6
+LIMITED, FULL = 1, 2
+HD_HEIGHT = 720  # from which on players take an untagged video as BT.709, below as BT.601
+
+# Shares of red and blue in luma.
+WEIGHTS = {
+    1: (0.2126, 0.0722),  # BT.709
+    4: (0.30, 0.11),  # FCC
+    5: (0.299, 0.114),  # BT.601 625
+    6: (0.299, 0.114),  # BT.601 525
+    7: (0.212, 0.087),  # SMPTE 240M
+    9: (0.2627, 0.0593),  # BT.2020
+}
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How the numbers in a file mean colours.
+
+    Attributes:
+        matrix, primaries, transfer: as in H.273; 2 is unspecified.
+        range: 0 unspecified (limited), 1 limited (16 to 235), 2 full (0 to 255).
+    """
+
+    matrix: int = BT709
+    range: int = LIMITED
+    primaries: int = BT709
+    transfer: int = BT709
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Shares of red and blue in luma; an unspecified matrix is decoded as BT.601."""
+        return WEIGHTS.get(self.matrix, WEIGHTS[SMPTE170M])
+
+    def for_result(self, source_height: int) -> Colour:
+        """Return the tags for the enlarged video.
+
+        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players take it: enlarged and untagged they
+        would take it as BT.709, with other colours.
+        """
+        if self.matrix == RGB_MATRIX:
+            return Colour()
+        if self.matrix == UNSPECIFIED and source_height < HD_HEIGHT:
+            return replace(self, matrix=SMPTE170M)
+        return self
+
+
+BT709_COLOUR = Colour()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A pixel format of a file.
+
+    Attributes:
+        name: FFmpeg's.
+        bits: of one colour of one pixel.
+        shrink: how many rows and columns share one pair of colour differences; None is RGB.
+    """
+
+    name: str
+    bits: int
+    shrink: tuple[int, int] | None
+
+
+PIXELS = {
+    pixels.name: pixels
+    for pixels in (
+        Pixels("yuv420p", 8, (2, 2)),
+        Pixels("yuv420p10le", 10, (2, 2)),
+        Pixels("yuv422p10le", 10, (1, 2)),
+        Pixels("bgr0", 8, None),
+        Pixels("gbrp10le", 10, None),
+    )
+}
+
+
+def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = False) -> list[NDArray[Any]]:
+    """Return what a file of these pixels holds of (3, H, W): one array a plane, (h, w) or packed (H, W, 4).
+
+    Args:
+        left: whether shared colours lie on the left column of their block, as decoders take it for H.264 and H.265;
+            else in its middle.
+    """
+    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1).contiguous()
+    if pixels.shrink is None:
+        return _rgb_planes(picture, pixels)
+    to_luma, to_differences = _matrices(pixels.bits, colour)
+    luma = _product(to_luma.weights, picture) + to_luma.offset
+    # Means first: the same numbers for a quarter of the work.
+    shrunk = _shrunk(picture, pixels.shrink, left)
+    differences = _product(to_differences.weights, shrunk) + to_differences.offset
+    planes = luma[0], differences[0], differences[1]
+    return [_integers(plane, pixels.bits) for plane in planes]
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """RGB times `weights` (n, 3), plus `offset`."""
+
+    weights: Tensor
+    offset: float
+
+
+def _product(weights: Tensor, picture: Tensor) -> Tensor:
+    """Return (n, 3) times (3, H, W) as (n, H, W)."""
+    return (weights @ picture.flatten(1)).unflatten(1, picture.shape[1:])
+
+
+def _matrices(bits: int, colour: Colour) -> tuple[_Linear, _Linear]:
+    """Return how luma, and how the two colour differences, follow from RGB in [0, 1]."""
+    red, blue = colour.weights
+    luma = torch.tensor([[red, 1 - red - blue, blue]], dtype=torch.float64)
+    unit = torch.eye(3, dtype=torch.float64)
+    differences = torch.stack([(unit[2] - luma[0]) / (2 - 2 * blue), (unit[0] - luma[0]) / (2 - 2 * red)])
+    top, step = 2**bits - 1, 2 ** (bits - 8)
+    limited = 219.0 * step, 16.0 * step, 224.0 * step
+    scale, black, difference_scale = (top, 0.0, top) if colour.range == FULL else limited
+    return (
+        _Linear((luma * scale).float(), black),
+        _Linear((differences * difference_scale).float(), 128.0 * step),
+    )
+
+
+def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
+    r, g, b = (_integers(plane * (2**pixels.bits - 1), pixels.bits) for plane in picture)
+    if pixels.name == "bgr0":
+        return [np.stack([b, g, r, np.zeros_like(r)], axis=-1)]
+    return [g, b, r]
+
+
+def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
+    """Return the means of blocks of `factors`, across about the left column where `left`; edges are repeated."""
+    height, width = planes.shape[-2:]
+    down, across = -height % factors[0], -width % factors[1]
+    padded = F.pad(planes[None], (int(left), across, 0, down), mode="replicate")[0]
+    if left and factors[1] == 2:
+        padded = (padded[..., :-1:2] + 2 * padded[..., 1::2] + padded[..., 2::2]) / 4
+        return F.avg_pool2d(padded, (factors[0], 1))
+    return F.avg_pool2d(padded, factors)
+
+
+def _integers(plane: Tensor, bits: int) -> NDArray[Any]:
+    numbers = plane.round().clamp_(0, 2**bits - 1)
+    if bits == 8:
+        return numbers.to(torch.uint8).numpy()
+    return numbers.to(torch.int32).numpy().astype(np.uint16)

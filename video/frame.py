@@ -1,0 +1,84 @@
+"""What a video is made of, as its readers give it and its writers take it.
+
+A picture is (3, H, W) float32 in [0, 1], upright. Times count in the video's time base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .colour import BT709_COLOUR, Colour
+
+SQUARE = Fraction(1)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture and when it is shown.
+
+    Attributes:
+        picture: (3, H, W) float32 in [0, 1].
+        time, duration: in the video's time base.
+    """
+
+    picture: Tensor
+    time: int
+    duration: int
+
+
+@dataclass(frozen=True)
+class Form:
+    """What all frames of a video have in common.
+
+    Attributes:
+        height, width: of an upright frame in pixels.
+        time_base: seconds of one unit of time.
+        rate: average frames per second.
+        bits: of one colour of one pixel.
+        colour: how the numbers in the file mean colours.
+        aspect: width of a pixel divided by its height.
+        frames: how many there should be; 0 where the file does not say.
+    """
+
+    height: int
+    width: int
+    time_base: Fraction
+    rate: Fraction
+    bits: int = 8
+    colour: Colour = BT709_COLOUR
+    aspect: Fraction = SQUARE
+    frames: int = 0
+
+    @property
+    def step(self) -> int:
+        """Units of time of an average frame; at least 1."""
+        return max(1, round(1 / (self.rate * self.time_base)))
+
+
+class Reader(Protocol):
+    """Where frames come from: `FileReader`, `FolderReader` or `TensorReader`.
+
+    Attributes:
+        form: of the frames.
+        identity: a text that is the same for the same frames.
+        faults: what could not be read, in text for a person; complete after the last frame.
+        metadata: the file's tags.
+    """
+
+    form: Form
+    identity: str
+    faults: list[str]
+    metadata: dict[str, str]
+
+    def frames(self, skip: int = 0) -> Iterator[Frame]:
+        """Yield the frames in order, without the first `skip`."""
+        ...
+
+    def sound(self) -> Any:
+        """Return the `sound.Sound` that belongs to the frames, or None."""
+        ...

@@ -1,0 +1,162 @@
+"""The sound that goes with the frames: copied packet by packet where the new file may hold it, else encoded again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .av_library import load_av
+
+ENCODERS = {"webm": "libopus"}  # by container; elsewhere AAC
+OPUS_RATE = 48000
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+BLOCK = 1024 * 16  # samples that are encoded in one go
+
+
+class Sound(Protocol):
+    """Sound of a video.
+
+    Attributes:
+        notes: what a person should know about it, complete after `add_to`.
+    """
+
+    notes: list[str]
+
+    def add_to(self, output: Any, end: float | None = None) -> list[Iterator[Any]]:
+        """Add streams to an open output; return for each the packets up to `end` seconds, to be muxed in order."""
+        ...
+
+
+class FileSound:
+    """All sound of a file that can be read, from `start` on for `duration` seconds (0: to the end)."""
+
+    def __init__(self, source: str | BytesIO, start: float = 0.0, duration: float = 0.0) -> None:
+        self._source, self._start, self._duration = source, start, duration
+        self.notes: list[str] = []
+
+    def add_to(self, output: Any, end: float | None = None) -> list[Iterator[Any]]:
+        """See `Sound`."""
+        self.notes.clear()
+        ends = [limit for limit in (end, self._duration or None) if limit is not None]
+        limit = self._start + min(ends) if ends else math.inf
+        with self._open() as container:
+            names = [stream.codec_context and stream.codec_context.name for stream in container.streams.audio]
+        packets: list[Iterator[Any]] = []
+        for index, name in enumerate(names):
+            # A container of its own for each stream: they are read at different speeds.
+            container = self._open()
+            stream = container.streams.audio[index]
+            if name is None:
+                self.notes.append(f"Sound {index + 1} has an unknown codec and is left out.")
+                container.close()
+            elif stream.codec_context.codec.canonical_name in output.supported_codecs:
+                packets.append(
+                    self._copied(container, stream, output.add_stream_from_template(stream), limit)
+                )
+            else:
+                encoder = ENCODERS.get(output.format.name, "aac")
+                self.notes.append(f"This kind of file cannot hold {name} sound: encoded again as {encoder}.")
+                made = _new_stream(output, stream.codec_context.sample_rate, stream.codec_context.layout.name)
+                packets.append(self._encoded(container, stream, made, limit))
+        return packets
+
+    def _open(self) -> Any:
+        av = load_av()
+
+        # A file in memory has one position: a second reader needs a view of its own.
+        return av.open(
+            self._source if isinstance(self._source, str) else BytesIO(self._source.getbuffer()), "r"
+        )
+
+    def _copied(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
+        shift = round(self._start / stream.time_base)
+        # Before 0 lies what a decoder needs to begin. Matroska has that for Opus only: else it would move the pictures.
+        can_keep = made.container.format.name in ("mp4", "mov") or stream.codec_context.name == "opus"
+        keeps_negative = can_keep and not self._start
+        for packet in self._packets(container, stream, -math.inf if keeps_negative else self._start, limit):
+            packet.pts -= shift
+            if packet.dts is not None:
+                packet.dts -= shift
+            packet.stream = made
+            yield packet
+
+    def _packets(self, container: Any, stream: Any, earliest: float, limit: float) -> Iterator[Any]:
+        """Yield the packets in the window of time; a file that ends early has said so for its frames already."""
+        av = load_av()
+
+        with container:
+            try:
+                for packet in container.demux(stream):
+                    if packet.pts is None or packet.pts * stream.time_base < earliest:
+                        continue
+                    if packet.pts * stream.time_base >= limit:
+                        return
+                    yield packet
+            except av.error.FFmpegError:
+                return
+
+    def _encoded(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
+        av = load_av()
+        context = made.codec_context
+        resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
+        for packet in self._packets(container, stream, self._start, limit):
+            try:
+                decoded = packet.decode()
+            except av.error.FFmpegError:
+                continue
+            for frame in decoded:
+                frame.pts -= round(self._start / frame.time_base)
+                for part in resampler.resample(frame):
+                    yield from made.encode(part)
+        for part in resampler.resample(None):
+            yield from made.encode(part)
+        yield from made.encode(None)
+
+
+class WaveSound:
+    """Samples in memory, (channels, samples) in [-1, 1]; always encoded."""
+
+    def __init__(self, waveform: Tensor, sample_rate: int) -> None:
+        self._waveform, self._sample_rate = waveform, sample_rate
+        self.notes: list[str] = []
+
+    def add_to(self, output: Any, end: float | None = None) -> list[Iterator[Any]]:
+        """See `Sound`."""
+        layout = LAYOUTS.get(self._waveform.shape[0], "stereo")
+        made = _new_stream(output, self._sample_rate, layout)
+        samples = self._waveform.shape[1]
+        return [
+            self._encoded(
+                made, layout, samples if end is None else min(samples, math.ceil(end * self._sample_rate))
+            )
+        ]
+
+    def _encoded(self, made: Any, layout: str, count: int) -> Iterator[Any]:
+        av = load_av()
+
+        context = made.codec_context
+        resampler = av.AudioResampler(context.format, context.layout, context.sample_rate, context.frame_size)
+        wave = self._waveform[: len(av.AudioLayout(layout).channels)]
+        for start in range(0, count, BLOCK):
+            block = wave[:, start : min(start + BLOCK, count)].float().cpu().contiguous().numpy()
+            frame = av.AudioFrame.from_ndarray(block, format="fltp", layout=layout)
+            frame.sample_rate, frame.pts = self._sample_rate, start
+            frame.time_base = Fraction(1, self._sample_rate)
+            for part in resampler.resample(frame):
+                yield from made.encode(part)
+        for part in resampler.resample(None):
+            yield from made.encode(part)
+        yield from made.encode(None)
+
+
+def _new_stream(output: Any, rate: int, layout: str) -> Any:
+    encoder = ENCODERS.get(output.format.name, "aac")
+    made = output.add_stream(encoder, rate=OPUS_RATE if encoder == "libopus" else rate)
+    made.codec_context.layout = layout
+    made.codec_context.open()  # then it knows how many samples it takes at a time
+    return made

@@ -26,6 +26,7 @@ PASSES = {  # node: what each output gives when the node is bypassed, with every
     "MegapixelMSWMSA": {"MODEL": "model"},
     "MegapixelPlan": {"IMAGE": None},
     "MegapixelUpscale": {"IMAGE": "image"},
+    "MegapixelUpscaleVideo": {"video": "video"},
     "MegapixelSEGSUpscale": {"IMAGE": "image"},
     "MegapixelSEGSUpscalePipe": {"IMAGE": "image"},
     "MegapixelMaskToSEGS": {"SEGS": None},

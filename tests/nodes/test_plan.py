@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from comfy.samplers import KSampler
+from megapixel.host import notice
 from megapixel.nodes import plan as plan_node
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
@@ -57,9 +60,9 @@ def planned_sigmas(monkeypatch):
         "plan_run",
         lambda model, size, sigmas: seen.append((size, sigmas)) or plan_run(model, size, sigmas),
     )
-    monkeypatch.setattr(
-        plan_node.ui, "PreviewImage", lambda image, cls: None
-    )  # it needs a running server's folders
+    # A preview needs a running server's folders.
+    shown = SimpleNamespace(as_dict=lambda: {"images": []})
+    monkeypatch.setattr(notice.ui, "PreviewImage", lambda image, cls: shown)
     return seen
 
 

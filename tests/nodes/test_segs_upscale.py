@@ -168,7 +168,7 @@ def test_one_segment_over_everything_is_the_hosts_differential_diffusion(
     soft = DifferentialDiffusion.execute(sd15).args[0]
     refined = host_refine(image, blur_mask(mask, feather), 5, soft, steps=3)
     expected = torch.lerp(image, refined, mask[None, ..., None])
-    assert_close(ours, expected, 1e-6)
+    assert_close(ours, expected, 5e-6)  # sampled alike; what differs is float32 noise, by processor
 
 
 @pytest.mark.parametrize("feather", [1, 4, 19, 20, 21, 50])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..scaling.box import Box, Span
 from ..scaling.size import Size
 from .view import Part, View
 
@@ -17,8 +18,22 @@ def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
     """Return what of `mask` (M, H, W) covers a part of the picture, at least one pixel; None is the whole."""
     if part is None:
         return mask
-    box = part.box.nearest(part.whole, (mask.shape[-2], mask.shape[-1]))
+    box = nearest_box(part.box, part.whole, (mask.shape[-2], mask.shape[-1]))
     return mask[:, box.rows, box.columns]
+
+
+def nearest_box(box: Box, source: Size, target: Size) -> Box:
+    """Return a box in a picture of `source` size with edges rounded to the nearest pixel of one of `target` size.
+
+    Where that leaves no pixel, it is one.
+    """
+    axes = zip(box.spans, source, target, strict=True)
+    return Box.of_spans(*(_nearest(low, high, old, new) for (low, high), old, new in axes))
+
+
+def _nearest(low: int, high: int, old: int, new: int) -> Span:
+    first = min(round(low * new / old), new - 1)
+    return first, max(first + 1, round(high * new / old))
 
 
 def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pictures: int) -> Tensor:

@@ -5,16 +5,17 @@ onnxruntime and its build for NVIDIA, onnxruntime-gpu, fill one folder, and the 
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
-import sys
+import importlib
+import platform
+from importlib.metadata import packages_distributions
 from typing import Any
 
+import comfy.model_management
+
 from ..errors import bad_input
+from .face_install import GPU_BUILD, MODULES, install_command, missing_modules, other_runtimes, pip_install
 from .log import log
 
-PACKAGES = {"insightface": "insightface", "onnxruntime": "onnxruntime", "cv2": "opencv-python"}
-GPU_BUILD = "onnxruntime-gpu"
 PROVIDERS = {  # their names in onnxruntime, the older one first
     "CPU": (),
     "CUDA": ("CUDAExecutionProvider",),
@@ -28,12 +29,12 @@ def import_face_analysis() -> Any:
     """Return insightface's class FaceAnalysis.
 
     Raises:
-        ValueError: it cannot be imported; the message holds the command for this Python.
+        ValueError: it cannot be imported; the message has the command for this Python.
     """
     try:
         from insightface.app import FaceAnalysis
     except ImportError as failure:
-        raise _not_importable(failure) from failure
+        raise _remedy(failure) from failure
     return FaceAnalysis
 
 
@@ -44,9 +45,10 @@ def choose_providers(provider: str) -> list[str]:
     available = onnxruntime.get_available_providers()
     names = [name for name in PROVIDERS[provider] if name in available][:1]
     if PROVIDERS[provider] and not names:
-        remedy = f" Run {_pip(_again())}" if provider == "CUDA" else ""
         log.warning(
-            "provider: expected %s, got an onnxruntime without it: the CPU does it.%s", provider, remedy
+            "provider: expected %s, got an onnxruntime without it: the CPU does it.%s",
+            provider,
+            _cuda_remedy() if provider == "CUDA" else "",
         )
     return [*names, CPU]
 
@@ -57,24 +59,40 @@ def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
         log.warning("provider: expected %s, got libraries that do not fit: the CPU does it.", provider)
 
 
-def _not_importable(failure: ImportError) -> ValueError:
-    missing = [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
-    if not missing:
-        got, command = f"an error ({failure})", _pip("--force-reinstall --no-deps insightface")
+def _remedy(failure: ImportError) -> ValueError:
+    expected, missing = "packages that can be imported", missing_modules()
+    if missing:
+        got = " and ".join(f"no {MODULES[module]}" for module in missing)
+        command = install_command(missing, nvidia=_on_nvidia())
+        return bad_input("insightface", expected, got, f"Run {command} and restart ComfyUI.")
+    module, reason = _broken() or ("insightface", failure)
+    package = (packages_distributions().get(module) or [MODULES[module]])[0]  # one of its builds
+    got = f"an error in {package} ({reason})"
+    if "shared object" in str(reason):  # of the system, such as libGL.so.1
+        hint = "Install the library that it names with the system's package manager and restart ComfyUI."
     else:
-        got, command = f"no {' and no '.join(missing)}", _pip(" ".join(missing))
-        if any(importlib.metadata.distributions(name=GPU_BUILD)):
-            command += f" and then {_pip(_again())}"
-    hint = f"Run {command} and restart ComfyUI."
-    return bad_input("insightface", "a package that can be imported", got, hint)
+        again = pip_install("--force-reinstall", "--no-deps", package)
+        hint = f"Run {again} and restart ComfyUI."
+    return bad_input("insightface", expected, got, hint)
 
 
-def _again() -> str:
-    """Return what makes the build for NVIDIA the one that imports."""
-    return f"--force-reinstall --no-deps {GPU_BUILD}"
+def _broken() -> tuple[str, ImportError] | None:
+    """Return the first package that insightface needs and that is there but does not import, and why."""
+    for module in list(MODULES)[1:]:
+        try:
+            importlib.import_module(module)
+        except ImportError as failure:
+            return module, failure
+    return None
 
 
-def _pip(arguments: str) -> str:
-    """Return the command that installs into the Python that runs this."""
-    python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
-    return f"{python} -m pip install {arguments}"
+def _cuda_remedy() -> str:
+    """Return what makes the build for NVIDIA the one that imports, unless another build was chosen."""
+    if others := other_runtimes():
+        return f" {' and '.join(others)} lies in the folder of {GPU_BUILD}; one of them can be there."
+    return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"
+
+
+def _on_nvidia() -> bool:
+    """Return whether ComfyUI computes on an NVIDIA GPU for which there is a build of onnxruntime."""
+    return comfy.model_management.is_nvidia() and platform.machine() in ("x86_64", "AMD64")

@@ -19,6 +19,9 @@ from .faces import ERROR, choose_faces, faces_in
 from .instant_id import InstantIDModel
 from .log import log
 
+DARK = 0.1  # of a pixel's brightest channel
+MOST_DRAWN = 0.5  # share of a picture that keypoints and the lines between them may cover
+
 Tokens = tuple[Tensor, Tensor]  # of the face and of none, (1, T, D) each
 
 
@@ -80,6 +83,20 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
     if mask is None:
         return None
     return mask.float().reshape(-1, *mask.shape[-2:])
+
+
+def undrawn(keypoints: Tensor) -> list[str]:
+    """Return a text where keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
+
+    A bypassed Face Keypoints hands on the photograph in their place.
+    """
+    bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
+    if bright <= MOST_DRAWN:
+        return []
+    return [
+        "image_kps: expected drawn keypoints on black, got another picture: the ControlNet follows that. "
+        "Connect Face Keypoints, and do not bypass it."
+    ]
 
 
 def keypoints_for(

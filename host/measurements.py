@@ -1,4 +1,8 @@
-"""What was measured of upscale models, cached in the user's folder so that each is measured once on a device."""
+"""What was measured of upscale models, cached in the user's folder so that each is measured once on a device.
+
+An entry of the file is sealed: a hash of its values lies beside them. What does not match it (edited, truncated, of
+another format) is measured again, so the values that are read can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ import torch
 from ..upscale.network import Descriptor
 from .log import log
 
-FORMAT = 2  # of the records; a file of another format is measured again
+FORMAT = 2  # of the entries; what has another format is measured again
 
 
 class MeasuredModel(dict[str, Any]):
@@ -22,26 +26,36 @@ class MeasuredModel(dict[str, Any]):
     def __init__(self, model: Descriptor, device: torch.device) -> None:
         self._file = Path(folder_paths.get_user_directory()) / "megapixel" / "upscale_models.json"
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-        self._key = f"{fingerprint(model)} {name} torch {torch.__version__} format {FORMAT}"
-        super().__init__(self._read().get(self._key, {}))
+        self._key = f"{fingerprint(model)} {name} torch {torch.__version__}"
+        super().__init__(self._read().get(self._key, _sealed({}))["values"])
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._file.with_suffix(".new")
-            fresh.write_text(json.dumps({**self._read(), self._key: dict(self)}, indent=1), encoding="utf-8")
+            entries = self._read() | {self._key: _sealed(dict(self))}
+            fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
             fresh.replace(self._file)
         except OSError as error:
             log.debug("Could not cache what was measured in %s: %s", self._file, error)
 
     def _read(self) -> dict[str, Any]:
-        """Return what the file holds for every model; nothing where it is missing or damaged."""
+        """Return the entry of every model that matches its seal; none where the file is missing or damaged."""
         try:
-            stored = json.loads(self._file.read_text(encoding="utf-8"))
-            return {key: measured for key, measured in stored.items() if isinstance(measured, dict)}
+            entries = json.loads(self._file.read_text(encoding="utf-8")).items()
+            return {
+                key: entry
+                for key, entry in entries
+                if isinstance(entry, dict) and entry == _sealed(entry.get("values"))
+            }
         except (OSError, ValueError, AttributeError, RecursionError):
             return {}
+
+
+def _sealed(values: Any) -> dict[str, Any]:
+    text = json.dumps(values, sort_keys=True)
+    return {"format": FORMAT, "seal": hashlib.sha256(text.encode()).hexdigest(), "values": values}
 
 
 def fingerprint(model: Descriptor) -> str:

@@ -1,7 +1,8 @@
-"""A node that changes nothing says so: one line in the log, and the same text at the node."""
+"""A node that changes nothing, or less than was asked for, reports it: one line in the log, and the same text at the node."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -16,5 +17,33 @@ def nothing_to_do(text: str, *outputs: Any) -> io.NodeOutput:
         text: "<what>: nothing to do, <why>. <what to do>"; `web/notices.js` shows it at the node until the next run.
         outputs: what the node returns.
     """
-    log.info(text)
-    return io.NodeOutput(*outputs, ui=ui.PreviewText(text))
+    return with_notices(logged([text]), *outputs)
+
+
+def logged(texts: Sequence[str]) -> Sequence[str]:
+    """Log the texts of a node before it starts, one line each, and return them for `with_notices`."""
+    for text in texts:
+        log.info(text)
+    return texts
+
+
+def with_notices(texts: Sequence[str], *outputs: Any) -> io.NodeOutput:
+    """Return the outputs of a node with texts to show at it; without a text as any other."""
+    if not texts:
+        return io.NodeOutput(*outputs)
+    return io.NodeOutput(*outputs, ui=ui.PreviewText("\n".join(texts)))
+
+
+def pictures_with_notices(texts: Sequence[str], images: Any, node: Any) -> io.NodeOutput:
+    """Return IMAGE (B, H, W, C) and show it at the node, with texts below it."""
+    shown = ui.PreviewImage(images, cls=node).as_dict()
+    return io.NodeOutput(
+        images, ui={**shown, **(ui.PreviewText("\n".join(texts)).as_dict() if texts else {})}
+    )
+
+
+def patched_model(label: str, model: Any, why_idle: str | None) -> io.NodeOutput:
+    """Return the patched model of an effect, with a notice where its settings do nothing at any size."""
+    if why_idle is None:
+        return io.NodeOutput(model)
+    return nothing_to_do(f"{label}: nothing to do, {why_idle}.", model)

@@ -24,6 +24,7 @@ from .log import log
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .sigmas import SchedulerFunction, noise_levels
+from .unfinished import SampledSegments
 from .upscale import free_memory
 
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
@@ -73,9 +74,15 @@ class SegmentSampler:
     """Refines pieces; called with their pixels, as `segs.refine` wants it."""
 
     def __init__(
-        self, sampling: Sampling, canvas: Canvas, progress: SegmentProgress, *, keep_finished: bool = True
+        self,
+        sampling: Sampling,
+        canvas: Canvas,
+        progress: SegmentProgress,
+        already: SampledSegments,
+        *,
+        keep_finished: bool = True,
     ) -> None:
-        self._settings, self._canvas, self._progress = sampling, canvas, progress
+        self._settings, self._canvas, self._progress, self._already = sampling, canvas, progress, already
         self._keep_finished = keep_finished
         self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
@@ -84,15 +91,25 @@ class SegmentSampler:
     ) -> Iterator[tuple[int, Tensor | None]]:
         """Yield the number and the refined pixels (h, w, C) of each piece, None for one that is not finite.
 
-        An interrupt while sampling yields what was finished, and is raised then.
+        What an earlier run has sampled is only decoded. An interrupt while sampling yields what was finished, and is raised then.
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
         encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
         sampled: list[tuple[_Encoded, Tensor]] = []
+        waiting: list[_Encoded] = []
+        for entry in encoded:
+            latent = self._already.get(entry.piece, cuts[entry.number])
+            if latent is None:
+                waiting.append(entry)
+            else:
+                sampled.append((entry, latent))
+                self._progress.advance(self._settings.steps)
         stopped = False
         try:
-            for batch in self._batches(encoded):
-                sampled.extend(self._sample_within_memory(batch))  # keeps what came before an interrupt
+            for batch in self._batches(waiting):
+                for entry, latent in self._sample_within_memory(batch):  # keeps what came before an interrupt
+                    sampled.append((entry, latent))
+                    self._already.put(entry.piece, cuts[entry.number], latent)
         except comfy.model_management.InterruptProcessingException:
             if not (sampled and self._keep_finished):
                 raise
@@ -234,6 +251,7 @@ class SegmentSampler:
             number = entry.piece.cut.segment.number
             text = "SEGS: segment %d came back with NaN and is left as it was. Try another precision."
             log.warning(text, number)
+            self._already.forget(entry.piece, cut)
             return None
         self._progress.finish(entry.piece, refined)
         return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined

@@ -21,6 +21,7 @@ from .crop_conditioning import Canvas
 from .log import log
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
+from .unfinished import sampled_segments
 from .upscale import check_memory, pictures_of, upscale_images, without_nan
 
 IN_ORDER = "in order"
@@ -100,7 +101,10 @@ def _refine(
     colours: Tensor, pieces: list[Piece], sampling: Sampling, pasting: Pasting, canvas: Canvas, frames: Tensor
 ) -> None:
     progress = SegmentProgress(colours, pieces, sampling.steps, sampling.model)
-    sampler = SegmentSampler(sampling, canvas, progress, keep_finished=pasting.keep_on_interrupt)
+    already = sampled_segments(sampling, canvas, [piece.cut.segment.control for piece in pieces])
+    if already.latents:
+        log.info("SEGS: %d segments were sampled by the run that ended early.", len(already.latents))
+    sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(frames, pasting.hook)
     try:
         # some samplers and decoders draw from the global generator
@@ -112,7 +116,9 @@ def _refine(
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
                 refine_independently(colours, pieces, sampler, **settings)
+        already.end(complete=finished.count == sum(piece.cut.segment.wanted for piece in pieces))
     except comfy.model_management.InterruptProcessingException:
+        already.end(complete=False)
         if not (finished.count and pasting.keep_on_interrupt):
             raise
         log.warning("SEGS: interrupted; %d of %d segments are refined.", finished.count, len(pieces))

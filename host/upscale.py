@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -96,19 +97,11 @@ def check_model(model: Any) -> None:
         ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
-        raise bad_input(
-            "upscale_model",
-            "a model that enlarges a picture",
-            "one that fills masked parts (inpainting)",
-            "Choose an upscale model.",
-        )
+        expected, got = "a model that enlarges a picture", "one that fills masked parts (inpainting)"
+        raise bad_input("upscale_model", expected, got, "Choose an upscale model.")
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
-        raise bad_input(
-            "upscale_model",
-            "a model as Load Upscale Model gives it",
-            type(model).__name__,
-            "Connect that loader.",
-        )
+        expected = "a model as Load Upscale Model gives it"
+        raise bad_input("upscale_model", expected, type(model).__name__, "Connect that loader.")
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
@@ -169,13 +162,9 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
     needed = count * channels * size[0] * size[1] * dtype.itemsize
     free = _free(device)
     if needed > RESULT_SHARE * free:
-        raise bad_input(
-            "image",
-            f"a result that fits {free / 2**30:.1f} GB of free memory",
-            f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}",
-            "Take a smaller scale_by or fewer frames.",
-            MemoryError,
-        )
+        expected = f"a result that fits {free / 2**30:.1f} GB of free memory"
+        got = f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}"
+        raise bad_input("image", expected, got, "Take a smaller scale_by or fewer frames.", MemoryError)
 
 
 def _network(model: Descriptor, precision: str, compile: bool) -> Network:
@@ -194,7 +183,7 @@ def _new_network(model: Descriptor, precision: str, compile: bool) -> Network:
     store = MeasuredModel(model, devices[0])
     if not store:
         log.info("Upscale: measuring how far this model looks and what is fastest here, once.")
-    load = _load if compile else _load_watched  # a hook would break the compiled graph
+    load = partial(_load, watched=not compile)  # a hook would break the compiled graph
     network = Network(model, devices, load, choose_form(model, devices[0], load, precision, store), store)
     if compile:
         network.compile()
@@ -204,22 +193,19 @@ def _new_network(model: Descriptor, precision: str, compile: bool) -> Network:
 def _devices(model: Any) -> list[torch.device]:
     """Return where the model is to run: the loader's device first, then the host's other ones of its kind."""
     patcher = getattr(model, "patcher", None)
-    return sibling_devices(
-        torch.device(patcher.load_device if patcher else comfy.model_management.get_torch_device())
-    )
+    first = patcher.load_device if patcher else comfy.model_management.get_torch_device()
+    return sibling_devices(torch.device(first))
 
 
-def _load(model: Any, device: torch.device) -> None:
-    """Bring a copy's weights to `device` through the host, which frees what it must and no more."""
+def _load(model: Any, device: torch.device, watched: bool) -> None:
+    """Bring a copy's weights to `device` through the host, which frees what it must and no more.
+
+    `watched` lets the cancel button and the progress bar go by its layers, not only by tiles.
+    """
     if getattr(model, "patcher", None) is None:
         model.patcher = new_patcher(model.model, device)
+        if watched:
+            watch_layers(model.model)
     load_whole(model.patcher)
     if next(model.model.parameters()).device != device:
         model.model.to(device)
-
-
-def _load_watched(model: Any, device: torch.device) -> None:
-    """Load a copy, and let the cancel button and the progress bar go by its layers, not only by tiles."""
-    if getattr(model, "patcher", None) is None:
-        watch_layers(model.model)
-    _load(model, device)

@@ -6,7 +6,8 @@ from typing import get_args
 
 from comfy_api.latest import io
 
-from ..patches.deep_shrink import DeepShrink, Mode, ScaleMethod, apply_deep_shrink
+from ..host.notice import patched_model
+from ..patches.deep_shrink import DeepShrink, Mode, ScaleMethod, apply_deep_shrink, never_on
 from .sockets import model_socket, trained_size_socket
 
 
@@ -118,4 +119,5 @@ class MegapixelDeepShrink(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, **settings) -> io.NodeOutput:
-        return io.NodeOutput(apply_deep_shrink(model, DeepShrink(**settings)))
+        config = DeepShrink(**settings)
+        return patched_model("Deep Shrink", apply_deep_shrink(model, config), never_on(config))

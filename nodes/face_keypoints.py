@@ -10,6 +10,7 @@ from ..faces.boxes import draw_boxes
 from ..faces.choose import WHICH, order_faces
 from ..faces.draw import draw_keypoints
 from ..host.faces import ALL, ERROR, PASS_THROUGH, choose_faces, faces_in, to_bytes
+from ..host.notice import nothing_to_do
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
@@ -61,4 +62,8 @@ class MegapixelFaceKeypoints(io.ComfyNode):
             for picture, faces in zip(image, found, strict=True)
         ]
         device = comfy.model_management.intermediate_device()
-        return io.NodeOutput(torch.stack(keypoints).to(device), torch.stack(boxes).to(device))
+        result = torch.stack(keypoints).to(device), torch.stack(boxes).to(device)
+        if any(chosen):
+            return io.NodeOutput(*result)
+        text = "image: nothing to do, no picture shows the face that is asked for: the keypoints are black."
+        return nothing_to_do(text, *result)

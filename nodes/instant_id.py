@@ -11,7 +11,9 @@ from ..host.instant_id_faces import (
     keypoints_for,
     reference_faces,
     tokens_of,
+    undrawn,
 )
+from ..host.notice import logged, nothing_to_do, with_notices
 from ..patches.face_control import FaceGuide, check_control_net, guide_by_face
 from ..patches.instant_id import apply_instant_id, instant_id_for, person_in
 from .instant_id_sockets import (
@@ -31,6 +33,7 @@ from .instant_id_sockets import (
     window_sockets,
 )
 
+NO_FACE = "InstantID: nothing to do, no reference shows the face that is asked for."
 AS_WEIGHT = -1.0  # of cn_strength
 
 
@@ -56,12 +59,12 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "faceid",
             ],
             inputs=[
+                sdxl_socket(),  # first in the order of the outputs: what a bypassed node hands on
+                *conditioning_sockets(),
                 instant_id_socket(),
                 analysis_socket(),
                 control_net_socket(),
                 reference_socket(),
-                sdxl_socket(),
-                *conditioning_sockets(),
                 strength_socket(
                     "weight",
                     0.8,
@@ -106,15 +109,18 @@ class MegapixelInstantIDApply(io.ComfyNode):
         check_control_net(control_net, instantid.network.context)
         faces = reference_faces(insightface, image, **choice)
         if not any(faces):
-            return io.NodeOutput(model, positive, negative)
+            return nothing_to_do(NO_FACE, model, positive, negative)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
         window = {"start_at": start_at, "end_at": end_at}
         person = person_in(instantid, model, tokens, mask, weight=weight, middle_block=middle_block, **window)
         keypoints = keypoints_for(insightface, image_kps, image, faces)
         strength = weight if cn_strength < 0 else cn_strength
         guide = FaceGuide(control_net, keypoints, strength, mask=as_masks(mask), **window)
-        return io.NodeOutput(
-            apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
+        if person.idle and guide.idle:
+            return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
+        texts = [] if guide.idle else logged(undrawn(keypoints))
+        return with_notices(
+            texts, apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
         )
 
 
@@ -134,10 +140,10 @@ class MegapixelInstantIDAttention(io.ComfyNode):
             ),
             search_aliases=["InstantIDAttentionPatch", "InstantID Patch Attention", "InstantID", "face identity"],
             inputs=[
+                sdxl_socket(),  # first like the output: what a bypassed node hands on
                 instant_id_socket(),
                 analysis_socket(),
                 reference_socket(),
-                sdxl_socket(),
                 strength_socket(
                     "weight", 1.0, (-1.0, 3.0), "How strongly the face is kept. 0.6 to 1.2 works; 0 changes nothing, less than 0 "
                     "leads away from the face.",
@@ -159,10 +165,12 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         instantid = instant_id_for(instantid, model)
         faces = reference_faces(insightface, image, **choice)
         if not any(faces):
-            return io.NodeOutput(model, None)
+            return nothing_to_do(NO_FACE, model, None)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
         settings = {"weight": weight, "start_at": start_at, "end_at": end_at, "middle_block": middle_block}
         person = person_in(instantid, model, tokens, mask, **settings)
+        if person.idle:
+            return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, embeds_of(tokens))
         return io.NodeOutput(apply_instant_id(model, person), embeds_of(tokens))
 
 
@@ -182,10 +190,10 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             ),
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
+                *conditioning_sockets(),  # first in the order of the outputs: what a bypassed node hands on
                 FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, ours or the known pack's."),
                 control_net_socket(),
                 keypoints_socket("Drawn keypoints of the face, from Face Keypoints."),
-                *conditioning_sockets(),
                 strength_socket(
                     "strength", 1.0, (0.0, 10.0), "How strictly the pose is held. 0.4 to 1 works; 0 changes nothing."
                 ),
@@ -202,9 +210,13 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
     def execute(
         cls, face_embeds, control_net, image_kps, positive, negative, strength, start_at, end_at, mask=None
     ) -> io.NodeOutput:
-        if face_embeds is None:  # passed through, no face was found
-            return io.NodeOutput(positive, negative)
+        if face_embeds is None:  # passed through
+            text = "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
+            return nothing_to_do(text, positive, negative)
         tokens = tokens_of(face_embeds)
         check_control_net(control_net, tokens[0].shape[-1])
         guide = FaceGuide(control_net, image_kps, strength, start_at, end_at, as_masks(mask))
-        return io.NodeOutput(*guide_by_face(positive, negative, guide, tokens))
+        if guide.idle:
+            return nothing_to_do(f"InstantID ControlNet: nothing to do, {guide.idle}.", positive, negative)
+        texts = logged(undrawn(image_kps))
+        return with_notices(texts, *guide_by_face(positive, negative, guide, tokens))

@@ -6,6 +6,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
 from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, known_preset
 from ..patches.topology import topology_of
@@ -129,7 +130,8 @@ class MegapixelMSWMSA(io.ComfyNode):
         settings |= {
             name: parse_blocks(text, name) for name, text in settings.items() if name.endswith("_blocks")
         }
-        return io.NodeOutput(apply_msw_msa(model, MSWMSA(**settings)))
+        config = MSWMSA(**settings)
+        return patched_model("MSW-MSA", apply_msw_msa(model, config), config.never_on)
 
 
 class MegapixelMSWMSASimple(io.ComfyNode):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import comfy.samplers
 import numpy as np
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.notice import logged, pictures_with_notices
 from ..patches.plan_picture import draw_plan
 from ..patches.run_plan import plan_run
 
@@ -67,7 +68,9 @@ class MegapixelPlan(io.ComfyNode):
         if len(sigmas) < 2:
             raise bad_input("sigmas", "at least 2 noise levels", len(sigmas), "One step has two ends.")
         height, width = latent_image["samples"].shape[-2:]
-        picture = draw_plan(plan_run(model, (height, width), sigmas))
+        plan = plan_run(model, (height, width), sigmas)
+        picture = draw_plan(plan)
         # (H, W, 3) bytes -> (1, H, W, 3) floats from 0 to 1
         image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
-        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+        texts = [] if plan.effects else ["model: nothing to do, no effect of this pack is on it."]
+        return pictures_with_notices(logged(texts), image, cls)

@@ -7,10 +7,12 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, read_parameters
 from ..host.scale_modes import scale_modes
 from ..patches.executed_steps import schedule_in
 from ..patches.rau_net import apply_rau_net
+from ..patches.rau_net_effect import never_on
 from ..patches.rau_net_preset import known_preset
 from ..patches.rau_net_published import Published, kind_of
 from ..patches.rau_net_settings import Pool, RAUNet
@@ -64,7 +66,8 @@ class MegapixelRAUNet(io.ComfyNode):
     @classmethod
     def execute(cls, model, yaml_parameters="", **settings) -> io.NodeOutput:
         settings |= read_parameters(yaml_parameters, cls.define_schema().inputs, UNUSED, NULLABLE)
-        return io.NodeOutput(apply_rau_net(model, _rau_net(settings)))
+        config = _rau_net(settings)
+        return patched_model("RAU-Net", apply_rau_net(model, config), never_on(config))
 
 
 def _rau_net(sockets: dict[str, Any]) -> RAUNet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.notice import nothing_to_do
 from ..scaling.size import Size
 from ..segs.choose import MEASURES, Choice, choose_segments
 from ..segs.segment import read_shape
@@ -92,8 +93,13 @@ class MegapixelSEGSFilter(io.ComfyNode):
         size, segments = read_shape(segs)
         names = frozenset(name.strip() for name in labels.split(",") if name.strip())
         choice = Choice(names, order, reverse, min_confidence, min_size, max_size, first, count)
-        chosen, others = choose_segments([*segments, *_more(more_segs, size)], choice)
-        return io.NodeOutput((size, chosen), (size, others), len(chosen))
+        everything = [*segments, *_more(more_segs, size)]
+        chosen, others = choose_segments(everything, choice)
+        result = (size, chosen), (size, others), len(chosen)
+        if chosen and (choice != Choice() or more_segs is not None):
+            return io.NodeOutput(*result)
+        why = "no condition is set" if chosen else f"none of {len(everything)} segments is chosen"
+        return nothing_to_do(f"segs: nothing to do, {why}.", *result)
 
 
 def _more(segs, size: Size) -> list:

@@ -8,8 +8,8 @@ from ..errors import bad_input
 from ..faces.face import Face
 from ..host.faces import faces_in
 from ..host.images import check_pixels
-from ..scaling.box import Box
-from ..scaling.grow import enlarge_box
+from ..host.notice import nothing_to_do
+from ..scaling.grow import box_around, enlarge_box
 from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
@@ -74,7 +74,11 @@ class MegapixelMaskToSEGS(io.ComfyNode):
         masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask  # (F, H, W)
         check_pixels(masks, 3, "mask", "masks")
         found = [mask_segments(single, label=label, **settings) for single in masks]
-        return io.NodeOutput(_joined((masks.shape[1], masks.shape[2]), found))
+        segs = _joined((masks.shape[1], masks.shape[2]), found)
+        if any(found):
+            return io.NodeOutput(segs)
+        why = "every part is smaller than drop_size" if bool((masks > 0).any()) else "the mask is black"
+        return nothing_to_do(f"mask: nothing to do, {why}: there is no segment.", segs)
 
 
 class MegapixelTilesToSEGS(io.ComfyNode):
@@ -130,7 +134,10 @@ class MegapixelTilesToSEGS(io.ComfyNode):
             expected = f"less than tile_size {tile_size}"
             raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
         size = image.shape[1], image.shape[2]
-        return io.NodeOutput((size, tile_segments(size, tile_size, overlap, mask)))
+        tiles = tile_segments(size, tile_size, overlap, mask)
+        if tiles:
+            return io.NodeOutput((size, tiles))
+        return nothing_to_do("mask: nothing to do, it is black: there is no tile.", (size, tiles))
 
 
 class MegapixelFacesToSEGS(io.ComfyNode):
@@ -177,7 +184,12 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             [_face_segment(face, size, crop_factor, shape, mask_scale) for face in faces]
             for faces in faces_in(faceanalysis, image)
         ]
-        return io.NodeOutput(_joined(size, found))
+        if any(found):
+            return io.NodeOutput(_joined(size, found))
+        text = (
+            "image: nothing to do, no face is found: there is no segment. Use a larger or more frontal face."
+        )
+        return nothing_to_do(text, _joined(size, found))
 
 
 def _crop_factor_socket() -> io.Float.Input:
@@ -193,7 +205,7 @@ def _crop_factor_socket() -> io.Float.Input:
 
 
 def _face_segment(face: Face, size: Size, crop_factor: float, shape: str, mask_scale: float) -> SEG:
-    box = Box.around(*face.box)
+    box = box_around(*face.box)
     part = {"ellipse": ellipse_part, "box": box_part}[shape](enlarge_box(box, mask_scale))
     return box_segment(box, size, max(crop_factor, mask_scale), part, "face", face.score)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 
+from ..host.notice import logged, pictures_with_notices
 from ..segs.picture import BACKDROP, draw_segments
 from ..segs.segment import read_shape
 from .segs_sockets import CATEGORY, segs_socket
@@ -45,4 +46,5 @@ class MegapixelSEGSPreview(io.ComfyNode):
             own = {n: entry for n, entry in enumerate(segments) if getattr(entry, "frame", frame) == frame}
             drawn.append(draw_segments(picture, size, own))
         result = torch.stack(drawn)
-        return io.NodeOutput(result, ui=ui.PreviewImage(result, cls=cls))
+        texts = [] if segments else ["segs: nothing to do, there is no segment to draw."]
+        return pictures_with_notices(logged(texts), result, cls)

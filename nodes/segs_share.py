@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.notice import nothing_to_do
 from ..segs.choose import slice_segments
 from ..segs.merge import merge_results
 from ..segs.segment import read_shape
@@ -59,7 +60,15 @@ class MegapixelSEGSSlice(io.ComfyNode):
             expected = f"0 to {count - 1} for {count} workers"
             raise bad_input("index", expected, index, "The first worker is 0.")
         size, segments = read_shape(segs)
-        return io.NodeOutput((size, slice_segments(segments, index, count, keep_together)))
+        share = slice_segments(segments, index, count, keep_together)
+        if share and count > 1:
+            return io.NodeOutput((size, share))
+        why = (
+            "one worker has all segments"
+            if share
+            else f"worker {index} gets none of {len(segments)} segments"
+        )
+        return nothing_to_do(f"segs: nothing to do, {why}.", (size, share))
 
 
 class MegapixelSEGSMerge(io.ComfyNode):
@@ -113,7 +122,10 @@ class MegapixelSEGSMerge(io.ComfyNode):
         merged = [
             merge_results(image[frame], list(results[frame::frames]), tolerance) for frame in range(frames)
         ]
-        return io.NodeOutput(torch.stack(merged))
+        result = torch.stack(merged)
+        if not torch.equal(result, image):
+            return io.NodeOutput(result)
+        return nothing_to_do("results: nothing to do, no worker has changed a pixel of image.", result)
 
 
 def _shape(image: torch.Tensor) -> str:

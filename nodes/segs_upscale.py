@@ -7,8 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, upscale_segments
+from ..host.segs_notices import segs_notices
+from ..host.unfinished import fingerprint
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,
@@ -65,7 +68,12 @@ class MegapixelSEGSUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
-        return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
+        texts = logged(segs_notices(image, segs))
+        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        return fingerprint()
 
 
 class MegapixelSEGSUpscalePipe(io.ComfyNode):
@@ -96,7 +104,12 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
     @classmethod
     def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
         model, _, vae, positive, negative = _unpack(basic_pipe)
-        return io.NodeOutput(_run(image, segs, model, vae, positive, negative, **settings))
+        texts = logged(segs_notices(image, segs))
+        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_) -> str:
+        return fingerprint()
 
 
 def _run(

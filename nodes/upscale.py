@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.notice import logged, with_notices
 from ..host.upscale import upscale_images
+from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
 
 PRECISIONS = ["auto", "float32", "float16", "bfloat16"]
@@ -107,4 +109,5 @@ class MegapixelUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, upscale_model, image, **settings) -> io.NodeOutput:
-        return io.NodeOutput(upscale_images(upscale_model, image, **settings))
+        texts = logged(upscale_hints(upscale_model, **settings))
+        return with_notices(texts, upscale_images(upscale_model, image, **settings))

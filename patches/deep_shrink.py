@@ -232,9 +232,16 @@ def _is_strongest(plan: list[tuple[int, float]], index: int) -> bool:
 
 
 def _idle(shrink: DeepShrink, call: ModelCall) -> str | None:
-    if _full_factor(shrink, call.model, call.latent_size) != 1.0:
-        return None
-    return "downscale_factor is 1" if shrink.mode == "manual" else NOT_LARGER
+    if shrink.mode == "manual":
+        return never_on(shrink)
+    return NOT_LARGER if _full_factor(shrink, call.model, call.latent_size) == 1.0 else None
+
+
+def never_on(shrink: DeepShrink) -> str | None:
+    """Return why these settings do nothing with any model and size, or None."""
+    if shrink.mode == "manual" and shrink.downscale_factor == 1.0:
+        return "downscale_factor is 1"
+    return None
 
 
 def _describe(shrink: DeepShrink, call: ModelCall) -> str:

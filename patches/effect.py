@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from comfy.model_patcher import ModelPatcher
 
 from ..scaling.size import Size
 from .model_call import ModelCall
-from .plan import Plan
+from .plan import Plan, feature_sizes
+
+NO_STEP = "no step of this run is between its start and its end, or every block is as it should be"
 
 Colour = tuple[int, int, int]
 
@@ -79,10 +81,21 @@ class Effect(ABC):
 
     def log_line(self, call: ModelCall) -> str:
         """Return what is logged at the start of a run, and written into Plan Preview."""
-        if (reason := self.idle(call)) is None:
+        reason = self.idle(call) or (None if self._acts(call) else NO_STEP)
+        if reason is None:
             return f"{self.label}: {self.describe(call)}"
         height, width = call.latent_size
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
+
+    def _acts(self, call: ModelCall) -> bool:
+        """Return whether it changes something in one of the steps of the run that begins with `call`."""
+        if call.sample_sigmas is None:
+            return True
+        for sigma in call.sample_sigmas[:-1].tolist():
+            plan = self.plan(replace(call, sigmas=(sigma,)))
+            if plan is not None and plan.marks(feature_sizes(call.topology, call.latent_size, [plan])):
+                return True
+        return False
 
 
 def nothing_to_do(reason: str) -> str:

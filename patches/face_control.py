@@ -18,6 +18,7 @@ from comfy.controlnet import ControlBase, T2IAdapter
 from torch import Tensor
 
 from ..errors import bad_input
+from .face_idle import why_idle
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"
@@ -38,6 +39,11 @@ class FaceGuide:
     start_at: float = 0.0
     end_at: float = 1.0
     mask: Tensor | None = None
+
+    @property
+    def idle(self) -> str | None:
+        """Why nothing would ever be added, or None."""
+        return why_idle(self.strength, self.mask, self.start_at, self.end_at, "strength")
 
 
 def check_control_net(network: Any, context: int) -> None:
@@ -80,9 +86,9 @@ def guide_by_face(
 ) -> tuple[Conditioning, Conditioning]:
     """Return both conditionings with one more ControlNet, which reads the face's tokens (1, T, D) for each.
 
-    ControlNets that a conditioning has already stay before it and keep their text. Strength 0 changes nothing.
+    ControlNets that a conditioning has already stay before it and keep their text. A guide that adds nothing changes nothing.
     """
-    if guide.strength == 0:
+    if guide.idle:
         return positive, negative
     links: dict[
         ControlBase | None, FaceControl

@@ -36,6 +36,7 @@ from ..host.layers import attend, compute_dtype
 from ..scaling.size import Size
 from .conditions import MARK, Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
+from .face_idle import why_idle
 from .model_call import ModelCall
 from .plan import Plan
 from .schedule import Schedule
@@ -67,10 +68,9 @@ class Person:
         return Schedule(self.start_at, self.end_at)
 
     @property
-    def is_idle(self) -> bool:
-        """Whether nothing would ever be added."""
-        masked_out = self.mask is not None and not bool(self.mask.any())
-        return self.weight == 0 or masked_out or not self.schedule.is_ordered
+    def idle(self) -> str | None:
+        """Why nothing would ever be added, or None."""
+        return why_idle(self.weight, self.mask, self.start_at, self.end_at)
 
 
 def cross_attentions(unet: nn.Module) -> dict[LayerId, int]:
@@ -123,7 +123,7 @@ def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
 
     A person that adds nothing leaves the model as it is. Check first that the face is meant for this UNet.
     """
-    if person.is_idle:
+    if person.idle:
         return model
     return add_effect(model, FaceEffect(person))
 

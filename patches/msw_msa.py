@@ -79,6 +79,12 @@ class MSWMSA:
         """When the windows are on."""
         return schedule_in(self.time_mode, self.start_time, self.end_time)
 
+    @property
+    def never_on(self) -> str | None:
+        """Why these settings do nothing with any model and size, or None."""
+        has_blocks = self.input_blocks or self.middle_blocks or self.output_blocks
+        return None if has_blocks and self.schedule.is_ordered else NEVER_ON
+
 
 def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
     """Return the preset of the original simple node: all blocks of the shallowest level with attention, from 0.2 on."""
@@ -179,7 +185,7 @@ class WindowedAttention(Effect):
     def idle(self, call: ModelCall) -> str | None:
         if self._is_too_small(call):
             return NOT_LARGER
-        return None if self._lists() and self.config.schedule.is_ordered else NEVER_ON
+        return self.config.never_on
 
     def describe(self, call: ModelCall) -> str:
         config = self.config

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ..scaling.size import Size
-from .topology import BlockId
+from .topology import BlockId, Topology
 
 
 class Plan:
@@ -26,3 +26,34 @@ class Plan:
     def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
         """Return in a word or two what the effect does at which block; `sizes` are those of all blocks."""
         return {}
+
+
+def feature_sizes(topology: Topology, latent_size: Size, plans: Iterable[Plan] = ()) -> dict[BlockId, Size]:
+    """Return the (height, width) of the features that each block works on, with all `plans` on.
+
+    A block with a Downsample counts with the size that it makes.
+    """
+    plans = tuple(plans)
+    size = latent_size
+    sizes: dict[BlockId, Size] = {}
+    skips: list[Size] = []
+    for number, block in enumerate(topology.inputs):
+        if block.resample == "down":
+            size = _downsampled(plans, number, size)
+        sizes["input", number] = size
+        for plan in plans:
+            size = plan.before_skip(number, size)
+        skips.append(size)
+        for plan in plans:
+            size = plan.after_skip(number, size)
+    sizes["middle", 0] = size
+    for number in range(len(topology.outputs)):
+        sizes["output", number] = skips.pop()  # whatever came before has been fitted to the skip
+    return sizes
+
+
+def _downsampled(plans: Iterable[Plan], block: int, size: Size) -> Size:
+    for plan in plans:
+        if (changed := plan.downsampled(block, size)) is not None:
+            return changed
+    return -(-size[0] // 2), -(-size[1] // 2)  # stride 2 with padding 1 rounds up

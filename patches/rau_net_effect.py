@@ -160,8 +160,16 @@ def _check_factors(factors: tuple[float, float], block: int, call: ModelCall) ->
 def _idle(settings: RAUNet | None) -> str | None:
     if settings is None:
         return NOT_LARGER
-    dilates = _may_run(settings.input_blocks, settings.schedule)
-    return None if dilates or _may_run(settings.ca_input_blocks, settings.ca_schedule) else NEVER_ON
+    return never_on(settings)
+
+
+def never_on(settings: RAUNet) -> str | None:
+    """Return why these settings do nothing with any model and size, or None."""
+    if _may_run(settings.input_blocks, settings.schedule):
+        return None
+    if not _may_run(settings.ca_input_blocks, settings.ca_schedule):
+        return NEVER_ON
+    return "ca_downscale_factor is 1" if settings.factors == (1.0, 1.0) else None
 
 
 def _describe(settings: RAUNet | None) -> str:

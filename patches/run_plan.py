@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from comfy.model_patcher import ModelPatcher
@@ -11,7 +11,7 @@ from torch import Tensor
 from ..scaling.size import Size
 from .effect import Effects
 from .model_call import first_call
-from .plan import Plan
+from .plan import feature_sizes
 from .topology import BlockId, Topology
 from .wrapper import effects_of
 
@@ -65,34 +65,3 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
         plain=feature_sizes(start.topology, latent_size),
         steps=tuple(step(sigma) for sigma in sigmas[:-1].tolist()),
     )
-
-
-def feature_sizes(topology: Topology, latent_size: Size, plans: Iterable[Plan] = ()) -> dict[BlockId, Size]:
-    """Return the (height, width) of the features that each block works on, with all `plans` on.
-
-    A block with a Downsample counts with the size that it makes.
-    """
-    plans = tuple(plans)
-    size = latent_size
-    sizes: dict[BlockId, Size] = {}
-    skips: list[Size] = []
-    for number, block in enumerate(topology.inputs):
-        if block.resample == "down":
-            size = _downsampled(plans, number, size)
-        sizes["input", number] = size
-        for plan in plans:
-            size = plan.before_skip(number, size)
-        skips.append(size)
-        for plan in plans:
-            size = plan.after_skip(number, size)
-    sizes["middle", 0] = size
-    for number in range(len(topology.outputs)):
-        sizes["output", number] = skips.pop()  # whatever came before has been fitted to the skip
-    return sizes
-
-
-def _downsampled(plans: Iterable[Plan], block: int, size: Size) -> Size:
-    for plan in plans:
-        if (changed := plan.downsampled(block, size)) is not None:
-            return changed
-    return -(-size[0] // 2), -(-size[1] // 2)  # stride 2 with padding 1 rounds up

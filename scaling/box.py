@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from .size import Size
@@ -23,11 +22,6 @@ class Box:
     def of_spans(cls, rows: Span, columns: Span) -> Box:
         """Return the box of these rows and columns: the inverse of `spans`."""
         return cls(rows[0], columns[0], rows[1], columns[1])
-
-    @classmethod
-    def around(cls, top: float, left: float, bottom: float, right: float) -> Box:
-        """Return the smallest box that holds edges between pixels."""
-        return cls(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
 
     @property
     def spans(self) -> tuple[Span, Span]:
@@ -59,11 +53,6 @@ class Box:
         axes = zip(self.spans, source, target, strict=True)
         return Box.of_spans(*((low * new // old, -(-high * new // old)) for (low, high), old, new in axes))
 
-    def nearest(self, source: Size, target: Size) -> Box:
-        """Return the same with edges rounded to the nearest pixel; where that leaves none, one pixel."""
-        axes = zip(self.spans, source, target, strict=True)
-        return Box.of_spans(*(_nearest(low, high, old, new) for (low, high), old, new in axes))
-
     def moved(self, down: int, right: int) -> Box:
         """Return the box elsewhere."""
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
@@ -81,8 +70,3 @@ class Box:
     def clamped(self, size: Size) -> Box:
         """Return the part inside a picture; without area where there is none."""
         return self.shared(Box(0, 0, *size))
-
-
-def _nearest(low: int, high: int, old: int, new: int) -> Span:
-    first = min(round(low * new / old), new - 1)
-    return first, max(first + 1, round(high * new / old))

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from .box import Box, Span
 from .size import Size
+
+
+def box_around(top: float, left: float, bottom: float, right: float) -> Box:
+    """Return the smallest box that holds edges between pixels."""
+    return Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
 
 
 def grow_box(box: Box, size: Size, multiple: int, least: int = 1) -> Box:

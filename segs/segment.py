@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import bad_input
 from ..scaling.box import Box
+from ..scaling.grow import box_around
 from ..scaling.size import Size
 
 
@@ -136,7 +137,7 @@ def box_of(region: Any, name: str, number: int) -> Box:
     """
     try:
         left, top, right, bottom = (float(value) for value in region)
-        box = Box.around(top, left, bottom, right)
+        box = box_around(top, left, bottom, right)
     except (TypeError, ValueError, OverflowError):
         raise wrong_segment(f"{name} (x1, y1, x2, y2)", number, in_one_line(region)) from None
     if min(box.size) < 1:

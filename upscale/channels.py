@@ -39,19 +39,14 @@ class Channels:
 
     def __post_init__(self) -> None:
         if self.has not in (1, 2, 3, 4):
-            raise bad_input(
-                "image",
+            expected, hint = (
                 "1 to 4 channels (grey, RGB, with or without alpha)",
-                self.has,
                 "Convert it to RGB or RGBA first.",
             )
+            raise bad_input("image", expected, self.has, hint)
         if self.takes not in (1, 3, 4):
-            raise bad_input(
-                "upscale_model",
-                "a model for pictures of 1, 3 or 4 channels",
-                f"one for {self.takes}",
-                "Choose another model.",
-            )
+            expected, got = "a model for pictures of 1, 3 or 4 channels", f"one for {self.takes}"
+            raise bad_input("upscale_model", expected, got, "Choose another model.")
 
     @property
     def unchanged(self) -> bool:

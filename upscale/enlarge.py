@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import TypeAlias
@@ -22,7 +24,6 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
-from ..scaling.box import Box
 from ..scaling.size import Size
 from .memory import is_out_of_memory
 from .placement import Placement
@@ -45,25 +46,10 @@ class Tile:
         """Height and width that the network sees."""
         return self.row.size, self.column.size
 
-    @property
-    def core(self) -> Box:
-        """What it answers for."""
-        return Box(self.row.low, self.column.low, self.row.high, self.column.high)
-
     def of(self, pictures: Tensor) -> Tensor:
         """Return what the network sees: (1, C, h, w)."""
-        rows = pictures[self.picture : self.picture + 1, :, self.row.start : self.row.start + self.row.size]
-        return rows[..., self.column.start : self.column.start + self.column.size]
-
-
-@dataclass(frozen=True)
-class Report:
-    """One tile is done: which it was, what was written, and how many are done and left."""
-
-    tile: Tile
-    written: Tensor
-    done: int
-    left: int
+        picture = pictures[self.picture : self.picture + 1]
+        return picture.narrow(2, self.row.start, self.row.size).narrow(3, self.column.start, self.column.size)
 
 
 class OutOfMemory(MemoryError):
@@ -83,7 +69,7 @@ def enlarge(
     device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     batch_pixels: int = 0,
-    report: Callable[[Report], None] | None = None,
+    report: Callable[[Tile, Tensor, int, int], None] | None = None,
     recover: Callable[[], float] | None = None,
 ) -> Tensor:
     """Run (F, C, H, W) through `stage` tile by tile and return (F, C', placement's height, width).
@@ -91,7 +77,8 @@ def enlarge(
     Args:
         device, dtype: of the result; the pictures' device where it is None.
         batch_pixels: tiles of one shape go together up to so many input pixels; 0 is one at a time.
-        report: called after every tile, in this thread; what it raises ends the loop.
+        report: called after every tile, in this thread, with what was written of it, and how many tiles are done and
+            left; what it raises ends the loop.
         recover: called after running out of memory: gives back what the allocator keeps, and returns the free bytes.
 
     Raises:
@@ -99,57 +86,34 @@ def enlarge(
         NotANumber: when the network gives NaN in float32 too.
     """
     waiting = _Waiting(plan, len(pictures), stage, placement, batch_pixels, recover)
-    canvas = _Canvas(len(pictures), device or pictures.device, dtype)
-    done = 0
-    calls = _calls(pictures, stage.workers, waiting, canvas.device)
-    try:
+    size, device = (placement.rows.target, placement.columns.target), device or pictures.device
+    result, done = None, 0
+    with closing(_calls(pictures, stage.workers, waiting, device)) as calls:
         for tiles, fitted in calls:
-            good = [not bool(written.sum(dtype=torch.float32).isnan()) for written in fitted]
-            waiting.passed(
-                tiles, again=[tile for tile, is_good in zip(tiles, good, strict=True) if not is_good]
-            )
-            for tile, written in compress(zip(tiles, fitted, strict=True), good):
-                canvas.write(tile, written, waiting.placement)
+            spoiled = [bool(written.sum(dtype=torch.float32).isnan()) for written in fitted]
+            waiting.passed(tiles, again=list(compress(tiles, spoiled)))
+            for tile, written, is_spoiled in zip(tiles, fitted, spoiled, strict=True):
+                if is_spoiled:
+                    continue
+                if result is None and len(pictures) == 1 and written.shape[-2:] == size:
+                    result = written.to(device, dtype)  # a tile that is the whole result becomes it
+                else:
+                    if result is None:
+                        result = blank_pictures(written, len(pictures), size, device, dtype)
+                    waiting.placement.write(result[tile.picture], written[0], tile.row, tile.column)
                 done += 1
                 if report:
-                    report(Report(tile, written, done, len(waiting)))
-    finally:
-        calls.close()
-    return canvas.finished()
+                    report(tile, written, done, len(waiting))
+    assert result is not None, "a plan has at least one tile"
+    return result
 
 
-class _Canvas:
-    """The result, made when the first tile is there; a tile that is the whole result becomes it."""
-
-    def __init__(self, count: int, device: torch.device, dtype: torch.dtype) -> None:
-        self._count, self.device, self._dtype = count, device, dtype
-        self._result: Tensor | None = None
-        self._begun: set[int] = set()  # pictures to which mixed tiles were added
-
-    def write(self, tile: Tile, written: Tensor, placement: Placement) -> None:
-        size = placement.rows.target, placement.columns.target
-        if self._result is None and self._count == 1 and written.shape[-2:] == size:
-            self._result = written.to(self.device, self._dtype)
-            return
-        if self._result is None:
-            shape = (self._count, written.shape[1], *size)
-            layout = layout_of(written)
-            self._result = torch.empty(shape, device=self.device, dtype=self._dtype, memory_format=layout)
-        picture = self._result[tile.picture]
-        if placement.mixes and tile.picture not in self._begun:
-            self._begun.add(tile.picture)
-            picture.zero_()
-        placement.write(picture, written[0], tile.row, tile.column)
-
-    def finished(self) -> Tensor:
-        assert self._result is not None, "a plan has at least one tile"
-        return self._result
-
-
-def layout_of(pictures: Tensor) -> torch.memory_format:
-    """Return the memory layout of (B, C, H, W), so that a copy can be made in the same."""
-    flat = pictures.is_contiguous(memory_format=torch.channels_last) and not pictures.is_contiguous()
-    return torch.channels_last if flat else torch.contiguous_format
+def blank_pictures(like: Tensor, count: int, size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return (count, C, *size) of zeros, in the memory layout of `like` (B, C, h, w)."""
+    flat = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    layout = torch.channels_last if flat else torch.contiguous_format
+    shape = count, like.shape[1], *size
+    return torch.empty(shape, device=device, dtype=dtype, memory_format=layout).zero_()
 
 
 class _Waiting:
@@ -169,25 +133,25 @@ class _Waiting:
         self._tiles = deque(Tile(picture, *tile) for picture in range(count) for tile in plan.tiles)
         self._taken = 0
         self._passed = 0  # pixels of the largest call that passed
-        self._ceiling = 0  # pixels above which nothing is tried any more; 0 is none
+        self._ceiling = sys.maxsize  # pixels above which nothing is tried any more
         self._ended = False
         self._change = threading.Condition()
 
     def __len__(self) -> int:
-        return len(self._tiles) + self._taken
+        with self._change:
+            return len(self._tiles) + self._taken
 
-    def take(self, wait: bool) -> list[Tile]:
+    def take(self, wait: bool = False) -> list[Tile]:
         """Return the next tiles for one call; none when all are done. `wait` for those of others, which may fail."""
         with self._change:
-            while wait and not self._tiles and self._taken:
-                self._change.wait()
-            if not self._tiles:
+            self._change.wait_for(lambda: not wait or self._tiles or not self._taken or self._ended)
+            if self._ended or not self._tiles:
                 return []
-            first = self._tiles.popleft()
-            if self._ceiling and math.prod(first.shape) > self._ceiling:
-                self._put_back(self._pieces(first, self._ceiling))
-                first = self._tiles.popleft()
-            tiles = [first]
+            if math.prod(self._tiles[0].shape) > self._ceiling:
+                whole, side = self._tiles.popleft(), math.isqrt(self._ceiling)
+                pieces = split_tile(self._plan, whole.row, whole.column, self._stage.reach(), side).tiles
+                self._put_back((), [replace(whole, row=row, column=column) for row, column in pieces])
+            tiles = [self._tiles.popleft()]
             while self._fits(tiles):
                 tiles.append(self._tiles.popleft())
             self._taken += len(tiles)
@@ -199,20 +163,14 @@ class _Waiting:
         Raises:
             NotANumber: when it was float32 already.
         """
+        for tile in again:
+            if tile.careful:
+                expected = f"numbers for the tile at ({tile.column.low}, {tile.row.low})"
+                hint = "The model's file is damaged, or it is not for such pictures."
+                raise bad_input("upscale_model", expected, "NaN, in float32 too", hint, NotANumber)
         with self._change:
-            self._taken -= len(tiles)
             self._passed = max(self._passed, _pixels(tiles))
-            for tile in again:
-                if tile.careful:
-                    raise bad_input(
-                        "upscale_model",
-                        f"numbers for the tile at ({tile.column.low}, {tile.row.low})",
-                        "NaN, in float32 too",
-                        "The model's file is damaged, or it is not for such pictures.",
-                        NotANumber,
-                    )
-            self._put_back([replace(tile, careful=True) for tile in again])
-            self._change.notify_all()
+            self._put_back(tiles, [replace(tile, careful=True) for tile in again])
 
     def failed(self, tiles: Sequence[Tile]) -> None:
         """Note that these ran out of memory: they wait again in pieces.
@@ -223,36 +181,28 @@ class _Waiting:
         pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
         if len(tiles) == 1 and max(tiles[0].shape) <= smallest:
             height, width = tiles[0].shape
-            raise bad_input(
-                "upscale_model",
-                f"memory for a tile of {width}x{height} pixels",
-                "none",
-                "Close other programs, or use a smaller model.",
-                OutOfMemory,
-            )
+            expected = f"memory for a tile of {width}x{height} pixels"
+            hint = "Close other programs, or use a smaller model."
+            raise bad_input("upscale_model", expected, "none", hint, OutOfMemory)
         free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
         with self._change:
-            if self._ended:
-                return
             # A plan of one tile was made without asking for the reach: until now nothing had to be mixed.
             self.placement = self.placement.with_blend(self._stage.reach().blend)
             safe = self._passed if 0 < self._passed < pixels else min(pixels // 4, free)
             self._ceiling = max(safe, smallest**2)
             self._batch_pixels = min(self._batch_pixels, self._ceiling)
-            self._taken -= len(tiles)
-            self._put_back([piece for tile in tiles for piece in self._pieces(tile, self._ceiling)])
-            self._change.notify_all()
+            self._put_back(tiles, tiles)
 
     def give_up(self) -> None:
         """Hand out no more, whatever still fails."""
         with self._change:
             self._ended = True
-            self._tiles.clear()
-            self._taken = 0
             self._change.notify_all()
 
-    def _put_back(self, tiles: Sequence[Tile]) -> None:
+    def _put_back(self, taken: Sequence[Tile], tiles: Sequence[Tile]) -> None:
+        self._taken -= len(taken)
         self._tiles.extendleft(reversed(tiles))
+        self._change.notify_all()
 
     def _fits(self, tiles: list[Tile]) -> bool:
         """Return whether the next tile can go with these."""
@@ -261,18 +211,12 @@ class _Waiting:
         one, other = tiles[0], self._tiles[0]
         return one.shape == other.shape and one.careful == other.careful
 
-    def _pieces(self, tile: Tile, pixels: int) -> list[Tile]:
-        if math.prod(tile.shape) <= pixels:
-            return [tile]
-        plan = split_tile(self._plan, tile.row, tile.column, self._stage.reach(), math.isqrt(pixels))
-        return [Tile(tile.picture, row, column, tile.careful) for row, column in plan.tiles]
-
 
 def _pixels(tiles: Sequence[Tile]) -> int:
     return len(tiles) * math.prod(tiles[0].shape)
 
 
-_Call: TypeAlias = tuple[Sequence[Tile], list[Tensor]]
+_Call: TypeAlias = tuple[list[Tile], list[Tensor]]
 
 
 def _calls(
@@ -283,30 +227,29 @@ def _calls(
         yield from _calls_in_threads(pictures, workers, waiting, device)
         return
     [worker] = workers
-    flying: tuple[list[Tile], list[_Delivery]] | None = None
+    flying: Callable[[], _Call] | None = None
     while len(waiting):
-        tiles = waiting.take(wait=flying is None)
+        tiles = waiting.take()
         started = _start(pictures, worker, tiles, device, waiting) if tiles else None
         # The next call is queued before the one before it is waited for.
         if worker.runs_ahead:
             started, flying = flying, started
         if started:
-            yield started[0], [delivery.wait() for delivery in started[1]]
+            yield started()
 
 
 def _calls_in_threads(
     pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device
 ) -> Generator[_Call, None, None]:
     """The same with a thread for each of several devices; each takes the next call as soon as it is free."""
-    done: queue.SimpleQueue[_Call | BaseException | None] = queue.SimpleQueue()
+    done: queue.SimpleQueue[_Call | BaseException] = queue.SimpleQueue()
 
     def work(worker: Worker) -> None:
         try:
             with torch.inference_mode():  # a thread does not inherit it
                 while tiles := waiting.take(wait=True):
                     if started := _start(pictures, worker, tiles, device, waiting):
-                        done.put((tiles, [delivery.wait() for delivery in started[1]]))
-            done.put(None)
+                        done.put(started())
         except BaseException as error:
             done.put(error)
 
@@ -314,15 +257,11 @@ def _calls_in_threads(
     for thread in threads:
         thread.start()
     try:
-        running = len(threads)
-        while running:
+        while len(waiting):
             call = done.get()
             if isinstance(call, BaseException):
                 raise call
-            if call is None:
-                running -= 1
-            else:
-                yield call
+            yield call
     finally:
         waiting.give_up()
         for thread in threads:
@@ -331,14 +270,15 @@ def _calls_in_threads(
 
 def _start(
     pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
-) -> tuple[list[Tile], list[_Delivery]] | None:
-    """Compute a call and send it on its way; None where memory ran out, and its tiles wait again."""
+) -> Callable[[], _Call] | None:
+    """Compute a call and send it on its way; return what waits for it. None: memory ran out, its tiles wait again."""
     placement = waiting.placement
     try:
-        run = worker.run_carefully if tiles[0].careful else worker
-        enlarged = run(_gather(pictures, tiles))
+        seen = [tile.of(pictures) for tile in tiles]
+        enlarged = worker(seen[0] if len(seen) == 1 else torch.cat(seen), tiles[0].careful)
         parts = [placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)]
-        return tiles, [_Delivery(part, device) for part in parts]
+        deliveries = [_deliver(part, device) for part in parts]
+        return lambda: (tiles, [wait() for wait in deliveries])
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -347,26 +287,20 @@ def _start(
     return None
 
 
-class _Delivery:
-    """A tile on its way to where the result lies; from a GPU by way of pinned memory, while the GPU goes on."""
+def _deliver(tile: Tensor, device: torch.device) -> Callable[[], Tensor]:
+    """Send a tile to where the result lies, from a GPU by way of pinned memory while the GPU goes on.
 
-    def __init__(self, tile: Tensor, device: torch.device) -> None:
-        self._event: torch.cuda.Event | None = None
-        if tile.device.type == "cuda" and device.type == "cpu":
-            self._tile = torch.empty(tile.shape, dtype=tile.dtype, pin_memory=True)
-            self._tile.copy_(tile, non_blocking=True)
-            self._event = torch.cuda.Event()
-            self._event.record(torch.cuda.current_stream(tile.device))
-        else:
-            self._tile = tile.to(device)
+    Return what waits until it is there.
+    """
+    if tile.device.type != "cuda" or device.type != "cpu":
+        there = tile.to(device)
+        return lambda: there
+    pinned = torch.empty(tile.shape, dtype=tile.dtype, pin_memory=True).copy_(tile, non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(tile.device))
 
-    def wait(self) -> Tensor:
-        """Return the tile, arrived."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._tile
+    def wait() -> Tensor:
+        event.synchronize()
+        return pinned
 
-
-def _gather(pictures: Tensor, tiles: Sequence[Tile]) -> Tensor:
-    seen = [tile.of(pictures) for tile in tiles]
-    return seen[0] if len(seen) == 1 else torch.cat(seen)
+    return wait

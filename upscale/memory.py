@@ -16,10 +16,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # the documented way to see every operation
 from torch.utils._pytree import tree_leaves
 
-from .store import Fields
-
-PLAUSIBLE = 4.0, 2.0**24  # bytes for an input pixel: one value of 16 bits in and one out; a probe of 150 GB
-
 
 @dataclass(frozen=True)
 class Need:
@@ -27,19 +23,11 @@ class Need:
 
     peak: float
 
-    @classmethod
-    def read(cls, fields: Fields) -> Need | None:
-        """Return the need with these fields, or None where no network can have it."""
-        peak = fields.get("peak")
-        return cls(peak) if type(peak) is float and PLAUSIBLE[0] <= peak <= PLAUSIBLE[1] else None
-
 
 def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
     """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
     peak, more_peak = measure_peak(run, small), measure_peak(run, large)
-    pixels, more_pixels = (
-        picture.shape[0] * picture.shape[-2] * picture.shape[-1] for picture in (small, large)
-    )
+    pixels, more_pixels = small[:, 0].numel(), large[:, 0].numel()
     return Need(max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels))
 
 
@@ -77,24 +65,17 @@ class _LivingTensors(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         made = func(*args, **(kwargs or {}))
-        given = {id(self._storage(leaf)) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        leaves = tree_leaves((args, kwargs))
+        given = {id(leaf.untyped_storage()) for leaf in leaves if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and leaf.device == self.device:
-                storage = self._storage(leaf)
+                storage = leaf.untyped_storage()
                 if id(storage) not in given and storage not in self._known:
-                    self._count(storage)
+                    self._known.add(storage)
+                    self._count(storage.nbytes())
+                    weakref.finalize(storage, self._count, -storage.nbytes())
         return made
 
-    @staticmethod
-    def _storage(tensor: Tensor) -> torch.UntypedStorage:
-        return tensor.untyped_storage()
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        size = storage.nbytes()
-        self._known.add(storage)
+    def _count(self, size: int) -> None:
         self.now += size
         self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, size)
-
-    def _forget(self, size: int) -> None:
-        self.now -= size

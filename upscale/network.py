@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import math
-import time
+import timeit
 import weakref
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Protocol, TypeAlias
 
@@ -24,7 +24,6 @@ from ..errors import bad_input
 from .memory import Need, measure_need
 from .reach import Measured, measure_reach, textured_picture
 from .stage import Run, Stage, Worker
-from .store import Fields, Store, cached
 from .tiles import Reach
 from .trunk import TwoParts, split_network
 
@@ -37,6 +36,7 @@ RUNS = 3  # of each, of which the fastest counts
 WHOLE, TRUNK, TAIL = "whole", "trunk", "tail"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+Store: TypeAlias = MutableMapping[str, Any]  # what was measured, by what it is; it can go to JSON and back
 Load: TypeAlias = Callable[["Descriptor", torch.device], None]  # brings a descriptor's weights to a device
 
 
@@ -69,23 +69,12 @@ class Form:
         """The layout as torch names it."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    @classmethod
-    def read(cls, fields: Fields) -> Form | None:
-        """Return the form with these fields, or None where there is none."""
-        name, channels_last = fields.get("dtype"), fields.get("channels_last")
-        if isinstance(name, str) and name in DTYPES and isinstance(channels_last, bool):
-            return cls(DTYPES[name], channels_last)
-        return None
-
 
 def copy_descriptor(descriptor: Descriptor, form: Form) -> Descriptor:
     """Return a copy with weights of its own in `form`; the host's handle on the original's weights is left out."""
+    architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
-    shared = {"architecture": getattr(descriptor, "architecture", None), "patcher": None}
-    memo = {
-        id(old): new for name, new in shared.items() if (old := getattr(descriptor, name, None)) is not None
-    }
-    copied = copy.deepcopy(descriptor, memo)
+    copied = copy.deepcopy(descriptor, {id(architecture): architecture, id(patcher): None})
     copied.model.to(dtype=form.dtype).eval().requires_grad_(False)
     if form.channels_last:
         copied.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -108,18 +97,16 @@ def choose_form(
     if not supports.get(precision, True):
         other = next((name for name, supported in supports.items() if supported), "float32")
         raise bad_input("precision", "a type that this model allows", precision, f"Use auto or {other}.")
-    candidates = _candidates(descriptor, device, precision)
-
-    def read(fields: Fields) -> Form | None:
-        form = Form.read(fields)
-        return form if form in candidates else None
-
     key = f"form {device.type} {precision}"
-    return cached(store, key, read, lambda: _fastest(descriptor, device, load, candidates))
+    if key not in store:
+        form = _fastest(descriptor, device, load, precision)
+        store[key] = {"dtype": str(form.dtype).removeprefix("torch."), "channels_last": form.channels_last}
+    return Form(DTYPES[store[key]["dtype"]], store[key]["channels_last"])
 
 
-def _fastest(descriptor: Descriptor, device: torch.device, load: Load, candidates: Sequence[Form]) -> Form:
+def _fastest(descriptor: Descriptor, device: torch.device, load: Load, precision: str) -> Form:
     """Return the fastest of the candidates that gives about what the first one does."""
+    candidates = _candidates(descriptor, device, precision)
     side = 64 if device.type == "cpu" else 256
     probe = textured_picture(descriptor.input_channels, side, side, device)
     plain = candidates[0]
@@ -132,10 +119,8 @@ def _fastest(descriptor: Descriptor, device: torch.device, load: Load, candidate
             if form.dtype == torch.float32 or "dtype" not in str(error):
                 raise
             if form == plain:
-                name = str(form.dtype).removeprefix("torch.")
-                raise bad_input(
-                    "precision", "a type in which this model runs", name, "Use auto or float32."
-                ) from error
+                expected, hint = "a type in which this model runs", "Use auto or float32."
+                raise bad_input("precision", expected, precision, hint) from error
             continue
         expected = enlarged if expected is None else expected
         if form != plain and not float((enlarged - expected).abs().max()) <= TOLERANCE:
@@ -160,11 +145,8 @@ def _timed(descriptor: Descriptor, form: Form, probe: Tensor, load: Load) -> tup
     load(ready, probe.device)
     given = probe.to(form.dtype).contiguous(memory_format=form.layout)
     enlarged = ready(given.clone()).float().cpu()
-    seconds: list[float] = []
-    for _ in range(RUNS):
-        start = time.perf_counter()
-        ready(given.clone()).sum().item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
+    # `item` waits for the device.
+    seconds = timeit.repeat(lambda: ready(given.clone()).sum().item(), repeat=RUNS, number=1)
     return enlarged, min(seconds)
 
 
@@ -176,7 +158,7 @@ class _Copy:
     parts: TwoParts | None
 
     def run(self, part: str, tiles: Tensor) -> Tensor:
-        if self.parts is None:
+        if part == WHOLE or self.parts is None:
             return self.descriptor(tiles.clone())  # some networks write into what they are given
         if part == TRUNK:
             return self.parts.trunk(tiles)
@@ -186,10 +168,10 @@ class _Copy:
 class _Copies:
     """Copies of one model in one form, one a device, each made when it is first asked for."""
 
-    def __init__(self, descriptor: Descriptor, form: Form, load: Load, in_parts: bool) -> None:
+    def __init__(self, descriptor: Descriptor, form: Form, load: Load) -> None:
         # Weak, so that networks can be cached by their descriptors and still go with them.
         self._descriptor = weakref.ref(descriptor)
-        self.form, self._load, self._in_parts = form, load, in_parts
+        self.form, self._load = form, load
         self.made: dict[torch.device, _Copy] = {}
 
     def on(self, device: torch.device) -> _Copy:
@@ -201,8 +183,7 @@ class _Copies:
             assert descriptor is not None, "whoever uses a network holds its model"
             copied = copy_descriptor(descriptor, self.form)
             self._load(copied, device)
-            parts = split_network(copied.model, copied.input_channels) if self._in_parts else None
-            self.made[device] = _Copy(copied, parts)
+            self.made[device] = _Copy(copied, split_network(copied.model, copied.input_channels))
         return self.made[device]
 
     def run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
@@ -237,9 +218,9 @@ class Network:
         self.tiles_itself = getattr(descriptor.tiling, "name", "SUPPORTED") == "INTERNAL"
         self._sizes = descriptor.size_requirements
         self._store: Store = {} if store is None else store
-        self._copies = _Copies(descriptor, form or Form(), load, in_parts=True)
+        self._copies = _Copies(descriptor, form or Form(), load)
         parts, *_ = [self._copies.on(device).parts for device in devices]
-        self._exact = _Copies(descriptor, Form(), load, in_parts=parts is not None)
+        self._exact = _Copies(descriptor, Form(), load)
         self.shuffle = parts.shuffle if parts else 1
         if parts is None:
             self.work_shares = [1.0]
@@ -296,22 +277,19 @@ class Network:
 
 
 def _need(part: str, worker: Worker, channels: int, store: Store) -> Need:
-    def measure() -> Need:
+    key = f"need {part} {worker.device.type} {worker.dtype} {worker.layout == torch.channels_last}"
+    if key not in store:
         small, large = (textured_picture(channels, side, side, worker.device) for side in (64, 96))
-        return measure_need(worker, small, large)
-
-    channels_last = worker.layout == torch.channels_last
-    key = f"need {part} {worker.device.type} {worker.dtype} {channels_last}"
-    return cached(store, key, Need.read, measure)
+        store[key] = asdict(measure_need(worker, small, large))
+    return Need(**store[key])
 
 
 def _reach(part: str, run: Run, channels: int, device: torch.device, sizes: Any, store: Store) -> Reach:
     multiple, minimum = (sizes.multiple_of, sizes.minimum) if part == WHOLE else (1, 1)
-
-    def measure() -> Measured:
-        return measure_reach(run, channels, device, multiple)
-
-    return cached(store, f"reach {part}", Measured.read, measure).reach(max(1, minimum))
+    key = f"reach {part}"
+    if key not in store:
+        store[key] = asdict(measure_reach(run, channels, device, multiple))
+    return Measured(**store[key]).reach(max(1, minimum))
 
 
 def _weights(network: nn.Module) -> int:

@@ -75,8 +75,6 @@ class Line:
 
     def _ramp(self, distance: Tensor) -> Tensor:
         """Rise from 0 to 1 across the mixed zone; r(d) + r(-d) = 1."""
-        if not self.blend:
-            return (distance > 0).double()
         return 0.5 - 0.5 * torch.cos(math.pi * (distance / (2 * self._zone) + 0.5).clamp(0, 1))
 
 
@@ -93,9 +91,9 @@ class Placement:
         return bool(self.rows.blend or self.columns.blend)
 
     @property
-    def resamples(self) -> bool:
-        """Whether the result has another size than the network makes."""
-        return bool(self.rows.axis.support or self.columns.axis.support)
+    def support(self) -> int:
+        """Input pixels that the resampling needs around a core; 0 where the result has the size that the network makes."""
+        return max(self.rows.support, self.columns.support)
 
     def with_blend(self, blend: int) -> Placement:
         """Return the same with neighbours mixed so many input pixels on either side of a border."""
@@ -104,7 +102,7 @@ class Placement:
     def fit(self, enlarged: Tensor, row: Span, column: Span) -> Tensor:
         """Return what a tile writes, from what the network made of it: (B, C, h, w)."""
         fitted = self.columns.cut(self.rows.cut(enlarged, -2, row), -1, column)
-        if self.resamples:
+        if self.support:
             fitted = fitted.clamp_(0, 1)  # the kernel overshoots at edges
         if self.mixes:
             weights = self.rows.weights(row)[:, None] * self.columns.weights(column)

@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .stage import Run
-from .store import Fields
 from .tiles import Reach
 
 CERTAIN = 64  # pixels; a bound this small costs little
@@ -45,26 +43,6 @@ class Measured:
     margin: int
     period: int
 
-    @classmethod
-    def read(cls, fields: Fields) -> Measured | None:
-        """Return the values in these fields, or None where no measurement can give them."""
-        bound, margin, period = (fields.get(name) for name in ("bound", "margin", "period"))
-        if not (_is_whole(margin) and _is_whole(period) and (bound is None or _is_whole(bound))):
-            return None
-        found = cls(bound, margin, period)
-        return found if found._is_plausible else None
-
-    @property
-    def _is_plausible(self) -> bool:
-        if not 1 <= self.period <= LENGTHS[0]:
-            return False
-        if self.bound is None:
-            return GLOBAL_MARGIN <= self.margin <= 2 * LENGTHS[-1]
-        certain = self.bound + self.period - 1
-        least = self.bound if certain <= CERTAIN else RESERVE
-        most = max(certain, int(self.bound * SAFETY) + RESERVE + self.period - 1)
-        return 0 <= self.bound <= LENGTHS[-1] and least <= self.margin <= most
-
     def reach(self, minimum: int = 1) -> Reach:
         """Return how to tile with it, for a network that takes sides from `minimum`."""
         if self.bound is None:
@@ -72,31 +50,22 @@ class Measured:
         return Reach(self.margin, self.period, 0, minimum)
 
 
-def _is_whole(value: Any) -> TypeGuard[int]:
-    return type(value) is int  # a bool is none
-
-
 def measure_reach(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
     """Measure a network that takes (B, channels, h, w) float32 pictures on `device`.
 
     `multiple` is what the network says its sizes must be multiples of.
     """
-    axes = [
-        _measure_axis(_along(run, transposed), channels, device, multiple) for transposed in (False, True)
-    ]
-    bounds = [axis.bound for axis in axes]
+
+    def run_along_height(strip: Tensor) -> Tensor:
+        return run(strip.mT.contiguous()).mT
+
+    axes = [_measure_axis(along, channels, device, multiple) for along in (run, run_along_height)]
+    bounds = [axis.bound for axis in axes if axis.bound is not None]
     return Measured(
-        None if None in bounds else max(bound for bound in bounds if bound is not None),
+        max(bounds) if len(bounds) == len(axes) else None,
         max(axis.margin for axis in axes),
         max(axis.period for axis in axes),
     )
-
-
-def _along(run: Run, transposed: bool) -> Run:
-    """Return `run` for strips that lie along the width, also where the height is asked about."""
-    if not transposed:
-        return run
-    return lambda strip: run(strip.mT.contiguous()).mT
 
 
 def _measure_axis(run: Run, channels: int, device: torch.device, multiple: int) -> Measured:
@@ -104,7 +73,7 @@ def _measure_axis(run: Run, channels: int, device: torch.device, multiple: int) 
     if bound is None:
         return Measured(None, GLOBAL_MARGIN, _period_of_global(run, channels, device, multiple))
     length = next((length for length in LENGTHS if length > 2 * bound + 2 * max(PERIODS)), LENGTHS[-1])
-    strip = textured_strip(channels, length, device)
+    strip = textured_picture(channels, BREADTH, length, device)
     whole = run(strip)
     equal = (EQUAL if device.type == "cpu" else EQUAL_ELSEWHERE) * float(whole.abs().max())
     for period in (period for period in PERIODS if period % multiple == 0):
@@ -123,7 +92,7 @@ def _with_reserve(bound: int, margin: int, period: int) -> Measured:
 
 def _period_of_global(run: Run, channels: int, device: torch.device, multiple: int) -> int:
     """Return the smallest period at which a strip that starts there differs about as little as at any other."""
-    strip = textured_strip(channels, LENGTHS[0], device)
+    strip = textured_picture(channels, BREADTH, LENGTHS[0], device)
     whole = run(strip)
     periods = [period for period in (1, 2, 4, 8, 16, 32) if period % multiple == 0] or [multiple]
     far = {
@@ -151,16 +120,15 @@ def _difference(run: Run, strip: Tensor, whole: Tensor, start: int) -> Tensor:
 def find_bound(run: Run, channels: int, device: torch.device) -> int | None:
     """Return the farthest that a column of NaN spreads along the width, in input pixels; None if to the ends."""
     for length in LENGTHS:
-        reached = [
-            _spread(run, channels, length, column, device) for column in (length // 2, length // 2 - 1)
-        ]
-        if None not in reached:
-            return max(pixels for pixels in reached if pixels is not None)
+        columns = length // 2, length // 2 - 1
+        before, after = (_spread(run, channels, length, column, device) for column in columns)
+        if before is not None and after is not None:
+            return max(before, after)
     return None
 
 
 def _spread(run: Run, channels: int, length: int, column: int, device: torch.device) -> int | None:
-    strip = textured_strip(channels, length, device)
+    strip = textured_picture(channels, BREADTH, length, device)
     strip[..., column] = torch.nan
     spoiled = run(strip).isnan().any(dim=0).any(dim=0).any(dim=0)
     scale = len(spoiled) / length
@@ -171,11 +139,6 @@ def _spread(run: Run, channels: int, length: int, column: int, device: torch.dev
     if first <= 0 or last >= length - 1:
         return None
     return max(column - first, last - column)
-
-
-def textured_strip(channels: int, length: int, device: torch.device) -> Tensor:
-    """Return a strip of `textured_picture`."""
-    return textured_picture(channels, BREADTH, length, device)
 
 
 def textured_picture(channels: int, height: int, width: int, device: torch.device) -> Tensor:

@@ -33,14 +33,11 @@ class Worker:
         """Whether a call returns before its work is done, as on a GPU."""
         return self.device.type == "cuda"
 
-    def __call__(self, tiles: Tensor) -> Tensor:
-        """Run on (B, C, h, w) from anywhere."""
+    def __call__(self, tiles: Tensor, careful: bool = False) -> Tensor:
+        """Run on (B, C, h, w) from anywhere; in float32 where `careful`."""
+        if careful and self.careful:
+            return self.careful(tiles.to(self.device, torch.float32).contiguous())
         return self.run(tiles.to(self.device, self.dtype).contiguous(memory_format=self.layout))
-
-    def run_carefully(self, tiles: Tensor) -> Tensor:
-        """Run in float32."""
-        run = self.careful or self.run
-        return run(tiles.to(self.device, torch.float32 if self.careful else self.dtype).contiguous())
 
 
 @dataclass(frozen=True)

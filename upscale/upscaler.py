@@ -15,7 +15,7 @@ from torch import Tensor
 from ..scaling.box import Box
 from ..scaling.size import Size
 from .channels import Channels
-from .enlarge import Report, enlarge, layout_of
+from .enlarge import Tile, blank_pictures, enlarge
 from .network import Network
 from .placement import Line, Placement
 from .stage import Stage
@@ -78,8 +78,8 @@ class Hooks:
 
     free: Callable[[], float]
     recover: Callable[[], float] | None = None
-    report: Callable[[Progress], None] | None = None
-    log: Callable[[str], None] | None = None
+    report: Callable[[Progress], None] = lambda progress: None
+    log: Callable[[str], None] = lambda plan: None
 
 
 def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks: Hooks) -> Tensor:
@@ -102,8 +102,8 @@ def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks
         if count == 1:
             return enlarged
         if result is None:
-            shape, layout = (count, *enlarged.shape[1:]), layout_of(enlarged)
-            result = torch.empty(shape, dtype=options.dtype, device=enlarged.device, memory_format=layout)
+            size = enlarged.shape[-2], enlarged.shape[-1]
+            result = blank_pictures(enlarged, count, size, enlarged.device, options.dtype)
         result[index] = enlarged[0]
     assert result is not None, "there is at least one picture"
     return result
@@ -117,23 +117,6 @@ class _Work:
     count: int
     start: float = 0.0
     length: float = 1.0
-
-    def reporter(
-        self, report: Callable[[Progress], None], plan: TilePlan, tiles: int, visible: bool
-    ) -> Callable[[Report], None]:
-        """Report the beginning; return what turns the reports of so many tiles into `Progress`."""
-
-        def tile_done(told: Report) -> None:
-            number, tiles = told.tile.picture, told.done + told.left
-            share = self.start + self.length * told.done / tiles
-            ahead = self.length / tiles if told.left else 0.0
-            # A picture may go through the network in several: colours first, then its transparency.
-            part = told.written[0] if visible and number < self.count else None
-            picture = self.first + min(number, self.count - 1)
-            report(Progress(picture, share, ahead, part, told.tile.core, (plan.height, plan.width)))
-
-        report(Progress(self.first, self.start, self.length / tiles))
-        return tile_done
 
 
 def _upscale(pictures: Tensor, network: Network, options: Options, hooks: Hooks, work: _Work) -> Tensor:
@@ -157,21 +140,28 @@ def _upscale(pictures: Tensor, network: Network, options: Options, hooks: Hooks,
 def _run(
     source: Tensor, stage: Stage, placement: Placement, options: Options, hooks: Hooks, work: _Work
 ) -> Tensor:
-    support = max(placement.rows.support, placement.columns.support)
+    support = placement.support
     wider = replace(stage, reach=lambda: stage.reach().with_margin(support))
     free = hooks.free()
     plan = _plan(source, wider, options.tile, free)
     if len(plan.tiles) > 1:
         placement = placement.with_blend(wider.reach().blend)
-    if hooks.log and work.first == 0:
+    if work.first == 0:
         hooks.log(_description(plan, placement))
     device, dtype = options.device, options.dtype
     if stage.gives_features:
         device, dtype = _place_of_features(source, stage, free)
-    report = hooks.report
-    if report:
-        tiles = len(plan.tiles) * len(source)
-        report = work.reporter(report, plan, tiles, not stage.gives_features)
+
+    def tile_done(tile: Tile, written: Tensor, done: int, left: int) -> None:
+        share = work.start + work.length * done / (done + left)
+        ahead = work.length / (done + left) if left else 0.0
+        # A picture may go through the network in several: colours first, then its transparency.
+        part = written[0] if tile.picture < work.count and not stage.gives_features else None
+        picture = work.first + min(tile.picture, work.count - 1)
+        box = Box(tile.row.low, tile.column.low, tile.row.high, tile.column.high)
+        hooks.report(Progress(picture, share, ahead, part, box, (plan.height, plan.width)))
+
+    hooks.report(Progress(work.first, work.start, work.length / (len(plan.tiles) * len(source))))
     return enlarge(
         source,
         wider,
@@ -180,7 +170,7 @@ def _run(
         device=device,
         dtype=dtype,
         batch_pixels=0 if stage.on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
-        report=report,
+        report=tile_done,
         recover=hooks.recover,
     )
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import folder_paths
 import numpy as np
 import onnx
 import pytest
 from megapixel.faces.find import find_faces
-from megapixel.host import face_packages
+from megapixel.host import face_install, face_packages
 from megapixel.host.face_models import FILES, list_model_folders
 from megapixel.nodes import MegapixelFaceAnalysis
 from onnx import TensorProto, helper
@@ -224,51 +226,110 @@ def test_an_onnxruntime_for_the_cpu_gets_the_command_for_the_other_one(put, capl
     )
 
 
-@pytest.mark.parametrize(
-    ("absent", "told"),
-    [
-        (["insightface"], "got no insightface. Run {python} -m pip install insightface"),
-        (["onnxruntime"], "got no onnxruntime. Run {python} -m pip install onnxruntime"),
-        (
-            ["insightface", "onnxruntime", "cv2"],
-            "got no insightface and no onnxruntime and no opencv-python. "
-            "Run {python} -m pip install insightface onnxruntime opencv-python",
-        ),
-    ],
-    ids=["insightface", "onnxruntime", "all"],
-)
-@pytest.mark.parametrize("python", [sys.executable, r"C:\My ComfyUI\python_embeded\python.exe"])
-def test_a_missing_package_is_one_sentence_with_the_command(absent, told, python, put, monkeypatch):
-    put()
-    for name in [name for name in sys.modules if name.split(".")[0] == "insightface"]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in absent:
+def absent(monkeypatch, *names):
+    """Let modules be missing."""
+    loaded = [name for name in sys.modules if name.split(".")[0] in names]
+    for name in {*loaded, *names}:
         monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setattr(sys, "executable", python)
-    monkeypatch.setattr(face_packages, "GPU_BUILD", "not-installed")
-    quoted = f'"{python}"' if " " in python else python
-    expected = f"insightface: expected a package that can be imported, {told.format(python=quoted)}"
-    assert refusal() == f"{expected} and restart ComfyUI."
 
 
-def test_where_the_build_for_gpus_is_installed_the_command_brings_it_back(put, monkeypatch):
+PYTHONS = [sys.executable, r"C:\My ComfyUI\python_embeded\python.exe"]
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=["here", "with a space"])
+def test_a_missing_package_gives_the_command_for_it_with_what_is_there_pinned(python, put, monkeypatch):
     put()
+    absent(monkeypatch, "insightface", "onnx")
+    monkeypatch.setattr(sys, "executable", python)
+    quoted = f'"{python}"' if " " in python else python
+    told = refusal()
+    assert told.startswith(
+        "insightface: expected packages that can be imported, got no insightface and no onnx. "
+        f"Run {quoted} -m pip install insightface onnx numpy=={np.__version__} "
+    )
+    assert " onnxruntime" not in told
+    assert told.endswith(" and restart ComfyUI.")
+
+
+BUILDS = {  # other names for what fills the same folders, and what is missing
+    "contrib": (["opencv-contrib-python", "onnxruntime"], ["insightface"], "{pip} --no-deps insightface"),
+    "openvino": (
+        ["onnxruntime-openvino", "opencv-python"], ["insightface", "skimage"],
+        "{pip} scikit-image{pins} and then {pip} --no-deps insightface",
+    ),
+    "no OpenCV, openvino": (
+        ["onnxruntime-openvino"], ["insightface", "cv2"], "{pip} opencv-python{pins} and then {pip} --no-deps insightface",
+    ),
+    "only onnxruntime": (["onnxruntime", "opencv-python"], ["onnxruntime"], "{pip} onnxruntime{pins}"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", BUILDS)
+def test_other_builds_are_left_alone(case, put, monkeypatch):
+    there, missing, command = BUILDS[case]
+    absent(monkeypatch, *missing)
     monkeypatch.setitem(sys.modules, "insightface.app", None)
-    monkeypatch.setitem(sys.modules, "insightface", None)
-    monkeypatch.setattr(face_packages, "GPU_BUILD", "numpy")  # some package that is there
-    assert refusal().endswith(
-        f"Run {sys.executable} -m pip install insightface and then "
-        f"{sys.executable} -m pip install --force-reinstall --no-deps numpy and restart ComfyUI."
+    monkeypatch.setattr(face_install, "installed", there.__contains__)
+    monkeypatch.setattr(face_install, "_pins", lambda: ["numpy==2.1"])
+    pip = f"{sys.executable} -m pip install"
+    expected = command.format(pip=pip, pins=" numpy==2.1")
+    assert face_install.install_command(face_install.missing_modules(), nvidia=False) == expected
+    assert f"Run {expected} and restart ComfyUI." in refusal()
+
+
+def test_a_computer_with_an_nvidia_gpu_gets_the_build_for_it(monkeypatch):
+    monkeypatch.setattr(face_install, "installed", lambda name: False)
+    monkeypatch.setattr(face_install, "_pins", list)
+    pip = f"{sys.executable} -m pip install"
+    assert face_install.install_command(["insightface", "onnxruntime", "cv2"], nvidia=True) == (
+        f"{pip} onnxruntime-gpu opencv-python and then {pip} --no-deps insightface"
     )
 
 
-def test_a_package_that_fails_to_import_is_told_with_its_reason(put, monkeypatch):
+def test_a_python_without_pip_is_served_by_uv(monkeypatch):
+    absent(monkeypatch, "pip")
+    assert face_install.pip_install("onnx") == f"uv pip install --python {sys.executable} onnx"
+
+
+def test_another_runtime_is_not_written_over_for_cuda(put, caplog, monkeypatch):
+    import onnxruntime
+
+    put()
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(face_packages, "other_runtimes", lambda: ["onnxruntime-openvino"])
+    load("CUDA")
+    assert caplog.messages[-1] == (
+        "provider: expected CUDA, got an onnxruntime without it: the CPU does it. "
+        "onnxruntime-openvino lies in the folder of onnxruntime-gpu; one of them can be there."
+    )
+
+
+def test_a_package_that_fails_to_import_is_named_with_its_reason(put, monkeypatch):
     put()
     monkeypatch.setitem(sys.modules, "insightface.app", None)  # the package is there, and raises
     told = refusal()
-    assert told.startswith("insightface: expected a package that can be imported, got an error (")
+    assert told.startswith(
+        "insightface: expected packages that can be imported, got an error in insightface ("
+    )
     assert "insightface.app" in told
     assert told.endswith("-m pip install --force-reinstall --no-deps insightface and restart ComfyUI.")
+
+
+def test_a_missing_library_of_the_system_is_named(put, monkeypatch):
+    def fail(name):
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file: No such file or directory")
+        return importlib.import_module(name)
+
+    put()
+    monkeypatch.setitem(sys.modules, "insightface.app", None)
+    monkeypatch.setattr(face_packages, "importlib", SimpleNamespace(import_module=fail))
+    told = refusal()
+    assert "got an error in opencv-" in told
+    assert "(libGL.so.1: cannot open shared object file" in told
+    assert told.endswith(
+        "Install the library that it names with the system's package manager and restart ComfyUI."
+    )
 
 
 def test_without_these_packages_every_other_node_loads_and_works():
@@ -309,5 +370,5 @@ def test_without_these_packages_every_other_node_loads_and_works():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(
-        "insightface: expected a package that can be imported, got no insight"
+        "insightface: expected packages that can be imported, got no insight"
     )

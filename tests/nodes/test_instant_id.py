@@ -12,10 +12,12 @@ from types import SimpleNamespace
 
 import comfy.memory_management
 import folder_paths
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from megapixel.attention.instant_id import combine_embeddings, negative_embedding
+from megapixel.faces.draw import draw_keypoints
 from megapixel.host.instant_id_files import instant_id_files, offer_instant_id_folder
 from megapixel.nodes.instant_id import (
     MegapixelInstantIDApply,
@@ -573,18 +575,18 @@ class TestKnownInputs:
     def names(self, node):
         return [socket.id for socket in node.GET_SCHEMA().inputs]
 
-    def test_they_come_first_in_their_order_with_their_defaults(self):
+    def test_they_come_first_with_their_defaults_and_widgets_in_their_order(self):
         shown = {s.id: getattr(s, "default", None) for s in MegapixelInstantIDApply.GET_SCHEMA().inputs}
         assert list(shown)[:12] == [
-            "instantid", "insightface", "control_net", "image", "model", "positive", "negative", "weight", "start_at",
+            "model", "positive", "negative", "instantid", "insightface", "control_net", "image", "weight", "start_at",
             "end_at", "image_kps", "mask",
         ]  # fmt: skip
         assert [shown[name] for name in ("weight", "start_at", "end_at", "noise")] == [0.8, 0.0, 1.0, 0.35]
         assert self.names(MegapixelInstantIDAttention)[:9] == [
-            "instantid", "insightface", "image", "model", "weight", "start_at", "end_at", "noise", "mask"
+            "model", "instantid", "insightface", "image", "weight", "start_at", "end_at", "noise", "mask"
         ]  # fmt: skip
         assert self.names(MegapixelInstantIDControlNet) == [
-            "face_embeds", "control_net", "image_kps", "positive", "negative", "strength", "start_at", "end_at", "mask"
+            "positive", "negative", "face_embeds", "control_net", "image_kps", "strength", "start_at", "end_at", "mask"
         ]  # fmt: skip
         assert self.names(MegapixelInstantIDLoader) == ["instantid_file"]
 
@@ -602,3 +604,96 @@ def test_a_loaded_model_goes_when_nobody_holds_it(folder, state):
     del loaded
     gc.collect()
     assert network() is None
+
+
+# Nothing to do
+
+
+POINTS = np.array([[110, 80], [150, 80], [130, 100], [115, 125], [145, 125]], np.float32)
+KEYPOINTS = draw_keypoints([SimpleNamespace(points=POINTS)], (200, 260))[None]
+IDLE = {
+    "weight 0": ({"weight": 0.0}, "weight is 0"),
+    "order": ({"start_at": 0.8, "end_at": 0.2}, "start_at is after end_at"),
+    "black mask": ({"mask": torch.zeros(1, 8, 8)}, "the mask is black"),
+}
+
+
+def shown(result):
+    """The text at the node, which must be one line of the log."""
+    return "" if result.ui is None else "\n".join(result.ui.as_dict()["text"])
+
+
+@pytest.mark.parametrize("case", IDLE)
+def test_a_face_that_adds_nothing_is_reported_and_leaves_everything(
+    case, instantid, analysis, model, control_net, conditions, caplog
+):
+    caplog.set_level(logging.INFO, logger="megapixel")
+    settings, reason = IDLE[case]
+    given = KNOWN | settings
+    applied = MegapixelInstantIDApply.execute(
+        instantid, analysis, control_net, ALICE, model, *conditions, **given
+    )
+    attention = MegapixelInstantIDAttention.execute(instantid, analysis, ALICE, model, noise=0.0, **given)
+    for result in (applied, attention):
+        assert shown(result) == f"InstantID: nothing to do, {reason}."
+    assert caplog.messages.count(f"InstantID: nothing to do, {reason}.") == 2
+    assert all(one is other for one, other in zip(applied.args, [model, *conditions], strict=True))
+    assert attention.args[0] is model
+    strength = {"strength": given.pop("weight"), **given}
+    guided = MegapixelInstantIDControlNet.execute(
+        attention.args[1], control_net, ALICE, *conditions, **strength
+    )
+    reason = reason.replace("weight", "strength")
+    assert shown(guided) == f"InstantID ControlNet: nothing to do, {reason}."
+    assert caplog.messages.count(shown(guided)) == 1
+    assert all(one is other for one, other in zip(guided.args, conditions, strict=True))
+
+
+def test_a_reference_without_a_face_is_reported_by_each_of_the_three_nodes(
+    instantid, analysis, model, control_net, conditions, caplog
+):
+    caplog.set_level(logging.INFO, logger="megapixel")
+    choice = {**KNOWN, "on_no_face": "pass through"}
+    applied = MegapixelInstantIDApply.execute(
+        instantid, analysis, control_net, NOBODY, model, *conditions, **choice
+    )
+    attention = MegapixelInstantIDAttention.execute(instantid, analysis, NOBODY, model, noise=0.0, **choice)
+    guided = MegapixelInstantIDControlNet.execute(
+        attention.args[1], control_net, NOBODY, *conditions, 1.0, 0.0, 1.0
+    )
+    text = "InstantID: nothing to do, no reference shows the face that is asked for."
+    assert shown(applied) == shown(attention) == text
+    assert shown(guided) == "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
+    assert caplog.messages.count(text) == 2
+    assert shown(guided) in caplog.messages
+
+
+def test_a_picture_in_the_place_of_drawn_keypoints_is_reported(
+    instantid, analysis, model, control_net, conditions, caplog
+):
+    """What a bypassed Face Keypoints hands on."""
+    caplog.set_level(logging.INFO, logger="megapixel")
+    attention = MegapixelInstantIDAttention.execute(instantid, analysis, ALICE, model, noise=0.0, **KNOWN)
+    guided = MegapixelInstantIDControlNet.execute(
+        attention.args[1], control_net, ALICE, *conditions, 1.0, 0.0, 1.0
+    )
+    applied = MegapixelInstantIDApply.execute(
+        instantid, analysis, control_net, ALICE, model, *conditions, **KNOWN, image_kps=NOBODY
+    )
+    assert shown(guided).startswith("image_kps: expected drawn keypoints on black, got another picture")
+    assert shown(applied) == shown(guided)
+    assert caplog.messages.count(shown(guided)) == 2
+
+
+def test_a_face_that_is_added_is_not_reported(instantid, analysis, model, control_net, conditions, caplog):
+    caplog.set_level(logging.INFO, logger="megapixel")
+    applied = MegapixelInstantIDApply.execute(
+        instantid, analysis, control_net, ALICE, model, *conditions, **KNOWN
+    )
+    attention = MegapixelInstantIDAttention.execute(instantid, analysis, ALICE, model, noise=0.0, **KNOWN)
+    guided = MegapixelInstantIDControlNet.execute(
+        attention.args[1], control_net, KEYPOINTS, *conditions, 1.0, 0.0, 1.0
+    )
+    assert shown(applied) == shown(attention) == shown(guided) == ""
+    assert not [line for line in caplog.messages if line.startswith("image_kps")]
+    assert not [line for line in caplog.messages if "nothing to do" in line]

@@ -12,7 +12,9 @@ import comfy.utils
 import numpy as np
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
+from megapixel.host import unfinished
 from megapixel.host.segment_sampler import stack_masks
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
@@ -692,6 +694,98 @@ def test_an_interrupt_after_a_batch_was_halved_keeps_the_half_that_was_finished(
     result = upscale(segs_of(*BOXES[:2]), model=watched(sd15, [], act), batch_size=2)
     assert_close(part(result, BOXES[0]), part(expected, BOXES[0]))
     assert torch.equal(part(result, BOXES[1]), part(image, BOXES[1]))
+
+
+@pytest.fixture
+def in_queue():
+    """A function that runs another one as the host runs a node of a queued prompt."""
+
+    def run(function, node="8"):
+        with CurrentNodeContext("prompt", node):
+            return function()
+
+    yield run
+    unfinished._runs.clear()
+    unfinished._ended_early.clear()
+
+
+@pytest.mark.parametrize("overlaps", ["independent", "in order"])
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "stopped at once"])
+def test_the_run_after_an_interrupt_samples_only_what_is_left(
+    overlaps, keep, upscale, sd15, in_queue, caplog
+):
+    caplog.set_level("INFO")
+    expected = upscale(overlaps=overlaps)
+    calls = []
+
+    def act(number):
+        calls.append(number)
+        if number == 6:  # two for each segment, so in the middle of the last one
+            comfy.model_management.interrupt_current_processing()
+            comfy.model_management.throw_exception_if_processing_interrupted()
+
+    model, segs = watched(sd15, [], act), segs_of()
+    settings = {"model": model, "overlaps": overlaps, "keep_on_interrupt": keep}
+    before = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
+    if keep:
+        assert not torch.equal(in_queue(lambda: upscale(segs, **settings)), expected)
+    else:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            in_queue(lambda: upscale(segs, **settings))
+    after = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
+    assert after != before  # or the host would take the unfinished picture from its cache
+    assert torch.equal(in_queue(lambda: upscale(segs, **settings)), expected)
+    assert len(calls) == 6 + 2
+    assert "SEGS: 2 segments were sampled by the run that ended early." in caplog.messages
+    assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) == after  # complete, and cached as such
+    assert torch.equal(in_queue(lambda: upscale(segs, **settings)), expected)
+    assert len(calls) == 6 + 2 + 6  # nothing is kept after a complete run
+
+
+CHANGES = {
+    "seed": {"seed": 6}, "steps": {"steps": 3}, "denoise": {"denoise": 0.6}, "cfg": {"cfg": 3.0}, "factor": {"rescale_factor": 1.2},
+    "crop": {"smallest_crop": 48}, "mask": {"noise_mask_feather": 0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "model", "prompt", "picture", "another node"])
+def test_what_was_sampled_with_other_inputs_is_not_taken(change, upscale, sd15, image, in_queue):
+    calls = []
+
+    def act(number):
+        calls.append(number)
+        if number == 6:
+            raise comfy.model_management.InterruptProcessingException
+
+    model, segs = watched(sd15, [], act), segs_of()
+    changed = {
+        "model": {"model": model.clone()},
+        "prompt": {"positive": conditioning(sd15, 3, tokens=8)},
+        "picture": {"image": image * 0.9},
+        **CHANGES,
+    }.get(change, {})
+    in_queue(lambda: upscale(segs, model=model))
+    settings = {"model": model, **changed}
+    result = in_queue(lambda: upscale(segs, **settings), "9" if change == "another node" else "8")
+    assert torch.equal(result, upscale(segs, **{**settings, "model": sd15}))
+    assert len(calls) > 6 + 2
+
+
+def test_a_segment_that_was_no_number_is_tried_again_and_the_others_are_not(upscale, sd15, in_queue):
+    expected, calls, copy = upscale(), [], sd15.clone()
+
+    def wrapper(apply, options):
+        calls.append(0)
+        result = apply(options["input"], options["timestep"], **options["c"])
+        return result * float("nan") if len(calls) in (3, 4) else result  # the second segment
+
+    copy.set_model_unet_function_wrapper(wrapper)
+    segs = segs_of()
+    before = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
+    assert not torch.equal(in_queue(lambda: upscale(segs, model=copy)), expected)
+    assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) != before
+    assert torch.equal(in_queue(lambda: upscale(segs, model=copy)), expected)
+    assert len(calls) == 6 + 2
 
 
 def test_progress_never_falls_back_and_reaches_its_end(upscale, monkeypatch):

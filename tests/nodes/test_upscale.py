@@ -658,9 +658,10 @@ def test_what_was_measured_is_kept_in_the_users_folder_and_not_measured_again(pi
     first = described(compact)
     upscale(first, image, tile_size=64)
     file = user_folder / "megapixel" / "upscale_models.json"
-    [(key, measured)] = json.loads(file.read_text(encoding="utf-8")).items()
-    assert key == f"{fingerprint(first)} cpu torch {torch.__version__} format {FORMAT}"
-    assert {name.split()[0] for name in measured} == {"form", "need", "reach"}
+    [(key, entry)] = json.loads(file.read_text(encoding="utf-8")).items()
+    assert key == f"{fingerprint(first)} cpu torch {torch.__version__}"
+    assert entry["format"] == FORMAT
+    assert {name.split()[0] for name in entry["values"]} == {"form", "need", "reach"}
     written = file.stat().st_mtime_ns
     fresh = described(compact)  # as after a restart
     calls = count_calls(fresh)
@@ -703,6 +704,7 @@ def test_the_fingerprint_tells_architectures_and_weights_apart():
         '{"KEY": 5}',
         '{"KEY": []}',
         '{"KEY": {"reach whole": 5}}',
+        '{"KEY": {"format": 2, "seal": "", "values": {"reach whole": 5}}}',
     ],
     ids=lambda content: content[:9],
 )

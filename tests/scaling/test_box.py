@@ -6,8 +6,9 @@ from itertools import pairwise
 from random import Random
 
 import pytest
+from megapixel.attention.token_mask import nearest_box
 from megapixel.scaling.box import Box
-from megapixel.scaling.grow import enlarge_box, fit_box, grow_box
+from megapixel.scaling.grow import box_around, enlarge_box, fit_box, grow_box
 
 
 def grow_by_pixels(low, high, length, multiple, least):
@@ -167,8 +168,8 @@ def test_shared_clamped_and_within_count_the_same_pixels(random_boxes):
 
 
 def test_the_smallest_box_around_edges_between_pixels():
-    assert Box.around(2.9, 1.2, 8.5, 4.1) == Box(2, 1, 9, 5)
-    assert Box.around(-3.5, 2, 9, 5) == Box(-4, 2, 9, 5)
+    assert box_around(2.9, 1.2, 8.5, 4.1) == Box(2, 1, 9, 5)
+    assert box_around(-3.5, 2, 9, 5) == Box(-4, 2, 9, 5)
 
 
 def test_spans_are_rows_and_columns_and_make_the_box_again():
@@ -180,10 +181,12 @@ def test_spans_are_rows_and_columns_and_make_the_box_again():
 def test_boxes_side_by_side_stay_so_at_another_resolution():
     for old, new in [(8, 64), (8, 7), (8, 13), (96, 80), (5, 5)]:
         edges = sorted({0, old // 4, old // 2, old - 1, old})
-        spans = [Box(low, 0, high, 1).nearest((old, 1), (new, 1)).spans[0] for low, high in pairwise(edges)]
+        spans = [
+            nearest_box(Box(low, 0, high, 1), (old, 1), (new, 1)).spans[0] for low, high in pairwise(edges)
+        ]
         assert [row for low, high in spans for row in range(low, high)] == list(range(new))
 
 
 def test_a_box_smaller_than_a_pixel_is_one_pixel():
     for corner in (0, 3, 7):
-        assert Box(corner, 0, corner + 1, 6).nearest((8, 6), (3, 2)).size == (1, 2)
+        assert nearest_box(Box(corner, 0, corner + 1, 6), (8, 6), (3, 2)).size == (1, 2)

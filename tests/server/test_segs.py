@@ -112,6 +112,20 @@ def test_cancelling_in_the_middle_gives_what_was_finished_and_the_graph_goes_on(
     assert re.search(r"SEGS: interrupted; \d of 4 segments are refined", server.log.read_text())
 
 
+def test_the_same_prompt_after_cancelling_finishes_the_picture(server, watch, figures):
+    prompt = prompt_of(seed=9, steps=30)
+    seen = watch(prompt, UPSCALE, cancel_at=0.5)
+    cancelled = read_picture(server.images(server.result(seen.prompt_id), "9")[0])
+    log_before = server.log.read_text().count("were sampled by the run that ended early")
+    again, _ = refined(server, prompt)
+    assert server.log.read_text().count("were sampled by the run that ended early") == log_before + 1
+    renamed = {"whole" if key == UPSCALE else key: node for key, node in prompt.items()}
+    renamed["9"] = {**prompt["9"], "inputs": {**prompt["9"]["inputs"], "images": ["whole", 0]}}
+    whole, _ = refined(server, renamed)
+    assert not torch.equal(cancelled, whole)
+    assert torch.equal(again, whole)
+
+
 def test_cancelling_stops_at_once_where_that_is_wanted(server, watch, figures):
     seen = watch(prompt_of(seed=5, steps=30, keep_on_interrupt=False), UPSCALE, cancel_at=0.3)
     assert seen.end == "execution_interrupted"

@@ -7,12 +7,13 @@ import threading
 import time
 from collections import Counter
 from random import Random
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
 from megapixel.upscale import enlarge as loop
-from megapixel.upscale.enlarge import NotANumber, OutOfMemory, enlarge
+from megapixel.upscale.enlarge import NotANumber, OutOfMemory, Tile, enlarge
 from megapixel.upscale.memory import Need
 from megapixel.upscale.placement import Line, Placement
 from megapixel.upscale.stage import Stage, Worker
@@ -39,6 +40,15 @@ def stage_of(runs, scale, reach, **worker):
     return Stage([Worker(run, CPU, **worker) for run in runs], scale, NEED, lambda: reach)
 
 
+class Told(NamedTuple):
+    """What a report is given."""
+
+    tile: Tile
+    written: torch.Tensor
+    done: int
+    left: int
+
+
 def run_tiled(pictures, stage, tile, size=None, **options):
     """Enlarge with tiles of `tile` as the pack does it: nothing is mixed, and no reach asked for, where one will do."""
     height, width = pictures.shape[-2:]
@@ -53,6 +63,8 @@ def run_tiled(pictures, stage, tile, size=None, **options):
     placement = Placement(rows, columns)
     if len(plan.tiles) > 1:
         placement = placement.with_blend(stage.reach().blend)
+    if report := options.pop("report", None):
+        options["report"] = lambda *told: report(Told(*told))
     return enlarge(pictures, stage, plan, placement, **options)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import math
 import re
 import weakref
 
@@ -317,66 +316,6 @@ class TestWhatIsRemembered:
         narrow = Network(compact, [CPU], load, Form(torch.bfloat16), store).stages[0].need
         assert len([key for key in store if key.startswith("need")]) == 2
         assert narrow.peak == pytest.approx(wide.peak / 2, rel=0.15)
-
-
-KEYS = {"form": "form cpu float32", "need": "need whole cpu torch.float32 False", "reach": "reach whole"}
-NOT_A_RECORD = [None, 5, "text", True, [], [[]], {}, {"other": 1}]
-NOT_A_FIELD = {
-    "need": {"peak": [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-9, 1e30, 10**400, "1000", None, True, [9.0]]},
-    "reach": {
-        "bound": [-1, 0.5, math.nan, 10**9, "6", False, [6]],
-        "margin": [-1, 0, 6.5, math.nan, 10**9, 300, "6", None, True],
-        "period": [-1, 0, 1.0, math.inf, 10**6, "1", None, True],
-    },
-    "form": {
-        "dtype": ["bfloat16", "float64", "int64", "torch.float32", "Tensor", "load", "", None, 5, ["float32"]],
-        "channels_last": [0, 1, None, "yes", [True]],
-    },
-}  # fmt: skip
-
-
-def damages():
-    """Yield (record, what is damaged in it, how): the whole of it, a field more, a field less, each field."""
-    for name, fields in NOT_A_FIELD.items():
-        yield from ((name, None, damaged) for damaged in NOT_A_RECORD)
-        yield name, "more", 1
-        for field, wrong in fields.items():
-            yield name, field, "left out"
-            yield from ((name, field, damaged) for damaged in wrong)
-
-
-class TestDamagedRecords:
-    @pytest.fixture(scope="class")
-    def measured(self):
-        """A descriptor, what is measured of it, and what it makes of a picture."""
-        with torch.inference_mode():
-            descriptor, store = random_upscaler("Compact 16x4"), {}
-            return descriptor, store, self.run(descriptor, store)
-
-    def run(self, descriptor, store):
-        """Return what becomes of a picture by what the store holds."""
-        choose_form(descriptor, CPU, load, "float32", store)
-        network = Network(descriptor, [CPU], load, store=store)
-        return upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=48), Hooks(lambda: PLENTY))
-
-    @pytest.mark.parametrize(("name", "field", "damaged"), damages(), ids=lambda value: repr(value)[:30])
-    def test_are_measured_again(self, name, field, damaged, measured):
-        descriptor, good, expected = measured
-        store, key = json.loads(json.dumps(good)), KEYS[name]
-        assert store.keys() == set(KEYS.values())
-        if field is None:
-            store[key] = damaged
-        elif damaged == "left out":
-            del store[key][field]
-        else:
-            store[key][field] = damaged
-        before = json.dumps(store[key])
-        assert torch.equal(self.run(descriptor, store), expected)
-        assert json.dumps(store[key]) != before
-        if name == "form":  # which one is faster may change
-            assert store[key] in [{"dtype": "float32", "channels_last": last} for last in (False, True)]
-        else:
-            assert store == good | {KEYS["form"]: store[KEYS["form"]]}
 
 
 class TestNeed:

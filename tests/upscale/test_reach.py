@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.upscale.reach import CERTAIN, Measured, measure_reach, textured_picture, textured_strip
+from megapixel.upscale.reach import CERTAIN, Measured, measure_reach, textured_picture
 from torch import nn
 
 from devhost.tiny.random_upscalers import random_upscaler
@@ -394,11 +394,11 @@ class TestFarBounds:
 
 class TestStrips:
     def test_are_the_same_every_time_whatever_the_global_generator_says(self):
-        first = textured_strip(3, 128, CPU)
+        first = textured_picture(3, 32, 128, CPU)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(123)
             before = torch.get_rng_state()
-            assert torch.equal(textured_strip(3, 128, CPU), first)
+            assert torch.equal(textured_picture(3, 32, 128, CPU), first)
             assert torch.equal(torch.get_rng_state(), before)
 
     def test_are_pictures_with_structure_of_every_size(self):

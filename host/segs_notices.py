@@ -1,0 +1,56 @@
+"""What a node of segments reports where it has nothing to refine, or less than there is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..segs.segment import Segment, read_segments
+
+ASPECT_TOLERANCE = 0.02  # relative; rounding to multiples of 8 stays below it
+CHECK = "Look at them in Preview SEGS."
+
+
+def segs_notices(image: Tensor, segs: Any) -> list[str]:
+    """Return a text for each reason why segments of `segs` are not refined in IMAGE (F, H, W, C), or are stretched.
+
+    Raises:
+        ValueError: when `segs` has no single meaning.
+    """
+    found_in, segments = read_segments(segs)
+    wanted = [segment for segment in segments if segment.wanted]
+    if not wanted:
+        why = f"other workers refine all {len(segments)} segments" if segments else "there is no segment"
+        return [f"segs: nothing to do, {why}: the image is only enlarged."]
+    left_out = {
+        "their masks are black": [segment for segment in wanted if segment.empty],
+        f"they belong to frames that image does not have, it has {len(image)}": [
+            segment for segment in wanted if not segment.empty and not _has_frame(segment, len(image))
+        ],
+        "they are outside the picture": [
+            segment
+            for segment in wanted
+            if not segment.empty
+            and _has_frame(segment, len(image))
+            and not segment.region.clamped(found_in).area
+        ],
+    }
+    all_left_out = sum(map(len, left_out.values())) == len(wanted)
+    start = "segs: nothing to do, " if all_left_out else "segs: "
+    texts = [
+        f"{start}{len(those)} of {len(wanted)} segments are left out, {why}. {CHECK}"
+        for why, those in left_out.items()
+        if those
+    ]
+    height, width = image.shape[1:3]
+    if abs(found_in[0] * width / (found_in[1] * height) - 1) > ASPECT_TOLERANCE:
+        texts.append(
+            f"segs: found in a picture of {found_in[1]}x{found_in[0]}, image has {width}x{height}: the segments are stretched. "
+            "Find them in this image."
+        )
+    return texts
+
+
+def _has_frame(segment: Segment, frames: int) -> bool:
+    return segment.frame is None or segment.frame < frames

@@ -1,0 +1,136 @@
+"""What a run of Upscale SEGS had sampled when it ended early, for the next run of the same node.
+
+The host takes a node's result from its cache when the inputs are the same. A picture that was cancelled half-way depends on more than its
+inputs: the node's fingerprint counts the runs that ended early, so that the next one is executed, and takes the latents from here.
+
+Kept are the latents before decoding, in main memory: 256 KiB for a segment of 1024x1024 pixels with 4 channels, 1 MiB with 16. All nodes
+together keep at most MOST_BYTES; the oldest go first. A node's are dropped when a run of it is complete, or has other inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import numbers
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..segs.refine import Piece
+from .compat import executing_node
+
+MOST_BYTES = 256 * 2**20
+
+Key = tuple[Any, ...]
+
+
+class _Same:
+    """An object that is equal to itself alone, and does not keep it alive."""
+
+    def __init__(self, value: Any) -> None:
+        self._reference = weakref.ref(value)
+
+    def __eq__(self, other: object) -> bool:
+        value = self._reference()
+        return isinstance(other, _Same) and value is not None and value is other._reference()
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+@dataclass(eq=False)
+class SampledSegments:
+    """The latents (1, C, …) of one node's run by segment; empty where an earlier run was complete or had other inputs."""
+
+    inputs: Any = None
+    node: str | None = None
+    latents: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
+
+    def get(self, piece: Piece, cut: Tensor) -> Tensor | None:
+        """Return the latent of a segment that was cut from the same pixels, or None."""
+        return self.latents.get(_key(piece, cut)) if self.latents else None
+
+    def put(self, piece: Piece, cut: Tensor, latent: Tensor) -> None:
+        """Keep the latent of a segment. In a script nothing is kept."""
+        if self.node is not None:
+            self.latents[_key(piece, cut)] = latent.to("cpu", copy=True)
+            _bound()
+
+    def forget(self, piece: Piece, cut: Tensor) -> None:
+        """Drop the latent of a segment that did not decode."""
+        self.latents.pop(_key(piece, cut), None)
+
+    def end(self, *, complete: bool) -> None:
+        """Drop everything after a complete run; otherwise have the next run executed."""
+        if self.node is None:
+            return
+        if complete:
+            _runs.pop(self.node, None)
+        else:
+            _ended_early[self.node] = _ended_early.get(self.node, 0) + 1
+
+
+_runs: dict[str, SampledSegments] = {}  # by node, the oldest run first
+_ended_early: dict[str, int] = {}
+
+
+def sampled_segments(*inputs: Any) -> SampledSegments:
+    """Return what the executing node's last run left, or a new one where that had other inputs.
+
+    Tensors, models and other objects are the same where they are one object: so they are while the host's cache has them.
+    """
+    _, node = executing_node()
+    if node is None:
+        return SampledSegments()
+    seen, last = _identity(inputs), _runs.pop(node, None)
+    _runs[node] = last if last is not None and last.inputs == seen else SampledSegments(seen, node)
+    return _runs[node]
+
+
+def fingerprint() -> str:
+    """Return under what the host caches the executing node's result: the node, and how often its runs ended early.
+
+    With the node, since another one with the same inputs may have been interrupted.
+    """
+    _, node = executing_node()
+    return f"{node} {_ended_early.get(node or '', 0)}"
+
+
+def _key(piece: Piece, cut: Tensor) -> Key:
+    """Return what tells segments of one run apart; with the pixels, which depend on what was refined before."""
+    return piece.cut.segment.number, piece.frame, piece.cut.box, _digest(cut), _digest(piece.cut.mask)
+
+
+def _digest(values: Tensor) -> bytes:
+    data = values.detach().to("cpu", torch.float32).numpy().tobytes()
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _bound() -> None:
+    """Drop the oldest latents until all of them fit."""
+    excess = sum(_bytes(latent) for run in _runs.values() for latent in run.latents.values()) - MOST_BYTES
+    for run in _runs.values():
+        while excess > 0 and run.latents:
+            excess -= _bytes(run.latents.pop(next(iter(run.latents))))
+
+
+def _bytes(latent: Tensor) -> int:
+    return latent.numel() * latent.element_size()
+
+
+def _identity(value: Any) -> Any:
+    """Return something equal for the same input: numbers and texts by value, containers by their parts, all else by object."""
+    if value is None or isinstance(value, (str, bytes, numbers.Number, torch.dtype, torch.device)):
+        return value
+    if isinstance(value, Mapping):
+        return {key: _identity(part) for key, part in value.items()}
+    if isinstance(value, Sequence):
+        return [_identity(part) for part in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [_identity(getattr(value, each.name)) for each in fields(value)]
+    try:
+        return _Same(value)
+    except TypeError:  # cannot be referred to weakly: never the same
+        return object()

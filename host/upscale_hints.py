@@ -1,0 +1,34 @@
+"""What will make an upscale slow, or is not there, before it starts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from typing import Any
+
+import comfy.model_management
+
+COMPILERS = ("g++", "clang++", "cl")
+
+
+def upscale_hints(upscale_model: Any, precision: str = "auto", compile: bool = False, **_: Any) -> list[str]:
+    """Return a text for each setting of the node that does not fit this computer."""
+    patcher = getattr(upscale_model, "patcher", None)
+    device = patcher.load_device if patcher else comfy.model_management.get_torch_device()
+    texts: list[str] = []
+    if precision == "float16" and device.type == "cpu":
+        texts.append("precision: float16 is slower than float32 on a CPU. Choose auto.")
+    if compile and (missing := _missing_for_compile(device.type)):
+        texts.append(
+            f"compile: nothing to do, there is no {missing}: the model runs as it is. Switch it off."
+        )
+    return texts
+
+
+def _missing_for_compile(device_type: str) -> str | None:
+    """Return what torch.compile needs and does not find, or None."""
+    if device_type == "cpu":
+        found = os.environ.get("CXX") or any(map(shutil.which, COMPILERS))
+        return None if found else f"C++ compiler ({', '.join(COMPILERS)})"
+    return None if importlib.util.find_spec("triton") else "package triton"

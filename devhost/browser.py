@@ -41,6 +41,11 @@ _RED_LINKS = """() => [...app.graph.links.values()].filter((link) => {
     const input = app.graph.getNodeById(link.target_id)?.inputs[link.target_slot]
     return !output || !input || !LiteGraph.isValidConnection(output.type, input.type)
 }).map((link) => link.id)"""
+_VIDEO = """() => {
+  const isResult = (video) => video.readyState >= 2 && video.currentSrc.includes('type=output')
+  const video = [...document.querySelectorAll('video')].find(isResult)
+  return video ? [video.videoHeight, video.videoWidth] : null
+}"""
 _PICTURES = """() => app.graph.nodes.filter((node) => node.type === 'SaveImage')
     .flatMap((node) => node.imgs ?? []).map((image) => [image.naturalHeight, image.naturalWidth])"""
 _ADD_NODE = """(type) => {
@@ -119,6 +124,11 @@ class FrontEnd:
         self.page.wait_for_function(f"() => ({_PICTURES})().length > 0")
         [size] = self.page.evaluate(_PICTURES)
         return tuple(size)
+
+    def wait_for_video(self) -> tuple[int, int]:
+        """Wait until a node shows a video of the output folder whose first frame is there, and return its (height, width)."""
+        self.page.wait_for_function(f"() => ({_VIDEO})() !== null")
+        return tuple(self.page.evaluate(_VIDEO))
 
     def wait_for_error(self, node: str, sentence: str) -> None:
         """Wait until the front end's panel says this sentence under the title of the node."""

@@ -121,7 +121,7 @@ class _Linear:
 
 def _product(weights: Tensor, picture: Tensor) -> Tensor:
     """Return (n, 3) times (3, H, W) as (n, H, W)."""
-    return (weights @ picture.flatten(1)).unflatten(1, picture.shape[1:])
+    return (weights @ picture.flatten(1)).reshape(len(weights), *picture.shape[1:])
 
 
 def _matrices(bits: int, colour: Colour) -> tuple[_Linear, _Linear]:

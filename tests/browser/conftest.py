@@ -9,6 +9,7 @@ from devhost.browser import BrowserFailure, open_browser, open_front_end
 from devhost.demo import PACK, TINY_PACK
 from devhost.environment import ROOT
 from devhost.server import current_environment, running_server
+from devhost.video_demo import write_example_video
 
 SCREENSHOTS = ROOT / "output" / "browser"
 
@@ -24,6 +25,7 @@ def server(tmp_path_factory):
         Image.linear_gradient("L").resize((48, 32)).convert("RGB").save(
             running.base / "input" / "example.png"
         )
+        write_example_video(running.base / "input" / "example.mp4")
         yield running
 
 

@@ -13,6 +13,7 @@ from devhost.environment import ROOT
 from devhost.known_nodes import KNOWN
 from devhost.segs_demo import UPSCALE, draw_figures, tiny_prompt as tiny_prompt_of_segs
 from devhost.upscale_demo import write_picture
+from devhost.video_demo import HEIGHT, WIDTH, video_prompt
 from devhost.workflow import prompt_node, to_graph
 
 EXAMPLES = sorted((ROOT / "example_workflows").glob("*.json"))
@@ -104,6 +105,14 @@ def test_a_shipped_picture_runs_as_it_is_and_the_result_appears_in_the_page(fron
     front_end.drop(ROOT / "assets" / "upscale.png")
     front_end.press_run()
     assert front_end.wait_for_picture() == (4 * 32, 4 * 48)
+
+
+def test_an_enlarged_video_plays_at_the_node(server, front_end, tmp_path):
+    file = tmp_path / "video.json"
+    file.write_text(json.dumps(to_graph(video_prompt(), server.object_info())))
+    front_end.drop(file)
+    front_end.press_run()
+    assert front_end.wait_for_video() == (2 * HEIGHT, 2 * WIDTH)
 
 
 def test_a_sampled_picture_and_its_plan_appear_in_the_page(server, front_end, tmp_path):

@@ -456,5 +456,5 @@ class TestBadInput:
 )
 def test_the_log_line_says_what_will_happen(sd15, caplog, settings, told):
     with caplog.at_level(logging.INFO, "megapixel"):
-        sample(apply_msw_msa(sd15, settings), steps=1, cfg=1.0)
+        sample(apply_msw_msa(sd15, settings), steps=2, cfg=1.0)
     assert told in caplog.text

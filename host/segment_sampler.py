@@ -21,6 +21,7 @@ from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
 from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
 from .log import log
+from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .sigmas import SchedulerFunction, noise_levels
@@ -84,6 +85,7 @@ class SegmentSampler:
     ) -> None:
         self._settings, self._canvas, self._progress, self._already = sampling, canvas, progress, already
         self._keep_finished = keep_finished
+        self.texts: list[str] = []  # of segments that failed, to show at the node
         self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
     def __call__(
@@ -232,9 +234,10 @@ class SegmentSampler:
             crop_conditioning(texts, [entry.piece.crop for entry in batch], self._canvas),
         )
         if first.control is not None:  # such a segment is alone in its batch
-            texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
-            if hasattr(first.control, "doit_ipadapter"):
-                model = first.control.doit_ipadapter(model)[0]
+            control = placed_control(first.control, first.piece)
+            texts = list(control.apply(*texts, first.pixels, first.mask[None])[:2])
+            if hasattr(control, "doit_ipadapter"):
+                model = control.doit_ipadapter(model)[0]
         hidden = [entry.hidden for entry in batch if entry.hidden is not None]
         if hidden:
             masks = torch.stack([entry.mask for entry in batch])[:, None]
@@ -249,8 +252,9 @@ class SegmentSampler:
         refined = refined.to(cut.device, torch.float32)[: cut.shape[0], : cut.shape[1], :3]
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
-            text = "SEGS: segment %d came back with NaN and is left as it was. Try another precision."
-            log.warning(text, number)
+            text = f"SEGS: segment {number} came back with NaN and is left as it was. Try another precision."
+            log.warning(text)
+            self.texts.append(text)
             self._already.forget(entry.piece, cut)
             return None
         self._progress.finish(entry.piece, refined)

@@ -68,8 +68,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -104,8 +103,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
     @classmethod
     def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
         model, _, vae, positive, negative = _unpack(basic_pipe)
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -133,8 +131,9 @@ def _run(
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
     **sampling: Any,
-) -> Any:
-    return upscale_segments(
+) -> io.NodeOutput:
+    before = logged(segs_notices(image, segs))
+    result, failed = upscale_segments(
         image,
         segs,
         Enlargement(
@@ -143,6 +142,7 @@ def _run(
         Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling),
         Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
     )
+    return with_notices([*before, *failed], result)
 
 
 def _unpack(pipe: Any) -> tuple[Any, ...]:

@@ -110,7 +110,27 @@ def test_lists_of_pictures_of_other_sizes_are_not_joined():
     with pytest.raises(
         ValueError, match=r"more_segs: expected segments of a picture of 90x60 like segs, got 9x6\. "
     ):
-        MegapixelSEGSFilter.execute(((60, 90), []), **ALL, more_segs=((6, 9), []))
+        MegapixelSEGSFilter.execute(
+            ((60, 90), [segment(0, 0, 10)]), **ALL, more_segs=((6, 9), [segment(0, 0, 5)])
+        )
+
+
+def test_a_list_of_nothing_joins_any_other():
+    found, nothing = ((60, 90), [segment(0, 0, 10)]), ((0, 0), [])
+    for first, more in ((found, nothing), (nothing, found)):
+        chosen, _, count = MegapixelSEGSFilter.execute(first, **ALL, more_segs=more).args
+        assert (chosen, count) == (found, 1)
+
+
+def test_the_preview_draws_a_frame_with_its_own_mask():
+    masks = np.zeros((2, 20, 20), np.float32)
+    masks[0, :, :10], masks[1, :, 10:] = 1, 1
+    segs = ((60, 90), [segment(10, 5, 20)._replace(cropped_mask=masks, bbox=(60, 30, 70, 40))])
+    drawn = MegapixelSEGSPreview.execute(segs, torch.full((2, 600, 900, 3), 0.5)).args[0]
+    left, right = (slice(90, 210), slice(120, 190)), (slice(90, 210), slice(210, 280))
+    for frame, white, black in ((0, left, right), (1, right, left)):
+        assert (drawn[frame][white].std(dim=-1) > 0.05).all()
+        assert (drawn[frame][black].std(dim=-1) < 0.01).all()
 
 
 def test_slices_hold_every_segment_once_and_an_index_beyond_the_workers_is_one_sentence():

@@ -83,7 +83,9 @@ def join_segments(first: list[SEG], second: list[SEG]) -> list[SEG]:
         return [*first, *second]
     before, after = whole_of(first), whole_of(second)
     positions = [*_positions(first), *(len(before) + position for position in _positions(second))]
-    return Slice([*before, *after], positions)
+    sliced = first if isinstance(first, Slice) else second
+    index, count = (sliced.index, sliced.count) if isinstance(sliced, Slice) else (0, 1)
+    return Slice([*before, *after], positions, index, count)
 
 
 def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
@@ -93,7 +95,7 @@ def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
         return [whole[number] for number in numbers]
     mine = set(segments.positions)
     own = [place for place, number in enumerate(numbers) if number in mine]
-    return Slice([whole[number] for number in numbers], own)
+    return Slice([whole[number] for number in numbers], own, segments.index, segments.count)
 
 
 def _positions(segments: list[SEG]) -> Sequence[int]:
@@ -126,8 +128,9 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
         if worker == index:
             share += group
     if isinstance(segments, Slice):  # a share of a share
-        return Slice(segments.whole, (segments.positions[number] for number in sorted(share)))
-    return Slice(segments, sorted(share))
+        own = (segments.positions[number] for number in sorted(share))
+        return Slice(segments.whole, own, segments.index * count + index, segments.count * count)
+    return Slice(segments, sorted(share), index, count)
 
 
 def _touching(segments: Sequence[SEG]) -> list[list[int]]:

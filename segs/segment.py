@@ -67,9 +67,13 @@ class Slice(list[SEG]):
     Attributes:
         whole: all of them.
         positions: where in `whole` each of these stands.
+        index, count: which slice of how many.
     """
 
-    def __init__(self, whole: Sequence[SEG], positions: Iterable[int]) -> None:
+    def __init__(
+        self, whole: Sequence[SEG], positions: Iterable[int], index: int = 0, count: int = 1
+    ) -> None:
+        self.index, self.count = index, count
         self.whole = list(whole)
         self.positions = list(positions)
         super().__init__(self.whole[position] for position in self.positions)

@@ -22,7 +22,7 @@ TEXT = "a red person"
 SCALE = 4
 COUNT = 4
 UPSCALE = "8"
-_SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, Any] = {
     "rescale_factor": 2.0, "resampling_method": "lanczos", "supersample": "true", "rounding_modulus": 8,
     "seed": 2026, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "karras",
     "denoise": 0.35, "feather": 16, "inpaint_model": False, "noise_mask_feather": 20,
@@ -76,7 +76,7 @@ def example_prompt(checkpoint: str) -> Prompt:
         "7": prompt_node("MegapixelSEGSPreview", "The tiles", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
-            vae=["2", 2], positive=["3", 0], negative=["4", 0], upscale_model_opt=["5", 0], **_SETTINGS,
+            vae=["2", 2], positive=["3", 0], negative=["4", 0], upscale_model_opt=["5", 0], **SETTINGS,
         ),
         "9": prompt_node("SaveImage", "Save", images=[UPSCALE, 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip
@@ -121,7 +121,7 @@ def tiny_prompt(picture: str, mask: str, **settings: Any) -> Prompt:
         "7": prompt_node("MegapixelSEGSPreview", "The segments", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
-            vae=["2", 2], positive=["3", 0], negative=["4", 0], **_SETTINGS | TINY_SETTINGS | settings,
+            vae=["2", 2], positive=["3", 0], negative=["4", 0], **SETTINGS | TINY_SETTINGS | settings,
         ),
         "9": prompt_node("SaveImage", "Save", images=[UPSCALE, 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip

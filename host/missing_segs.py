@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from logging import WARNING
-from typing import Any, Literal
+from typing import Any
 
 from ..errors import bad_input
 from ..segs.merge import Missing
@@ -12,6 +12,7 @@ from ..segs.segment import SEGS, Slice, read_shape, whole_of
 from .log import log
 
 NOTHING: SEGS = ((0, 0), [])
+REFINE, STOP, LEAVE = POLICIES = ("refine", "stop", "leave")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,8 @@ class MissingSegs:
     texts: list[str]
 
 
-def missing_segs(missing: Missing, segs: Any, policy: Literal["refine", "stop", "leave"]) -> MissingSegs:
-    """Return the missing ones of `segs`, all segments of all workers.
+def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
+    """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
         ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other ones.
@@ -40,11 +41,9 @@ def missing_segs(missing: Missing, segs: Any, policy: Literal["refine", "stop", 
         return MissingSegs(found, [])
     slices = ", ".join(map(str, missing.slices))
     what = f"slice {slices} of 0 to {missing.count - 1} did not arrive: {len(missing.numbers)} of {missing.total} segments are not refined"
-    if policy == "stop" or (policy == "refine" and segs is None):
+    if policy == STOP or (policy == REFINE and segs is None):
         hint = "Look at the log of that worker, and whether it takes part. To go on: connect segs and refine the output missing, or set on_missing to leave."
         raise bad_input("results", f"all of {missing.count} slices", f"less: {what}", hint)
-    text = f"results: {what}. " + (
-        "They are in missing." if policy == "refine" else "They stay as they were."
-    )
+    text = f"results: {what}. " + ("They are in missing." if policy == REFINE else "They stay as they were.")
     log.log(WARNING, text)
     return MissingSegs(found, [text])

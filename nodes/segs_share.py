@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..errors import bad_input
 from ..host.distributed import worker_slice
-from ..host.missing_segs import NOTHING, missing_segs
+from ..host.missing_segs import NOTHING, POLICIES, REFINE, missing_segs
 from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
 from ..segs.choose import slice_segments
@@ -107,11 +107,11 @@ class MegapixelSEGSSend(io.ComfyNode):
             ),
             search_aliases=["SEGS send", "distributed upscale", "ComfyUI-Distributed", "worker result"],
             inputs=[
+                io.Image.Input("result", tooltip="What Upscale SEGS made of image, with rescale_factor 1."),
                 io.Image.Input(
                     "image",
                     tooltip="The enlarged picture that this worker began with, with no segment refined.",
                 ),
-                io.Image.Input("result", tooltip="What Upscale SEGS made of it, with rescale_factor 1."),
                 io.SEGS.Input("segs", tooltip="This worker's slice, from Slice SEGS."),
             ],
             outputs=[
@@ -120,7 +120,7 @@ class MegapixelSEGSSend(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image, result, segs) -> io.NodeOutput:
+    def execute(cls, result, image, segs) -> io.NodeOutput:
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1, and connect its image here too."
             raise bad_input("result", f"pictures of {_shape(image)} like image", _shape(result), hint)
@@ -172,7 +172,7 @@ class MegapixelSEGSMerge(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "on_missing",
-                    options=["refine", "stop", "leave"],
+                    options=list(POLICIES),
                     optional=True,
                     tooltip="What to do where a worker's result did not arrive. refine: its segments are in missing, for a second Upscale SEGS. stop: an error. leave: its "
                     "segments stay as they were.",
@@ -188,9 +188,7 @@ class MegapixelSEGSMerge(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, image=None, results=None, tolerance=0.0, segs=None, on_missing="refine"
-    ) -> io.NodeOutput:
+    def execute(cls, image=None, results=None, tolerance=0.0, segs=None, on_missing=REFINE) -> io.NodeOutput:
         if results is None:
             raise bad_input("results", "the workers' pictures", "nothing", "Connect the collector.")
         arrived = read_results(results)

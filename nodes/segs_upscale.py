@@ -12,6 +12,7 @@ from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
+from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,
@@ -130,6 +131,8 @@ def _run(
     match_colours: float = 0.0,
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
+    target_size: int = 0,
+    target_limit: int = 1536,
     **sampling: Any,
 ) -> io.NodeOutput:
     before = logged(segs_notices(image, segs))
@@ -139,7 +142,15 @@ def _run(
         Enlargement(
             rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
         ),
-        Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling),
+        Sampling(
+            model,
+            vae,
+            positive,
+            negative,
+            scheduler_function=scheduler_func_opt,
+            target=Target(target_size, target_limit),
+            **sampling,
+        ),
         Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
     )
     return with_notices([*before, *failed], result)

@@ -12,7 +12,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,7 +43,8 @@ class Delivery:
     offset: float
 
 
-class _Part(NamedTuple):
+@dataclass(frozen=True)
+class _Part:
     number: int
     count: int
     name: int
@@ -72,7 +72,7 @@ def carry_bytes(data: bytes, like: Tensor) -> Tensor:
         levels[: len(header)] = np.frombuffer(header, np.uint8)
         levels[len(header)] = _PROBE - _SHIFT
         levels[_BEFORE : _BEFORE + len(part)] = np.frombuffer(part, np.uint8)
-        values = torch.from_numpy((levels + _SHIFT) / LEVELS).view(height, width, -1)
+        values = torch.as_tensor((levels + _SHIFT) / LEVELS).view(height, width, -1)
         frames[number, ..., : values.shape[-1]] = values
     return frames
 

@@ -84,8 +84,8 @@ def join_segments(first: list[SEG], second: list[SEG]) -> list[SEG]:
     before, after = whole_of(first), whole_of(second)
     positions = [*_positions(first), *(len(before) + position for position in _positions(second))]
     sliced = first if isinstance(first, Slice) else second
-    index, count = (sliced.index, sliced.count) if isinstance(sliced, Slice) else (0, 1)
-    return Slice([*before, *after], positions, index, count)
+    assert isinstance(sliced, Slice)
+    return Slice([*before, *after], positions, sliced.slice_index, sliced.slice_count)
 
 
 def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
@@ -95,7 +95,7 @@ def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
         return [whole[number] for number in numbers]
     mine = set(segments.positions)
     own = [place for place, number in enumerate(numbers) if number in mine]
-    return Slice([whole[number] for number in numbers], own, segments.index, segments.count)
+    return Slice([whole[number] for number in numbers], own, segments.slice_index, segments.slice_count)
 
 
 def _positions(segments: list[SEG]) -> Sequence[int]:
@@ -129,7 +129,7 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
             share += group
     if isinstance(segments, Slice):  # a share of a share
         own = (segments.positions[number] for number in sorted(share))
-        return Slice(segments.whole, own, segments.index * count + index, segments.count * count)
+        return Slice(segments.whole, own, segments.slice_index * count + index, segments.slice_count * count)
     return Slice(segments, sorted(share), index, count)
 
 

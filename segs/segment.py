@@ -67,13 +67,13 @@ class Slice(list[SEG]):
     Attributes:
         whole: all of them.
         positions: where in `whole` each of these stands.
-        index, count: which slice of how many.
+        slice_index, slice_count: which slice of how many.
     """
 
     def __init__(
-        self, whole: Sequence[SEG], positions: Iterable[int], index: int = 0, count: int = 1
+        self, whole: Sequence[SEG], positions: Iterable[int], slice_index: int = 0, slice_count: int = 1
     ) -> None:
-        self.index, self.count = index, count
+        self.slice_index, self.slice_count = slice_index, slice_count
         self.whole = list(whole)
         self.positions = list(positions)
         super().__init__(self.whole[position] for position in self.positions)

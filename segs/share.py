@@ -12,6 +12,7 @@ import json
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,11 @@ def contents_of(found_in: Size, segments: list[SEG]) -> Contents:
     whole = whole_of(segments)
     sliced = segments if isinstance(segments, Slice) else Slice(whole, range(len(whole)))
     return Contents(
-        sliced.index, sliced.count, tuple(sliced.positions), len(whole), digest_of(found_in, whole)
+        sliced.slice_index,
+        sliced.slice_count,
+        tuple(sliced.positions),
+        len(whole),
+        digest_of(found_in, whole),
     )
 
 
@@ -95,15 +100,18 @@ def unpack_share(data: bytes) -> Share:
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
-            read = json.loads(stored["contents"].tobytes())
-            contents = Contents(**{**read, "numbers": tuple(read["numbers"])})
-            shape = tuple(int(length) for length in stored["shape"])
-            bits = np.unpackbits(stored["changed"], count=int(np.prod(shape))).reshape(shape)
-            values = torch.from_numpy(stored["values"])
-            before = torch.from_numpy(stored["before"].astype(np.float32) / _FINE)
+            arrays: dict[str, Any] = dict(stored)
+        read: dict[str, Any] = json.loads(arrays["contents"].tobytes())
+        numbers = tuple(int(number) for number in read.pop("numbers"))
+        contents = Contents(numbers=numbers, **read)
+        shape = tuple(int(length) for length in arrays["shape"])
+        bits = np.unpackbits(arrays["changed"], count=int(np.prod(shape))).astype(bool)
+        changed = torch.as_tensor(bits).reshape(shape)
+        values = torch.as_tensor(arrays["values"])
+        before = torch.as_tensor(arrays["before"].astype(np.float32) / _FINE)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         expected = "what Send SEGS Result of this version packs"
         raise bad_input(
             "results", expected, str(error), "Use one version of the pack on all workers."
         ) from None
-    return Share(contents, torch.from_numpy(bits.astype(bool)), values, before)
+    return Share(contents, changed, values, before)

@@ -88,9 +88,9 @@ def test_the_node_takes_its_place_from_the_prompt_and_its_fingerprint_changes_wi
         )
 
     share, fingerprint = running(collector("3"), node)
-    assert (share.index, share.count) == (3, 4)
+    assert (share.slice_index, share.slice_count) == (3, 4)
     assert running(collector("3"), node)[1] == fingerprint
     assert running(collector("7"), node)[1] != fingerprint
     by_hand = MegapixelSEGSSlice.execute(segs, **inputs).args[0][1]
-    assert (by_hand.index, by_hand.count) == (0, 2)
+    assert (by_hand.slice_index, by_hand.slice_count) == (0, 2)
     assert MegapixelSEGSSlice.fingerprint_inputs(**inputs) == ""

@@ -168,7 +168,7 @@ def sent(image, index, count, segs=WHOLE):
     for entry in share[1]:
         left, top, right, bottom = entry.crop_region
         result[:, top:bottom, left:right] = 1.0
-    batch = MegapixelSEGSSend.execute(image, result, share).args[0]
+    batch = MegapixelSEGSSend.execute(result, image, share).args[0]
     return (batch * 255).clamp(0, 255).byte().float() / 255
 
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_merged_or_sent_is_one_sentence(plain):
     with pytest.raises(
         ValueError, match=r"^result: expected pictures of 90x60 with 3 channels like image, got 90x59 "
     ):
-        MegapixelSEGSSend.execute(plain, plain[:, 1:], WHOLE)
+        MegapixelSEGSSend.execute(plain[:, 1:], plain, WHOLE)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
 from megapixel.nodes.msw_msa import MegapixelMSWMSASimple
 from megapixel.nodes.rau_net import MegapixelRAUNetSimple
 from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
+from megapixel.scaling.resized import resize_pictures
 from megapixel.segs.blur import blur_mask
 from megapixel.segs.segment import SEG, FrameSEG
 
@@ -915,3 +916,46 @@ def test_a_mask_for_each_frame_is_refined_in_that_frame_alone(upscale, draw):
         assert torch.equal(each[frame], alone[frame][frame])
         assert not torch.equal(each[frame], frames[frame])
     assert torch.equal(each[1], frames[1])
+
+
+def test_a_small_segment_is_sampled_at_the_target_and_put_back_at_its_own_size(
+    upscale, sd15, vae, image, host_refine
+):
+    seen, copy = [], sd15.clone()
+
+    def wrapper(apply, options):
+        seen.append(tuple(options["input"].shape[-2:]))
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    copy.set_model_unet_function_wrapper(wrapper)
+    found = SIZE, [segment(BOXES[0])]
+    result = upscale(found, model=copy, target_size=64, feather=0, noise_mask_feather=0)
+    assert set(seen) == {(80 // 8, 64 // 8)}
+    box = BOXES[0]
+    large = resize_pictures(part(image, box).movedim(-1, 1), (80, 64), "lanczos").movedim(1, -1)
+    refined = host_refine(large, torch.ones(80, 64), SETTINGS["seed"])
+    small = resize_pictures(refined.movedim(-1, 1), (40, 32), "lanczos").movedim(1, -1)
+    assert_close(part(result, box), small)
+    outside = ~covered([box])
+    assert torch.equal(result[0][outside], image[0][outside])
+
+
+def test_a_target_that_every_segment_has_changes_no_bit(upscale):
+    expected = upscale()
+    for settings in ({"target_size": 0}, {"target_size": 32}, {"target_size": 512, "target_limit": 40}):
+        assert torch.equal(upscale(**settings), expected)
+
+
+def test_conditioning_is_cut_to_an_enlarged_segment(upscale, texts):
+    area = {"area": (2, 2, 1, 1), "strength": 1.0}
+    [[text, _]] = texts[0]
+    both = [[text, {}], [texts[1][0][0], area]]
+    found = SIZE, [segment(BOXES[0])]
+    everywhere = [
+        [text, {}],
+        [texts[1][0][0], {"area": ("percentage", 16 / 48, 16 / 120, 8 / 48, 8 / 120), "strength": 1.0}],
+    ]
+    assert_close(
+        upscale(found, positive=both, target_size=64), upscale(found, positive=everywhere, target_size=64)
+    )
+    assert not torch.equal(upscale(found, positive=both, target_size=64), upscale(found, target_size=64))

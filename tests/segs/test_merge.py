@@ -137,6 +137,6 @@ def test_a_slice_of_a_slice_has_a_place_of_its_own(segment):
         for inner in range(3):
             share = slice_segments(slice_segments(found, outer, 2), inner, 3)
             assert isinstance(share, Slice)
-            assert share.count == 6
-            places.add(share.index)
+            assert share.slice_count == 6
+            places.add(share.slice_index)
     assert places == set(range(6))

@@ -159,6 +159,7 @@ def test_a_pack_that_does_not_know_a_slice_sees_a_plain_list(segment):
     assert len(share) == 2
     assert list(share) == own
     assert share[0] is own[0]
+    assert share.index(own[0]) == 0
     assert (
         type(share[:1])
         is type(share.copy())

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import aiohttp
 import pytest
 import torch
 import torch.nn.functional as F
 
-from devhost.demo import PACK, TINY_PACK
+from devhost.demo import EXAMPLE_CHECKPOINT, EXAMPLE_MODEL, PACK, TINY_PACK
 from devhost.segs_demo import SCALE, UPSCALE, draw_figures, tiny_prompt
 from devhost.server import PromptFailure, current_environment, running_server
 from devhost.upscale_demo import read_picture, write_picture
-from devhost.workflow import prompt_node
+from devhost.workers_demo import COLLECT, EXAMPLE, MERGE, SEND, with_collector, workers_prompt
+from devhost.workflow import prompt_node, to_graph
 
 pytestmark = pytest.mark.slow
 WORKERS = 2
@@ -152,3 +154,16 @@ def test_what_a_lost_worker_should_have_refined_is_refined_by_the_master(server,
 def test_a_lost_worker_ends_the_run_where_nobody_can_refine(server, sent):
     with pytest.raises(PromptFailure, match="slice 0 of 0 to 1 did not arrive"):
         server.run(with_batch({"9": enlarged_prompt("merge")["9"]}, *sent))
+
+
+def test_the_example_is_the_prompt_that_runs_here_without_the_collector(server, figures):
+    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
+    [loader] = [node for node in example["nodes"] if node["type"] == "CheckpointLoaderSimple"]
+    assert loader["properties"].pop("models") == [EXAMPLE_MODEL]
+    assert example == to_graph(workers_prompt(EXAMPLE_CHECKPOINT), with_collector(server.object_info()))
+    prompt = workers_prompt("tiny_sd15.safetensors", "figures.png", steps=1)
+    prompt["2"]["class_type"] = "MegapixelDevCheckpoint"
+    del prompt[COLLECT]
+    prompt[MERGE]["inputs"]["results"] = [SEND, 0]
+    [file] = server.images(server.run(prompt), "14")
+    assert read_picture(file).shape[-2:] == tuple(2 * side for side in figures.small.shape[-2:])

@@ -32,7 +32,9 @@ def sigma_at(model, percent):
 BLOCKS = [("sd15", block) for block in range(1, 12)] + [("sdxl", block) for block in range(1, 9)]
 
 
-METHODS = [(down, "bicubic") for down in get_args(ScaleMethod)] + [("area", up) for up in get_args(ScaleMethod)]
+METHODS = [(down, "bicubic") for down in get_args(ScaleMethod)] + [
+    ("area", up) for up in get_args(ScaleMethod)
+]
 
 
 @pytest.fixture(scope="module")

@@ -132,6 +132,7 @@ class DeepShrinks(Effect):
     name = "deep_shrink"
     label = "Deep Shrink"
     colour = (214, 118, 20)
+    resizes = True
 
     def stacked(self, effects: Effects) -> Stacked:
         return merge_with_earlier(
@@ -154,18 +155,16 @@ class DeepShrinks(Effect):
         return "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
     def plan(self, call: ModelCall) -> ShrinkPlan | None:
+        factors = [_full_factor(shrink, call.model, call.latent_size) for shrink in self.shrinks]
+        if all(factor == 1.0 for factor in factors):
+            return None  # before the noise level is read
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
         plan: list[tuple[int, float]] = []
         for index, (shrink, strength) in enumerate(zip(self.shrinks, strengths, strict=True)):
             earlier = zip(self.shrinks[:index], strengths, strict=False)
             if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
                 strength = 0.0  # both include the moment at which they meet; the earlier one holds it
-            plan.append(
-                (
-                    shrink.block_number,
-                    faded_factor(_full_factor(shrink, call.model, call.latent_size), strength),
-                )
-            )
+            plan.append((shrink.block_number, faded_factor(factors[index], strength)))
         steps = tuple(
             Shrink(
                 block, factor if _is_strongest(plan, index) else 1.0, self.shrinks[index].downscale_after_skip
@@ -176,7 +175,7 @@ class DeepShrinks(Effect):
 
 
 def _shrink(index: int, shrink: DeepShrink, features: Tensor, options: dict[str, Any]) -> Tensor:
-    plan = planned(DeepShrinks.name, features)
+    plan = planned(DeepShrinks.name, features, options)
     if not isinstance(plan, ShrinkPlan):
         return features
     step = plan.steps[index]

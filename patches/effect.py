@@ -80,13 +80,18 @@ class Effect(ABC):
     def begin(self, run: Run) -> None:  # noqa: B027 - the one part that most effects do without
         """Prepare a run: mark its conditionings, or put the effect's patches in order. Most effects need nothing."""
 
+    def remark(self, call: ModelCall) -> str:
+        """Return what else belongs into the log line of a run within whose steps it should act, or nothing."""
+        return ""
+
     def log_line(self, call: ModelCall) -> str:
         """Return what is logged at the start of a run, and written into Plan Preview."""
         reason = self._why_idle(call)
         if reason is None:
-            return f"{self.label}: {self.describe(call)}"
+            return f"{self.label}: {self.describe(call)}{self.remark(call)}"
         height, width = call.latent_size
-        return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
+        remark = self.remark(call) if reason == NO_STEP else ""
+        return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}{remark}"
 
     def acts(self, call: ModelCall) -> bool:
         """Return whether it changes something in the run that begins with `call`."""

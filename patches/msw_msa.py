@@ -192,11 +192,13 @@ class WindowedAttention(Effect):
         config = self.config
         unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
         size = f", trained_size {config.trained_size}" if config.trained_size else ""
-        counted = counted_steps(call) if config.time_mode == "steps" else ""
         return (
             f"{', '.join(self._lists())}, start_time {config.start_time:g}, end_time {config.end_time:g}{unit}, "
-            f"windows {config.windows}{size}{counted}"
+            f"windows {config.windows}{size}"
         )
+
+    def remark(self, call: ModelCall) -> str:
+        return counted_steps(call) if self.config.time_mode == "steps" else ""
 
     def _lists(self) -> list[str]:
         sockets = ("input_blocks", "middle_blocks", "output_blocks")

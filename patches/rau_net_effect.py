@@ -132,9 +132,9 @@ class RAUNets(Effect):
     def describe(self, call: ModelCall) -> str:
         height, width = call.latent_size
         chosen = "; then ".join(_describe(recipe.settings(call)) for recipe in self.recipes)
-        return f"latent {height}x{width}: {chosen}{self._counted_steps(call)}"
+        return f"latent {height}x{width}: {chosen}"
 
-    def _counted_steps(self, call: ModelCall) -> str:
+    def remark(self, call: ModelCall) -> str:
         settings = [recipe.settings(call) for recipe in self.recipes]
         return counted_steps(call) if any(each and each.time_mode == "steps" for each in settings) else ""
 

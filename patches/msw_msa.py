@@ -1,4 +1,4 @@
-"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move with every step.
+"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move between steps.
 
 Two patches around a self-attention cut its tokens into windows, folded into the batch, and put the result together again;
 the attention between them is whatever the host has chosen. The pair shares the layer's `extra_options` and keeps nothing.

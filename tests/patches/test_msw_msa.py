@@ -328,7 +328,7 @@ class TestSpeed:
 
     def test_shifts_that_change_cause_no_new_graphs(self, short_sd15, compiled):
         model = apply_msw_msa(short_sd15, MSWMSA((1,), (), (4, 5)))
-        assert len(set(quarters_of(model, MSWMSA((1,), (), (4, 5))))) > 4
+        assert len(set(quarters_of(model, MSWMSA((1,), (), (4, 5))))) > 3
         ours, backend = compiled(model)
         result = sample(ours, (40, 52), steps=6, cfg=1.0)
         assert backend.added[0] > 0

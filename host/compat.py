@@ -39,6 +39,12 @@ def prompt_server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
+def is_supir(patch: Any) -> bool:
+    """Return whether a patch inside a UNet is that of SUPIR."""
+    supir = sys.modules.get("comfy.ldm.supir.supir_patch")  # new after 0.16, loaded by its node
+    return supir is not None and isinstance(getattr(patch, "__self__", None), supir.SUPIRPatch)
+
+
 def original_module(model: Any) -> Any:
     """Return the module inside a compiled one; any other module itself."""
     return getattr(model, "_orig_mod", model)

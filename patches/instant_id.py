@@ -163,7 +163,7 @@ class _FaceAttention:
 
     def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
         result = self.before(queries, keys, values, options)
-        plan = planned(self.effect, queries)
+        plan = planned(self.effect, queries, options)
         if isinstance(plan, FacePlan):
             result = plan.add_face(result, queries, self.span, options)
         for callback, settings in self.appended:
@@ -237,6 +237,7 @@ class FaceEffect(Effect):
     name = "instant_id"
     label = "InstantID"
     colour = (200, 30, 45)
+    resizes = False
 
     def stacked(self, effects: Effects) -> Stacked:
         return stand_beside(self, effects)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,8 +19,11 @@ from ..scaling.colours import rgb
 from ..segs.blur import blur_mask
 from ..segs.refine import Piece
 from ..upscale.memory import is_out_of_memory
-from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
+from .canvas import Canvas
+from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
+from .crop_patches import crop_patches, takes_batches
 from .log import log
+from .reference_latents import AUTO
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .sigmas import SchedulerFunction, noise_levels
@@ -36,6 +39,7 @@ class Sampling:
 
     Attributes:
         batch_size: most segments of equal size to sample together; 0 goes by the memory.
+        reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
     """
 
     model: Any
@@ -52,6 +56,7 @@ class Sampling:
     inpaint_model: bool = False
     scheduler_function: SchedulerFunction | None = None
     batch_size: int = 0
+    reference_latents: str = AUTO
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +130,13 @@ class SegmentSampler:
         return with_soft_masks(model) if self._settings.noise_mask_feather > 0 else model
 
     @cached_property
+    def _go_together(self) -> bool:
+        """Whether the model's patches and the ControlNets take several segments at once."""
+        settings = self._settings
+        texts = settings.positive, settings.negative
+        return takes_batches(settings.model) and all(map(controls_take_batches, texts))
+
+    @cached_property
     def _sigmas(self) -> Tensor:
         settings = self._settings
         return noise_levels(
@@ -160,7 +172,7 @@ class SegmentSampler:
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
             effects = tuple(effect_in(text, entry.piece.crop, self._canvas) for text in texts)
-            own = entry.number if entry.control is not None else None
+            own = entry.number if entry.control is not None or not self._go_together else None
             groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
         for group in groups.values():
             size = self._batch_size(group)
@@ -226,11 +238,11 @@ class SegmentSampler:
     def _conditioned(self, batch: Sequence[_Encoded]) -> tuple[Any, list[Conditioning]]:
         """Return the model, and positive and negative, for these segments."""
         settings, first = self._settings, batch[0]
+        crops = [entry.piece.crop for entry in batch]
+        canvas = replace(self._canvas, has_time=first.latent.dim() == 5)
+        model = crop_patches(self._model, crops, canvas)
         texts = [settings.positive, settings.negative]
-        model, texts = (
-            self._model,
-            crop_conditioning(texts, [entry.piece.crop for entry in batch], self._canvas),
-        )
+        texts = crop_conditioning(texts, crops, canvas, settings.reference_latents)
         if first.control is not None:  # such a segment is alone in its batch
             texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
             if hasattr(first.control, "doit_ipadapter"):

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, upscale_segments
+from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
 from .segs_sockets import (
@@ -68,8 +68,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -104,8 +103,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
     @classmethod
     def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
         model, _, vae, positive, negative = _unpack(basic_pipe)
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -133,16 +131,14 @@ def _run(
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
     **sampling: Any,
-) -> Any:
-    return upscale_segments(
-        image,
-        segs,
-        Enlargement(
-            rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
-        ),
-        Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling),
-        Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
+) -> io.NodeOutput:
+    enlargement = Enlargement(
+        rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )
+    settings = Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling)
+    pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
+    texts = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    return with_notices(texts, upscale_segments(image, segs, enlargement, settings, pasting))
 
 
 def _unpack(pipe: Any) -> tuple[Any, ...]:

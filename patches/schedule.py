@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
 NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle

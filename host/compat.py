@@ -39,6 +39,12 @@ def prompt_server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
+def is_supir(patch: Any) -> bool:
+    """Return whether a patch inside a UNet is that of SUPIR."""
+    supir = sys.modules.get("comfy.ldm.supir.supir_patch")  # new after 0.16, loaded by its node
+    return supir is not None and isinstance(getattr(patch, "__self__", None), supir.SUPIRPatch)
+
+
 def original_module(model: Any) -> Any:
     """Return the module inside a compiled one; any other module itself."""
     return getattr(model, "_orig_mod", model)
@@ -98,3 +104,20 @@ def trim_window(video: Any) -> tuple[float, float]:
 def video_file(path: str) -> Any:
     """Return a file as a VIDEO."""
     return InputImpl.VideoFromFile(path)
+
+
+def is_patcher(value: Any) -> bool:
+    """Return whether a value is a handle by which the host loads a model: of a UNet, a VAE, a CLIP."""
+    return hasattr(value, "load_device") or hasattr(value, "patcher")
+
+
+def takes_batch_as_time(vae: Any) -> bool:
+    """Return whether a VAE encodes a batch of pictures as the frames of one video."""
+    return getattr(vae, "latent_dim", 2) == 3 and not getattr(vae, "not_video", False)
+
+
+def patch_side(model: Any) -> int:
+    """Return the latent pixels to the side of a transformer's token; 1 for a UNet."""
+    network = model.get_model_object("diffusion_model")
+    size = getattr(network, "patch_size", None) or getattr(network, "patch_spatial", None) or 1
+    return int(size[-1]) if isinstance(size, (list, tuple)) else int(size)

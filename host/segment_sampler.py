@@ -24,8 +24,11 @@ from ..segs.crop import Crop, crop_resized
 from ..segs.refine import Piece
 from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..upscale.memory import is_out_of_memory
-from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
+from .canvas import Canvas
+from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
+from .crop_patches import crop_patches, takes_batches
 from .log import log
+from .reference_latents import AUTO
 from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
@@ -43,6 +46,7 @@ class Sampling:
     Attributes:
         batch_size: most segments of equal size to sample together; 0 goes by the memory.
         target: at which size segments are sampled.
+        reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
     """
 
     model: Any
@@ -60,6 +64,7 @@ class Sampling:
     scheduler_function: SchedulerFunction | None = None
     batch_size: int = 0
     target: Target = AS_IT_IS
+    reference_latents: str = AUTO
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +141,13 @@ class SegmentSampler:
         return with_soft_masks(model) if self._settings.noise_mask_feather > 0 else model
 
     @cached_property
+    def _go_together(self) -> bool:
+        """Whether the model's patches and the ControlNets take several segments at once."""
+        settings = self._settings
+        texts = settings.positive, settings.negative
+        return takes_batches(settings.model) and all(map(controls_take_batches, texts))
+
+    @cached_property
     def _sigmas(self) -> Tensor:
         settings = self._settings
         return noise_levels(
@@ -160,7 +172,7 @@ class SegmentSampler:
         self._check_latent(latent)
         hidden = settings.vae.encode(_without_masked(pixels, mask)) if settings.inpaint_model else None
         self._progress.advance(AROUND - 1)
-        canvas = replace(self._canvas, size=size)
+        canvas = replace(self._canvas, size=size, before_target=self._canvas.size)
         return _Encoded(number, piece, Crop(crop, piece.frame), canvas, pixels, latent, mask, hidden)
 
     def _check_latent(self, latent: Tensor) -> None:
@@ -176,7 +188,7 @@ class SegmentSampler:
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
             effects = tuple(effect_in(text, entry.crop, entry.canvas) for text in texts)
-            own = entry.number if entry.control is not None else None
+            own = entry.number if entry.control is not None or not self._go_together else None
             groups.setdefault((entry.latent.shape, entry.canvas, effects, own), []).append(entry)
         for group in groups.values():
             size = self._batch_size(group)
@@ -242,8 +254,11 @@ class SegmentSampler:
     def _conditioned(self, batch: Sequence[_Encoded]) -> tuple[Any, list[Conditioning]]:
         """Return the model, and positive and negative, for these segments."""
         settings, first = self._settings, batch[0]
+        crops = [entry.crop for entry in batch]
+        canvas = replace(first.canvas, has_time=first.latent.dim() == 5)
+        model = crop_patches(self._model, crops, canvas)
         texts = [settings.positive, settings.negative]
-        model, texts = (self._model, crop_conditioning(texts, [entry.crop for entry in batch], first.canvas))
+        texts = crop_conditioning(texts, crops, canvas, settings.reference_latents)
         if first.control is not None:  # such a segment is alone in its batch
             control = placed_control(first.control, first.piece)
             texts = list(control.apply(*texts, first.pixels, first.mask[None])[:2])

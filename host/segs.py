@@ -15,9 +15,11 @@ from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
 from ..segs.segment import read_segments
 from ..upscale.channels import Channels
-from .compat import intermediate_dtype
-from .crop_conditioning import Canvas
+from .canvas import Canvas
+from .compat import intermediate_dtype, patch_side
+from .crop_patches import patch_notices
 from .log import log
+from .reference_latents import reference_notices
 from .segment_hook import PasteHook
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
@@ -59,18 +61,36 @@ def upscale_segments(
         ValueError, MemoryError: an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs, len(image))
-    given = image.shape[1], image.shape[2]
     plain = enlarge_image(image, enlargement)
     frames = plain.to("cpu", torch.float32)
-    size = frames.shape[1], frames.shape[2]
-    fit = Fit(size, sampling.vae.spacial_compression_encode(), pasting.smallest_crop, pasting.feather)
+    canvas = canvas_of(image, enlargement, sampling)
+    multiple = canvas.cell * patch_side(
+        sampling.model
+    )  # whole tokens: the host would pad what is left of one
+    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
     pieces = cut_pieces(segments, found_in, len(frames), fit)
     texts: list[str] = []
     if pieces:
         colours = frames[..., : Channels(frames.shape[-1], 3).colours]
-        canvas = Canvas(size, given, fit.multiple)
         texts = _refine(colours, pieces, sampling, pasting, canvas, frames)
     return frames.to(plain.device, plain.dtype), texts
+
+
+def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
+    """Return a text for each reference latent, and for each patch on the model that is not known and may not be cut."""
+    canvas = canvas_of(image, enlargement, sampling)
+    texts = sampling.positive, sampling.negative
+    return [
+        *reference_notices(texts, canvas, sampling.reference_latents),
+        *patch_notices(sampling.model, canvas),
+    ]
+
+
+def canvas_of(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> Canvas:
+    """Return what conditioning and patches lie over, for IMAGE (F, H, W, C) that is enlarged."""
+    given = image.shape[1], image.shape[2]
+    size = rounded_size(given, enlargement.rescale_factor, enlargement.rounding_modulus)
+    return Canvas(size, given, sampling.vae.spacial_compression_encode())
 
 
 def enlarge_image(image: Tensor, enlargement: Enlargement) -> Tensor:

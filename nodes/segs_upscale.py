@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, upscale_segments
+from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
 from ..segs.target import Target
@@ -135,24 +135,16 @@ def _run(
     target_limit: int = 1536,
     **sampling: Any,
 ) -> io.NodeOutput:
-    before = logged(segs_notices(image, segs))
-    result, failed = upscale_segments(
-        image,
-        segs,
-        Enlargement(
-            rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
-        ),
-        Sampling(
-            model,
-            vae,
-            positive,
-            negative,
-            scheduler_function=scheduler_func_opt,
-            target=Target(target_size, target_limit),
-            **sampling,
-        ),
-        Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
+    enlargement = Enlargement(
+        rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )
+    settings = Sampling(
+        model, vae, positive, negative,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
+    )  # fmt: skip
+    pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
+    before = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    result, failed = upscale_segments(image, segs, enlargement, settings, pasting)
     return with_notices([*before, *failed], result)
 
 

@@ -271,7 +271,7 @@ def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> t
     settings = neighbour.settings(model, pack)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return sample(model, size, **{"batch": 2, "steps": 3} | settings)
+        return sample(model, size, **{"batch": 2, "steps": 2} | settings)
 
 
 def compare(neighbour: Neighbour, plain: Any, pack: Any, lines: Lines) -> dict[str, Outcome]:

@@ -20,9 +20,11 @@ _WHOLE = 0.9  # of the highest noise level: some schedulers begin a whole sampli
 NEVER = SigmaWindow(high=-math.inf, low=math.inf)
 
 
-def schedule_in(unit: Unit, start: float, end: float, fade: float = 0.0) -> Schedule:
-    """Return the schedule from `start` to `end` in any unit."""
-    return (ExecutedSteps if unit == "steps" else Schedule)(start, end, unit, fade)
+def schedule_in(
+    unit: Unit, start: float, end: float, fade: float = 0.0, decimals: int | None = None
+) -> Schedule:
+    """Return the schedule from `start` to `end` in any unit; `decimals` as for `Schedule`."""
+    return (ExecutedSteps if unit == "steps" else Schedule)(start, end, unit, fade, decimals)
 
 
 @dataclass(frozen=True)

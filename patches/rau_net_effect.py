@@ -22,13 +22,12 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..errors import bad_input
 from ..host.layers import with_cast_weights
 from ..host.scale_modes import resize
 from ..host.upsample import reaches_upsample
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
-from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size
+from ..scaling.rau_net import averaged_size, averaging_kernel, dilated_convolution, dilated_size, pooled_size
 from ..scaling.size import Size
 from .effect import Effect, Effects, Run, Stacked, idle_together, merge_with_earlier, nothing_to_do
 from .executed_steps import counted_steps
@@ -49,16 +48,16 @@ class Pooling:
     settings: RAUNet
     factors: tuple[float, float]
 
-    def size(self, size: Size) -> Size:
-        """Return the size of the pooled features."""
-        if self.settings.ca_downscale_mode == "avg_pool2d":
-            return averaged_size(size, self.kernel(size), self.settings.ca_avg_pool2d_ceil_mode)
+    def target(self, size: Size) -> Size:
+        """Return the size to aim at; features that have it are left as they are."""
         return pooled_size(size, self.factors, self.settings.ca_latent_pixel_increment)
 
-    def kernel(self, size: Size) -> Size:
-        """Return the square of `avg_pool2d`; the increment does not count there, as in the original."""
-        height, width = (min(int(factor), side) for factor, side in zip(self.factors, size, strict=True))
-        return height, width
+    def size(self, size: Size) -> Size:
+        """Return the size of the pooled features: the target, or what whole squares make of it."""
+        target = self.target(size)
+        if target == size or self.settings.ca_downscale_mode != "avg_pool2d":
+            return target
+        return averaged_size(size, averaging_kernel(size, target), self.settings.ca_avg_pool2d_ceil_mode)
 
 
 @dataclass(frozen=True)
@@ -155,19 +154,9 @@ class RAUNets(Effect):
             height, width = (faded_factor(factor, settings.ca_strength(call)) for factor in settings.factors)
             if (height, width) != (1.0, 1.0):
                 pooling = Pooling(settings, (height, width))
-                for block in settings.ca_input_blocks:
-                    _check_factors(pooling.factors, block, call)
                 pooled = dict.fromkeys(settings.ca_input_blocks, pooling) | pooled
                 restored = dict.fromkeys(settings.ca_output_blocks, settings) | restored
         return RescalePlan(dilated, enlarged, pooled, restored) if dilated or pooled else None
-
-
-def _check_factors(factors: tuple[float, float], block: int, call: ModelCall) -> None:
-    height, width = call.topology.feature_size(call.latent_size, block)
-    if factors[0] > height or factors[1] > width:
-        expected = f"at most {min(height, width)} for the {height}x{width} features of input block {block}"
-        hint = "A larger one leaves no pixels."
-        raise bad_input("ca_downscale_factor", expected, _factors(factors), hint)
 
 
 def _idle(settings: RAUNet | None) -> str | None:
@@ -313,13 +302,17 @@ def _pool(features: Tensor, options: Mapping[str, Any], after_skip: bool) -> Ten
     if pooling is None or pooling.settings.ca_input_after_skip_mode != after_skip:
         return features
     settings, size = pooling.settings, (features.shape[-2], features.shape[-1])
+    target = pooling.target(size)
+    if target == size:
+        return features
     features = times(features, settings.ca_pre_downscale_multiplier)
     if settings.ca_downscale_mode == "avg_pool2d":
-        features = F.avg_pool2d(features, pooling.kernel(size), ceil_mode=settings.ca_avg_pool2d_ceil_mode)
+        kernel = averaging_kernel(size, target)
+        features = F.avg_pool2d(features, kernel, ceil_mode=settings.ca_avg_pool2d_ceil_mode)
     elif settings.ca_downscale_mode == "adaptive_avg_pool2d":
-        features = F.adaptive_avg_pool2d(features, pooling.size(size))
+        features = F.adaptive_avg_pool2d(features, target)
     else:
-        features = resize(features, pooling.size(size), settings.ca_downscale_mode)
+        features = resize(features, target, settings.ca_downscale_mode)
     return times(features, settings.ca_post_downscale_multiplier)
 
 

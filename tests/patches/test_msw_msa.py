@@ -27,7 +27,7 @@ from devhost.tiny import random_models
 from .conftest import syncs_inside_the_unet
 
 SIZE = (37, 29)
-TEXT = 77  # tokens of the text: no window here has that many
+TEXT = random_models.TOKENS  # no window here has that many
 BLOCKS = {("input", 1), ("input", 2), ("output", 9), ("output", 10), ("output", 11)}
 
 

@@ -268,10 +268,10 @@ def load_pack(folder: Path) -> Any:
 
 def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> torch.Tensor:
     """Sample with the global random state set, for neighbours that draw from it, and left as it was."""
-    settings = neighbour.settings(model, pack)
+    settings: dict[str, Any] = {"batch": 2, "steps": 2, **neighbour.settings(model, pack)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return sample(model, size, **{"batch": 2, "steps": 2} | settings)
+        return sample(model, size, **settings)
 
 
 def compare(neighbour: Neighbour, plain: Any, pack: Any, lines: Lines) -> dict[str, Outcome]:

@@ -134,6 +134,10 @@ class _Cropper:
             copy.extra_concat_orig = [
                 each if each.shape[-1:] == (1,) else self._hint(each) for each in extras
             ]
+            if isinstance(
+                mask := getattr(control, "mask", None), Tensor
+            ):  # of InstantID: where a face may go
+                copy.mask = self._stack(mask)
             copy.set_previous_controlnet(self._control(control.previous_controlnet))
             self._controls[id(control)] = copy
         return self._controls[id(control)]

@@ -180,7 +180,7 @@ class _FaceAttention:
 
     def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
         result = self.before(queries, keys, values, options)
-        plan = planned(self.effect, queries)
+        plan = planned(self.effect, queries, options)
         if isinstance(plan, FacePlan):
             attention = partial(attend, options=options, kernel=self.kernel)
             result = plan.add_face(result, queries, self.span, options, attention)
@@ -259,6 +259,7 @@ class FaceEffect(Effect):
     name = "instant_id"
     label = "InstantID"
     colour = (200, 30, 45)
+    resizes = False
 
     def stacked(self, effects: Effects) -> Stacked:
         return stand_beside(self, effects)

@@ -29,7 +29,9 @@ from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
 from ..scaling.rau_net import averaged_size, averaging_kernel, dilated_convolution, dilated_size, pooled_size
 from ..scaling.size import Size
-from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
+from .effect import Effect, Effects, Run, Stacked, idle_together, merge_with_earlier, nothing_to_do
+from .executed_steps import counted_steps
+from .layer_handlers import chain_handlers
 from .model_call import ModelCall
 from .plan import Plan
 from .rau_net_settings import RAUNet, Recipe
@@ -104,6 +106,7 @@ class RAUNets(Effect):
     name = "rau_net"
     label = "RAU-Net"
     colour = (158, 44, 138)
+    resizes = True
 
     def stacked(self, effects: Effects) -> Stacked:
         return merge_with_earlier(
@@ -118,6 +121,10 @@ class RAUNets(Effect):
             model.set_model_input_block_patch_after_skip(_pool_after_skip)
             model.set_model_output_block_patch(_restore)
 
+    def begin(self, run: Run) -> None:
+        """Let the handlers of other packs for the same layers run as well."""
+        chain_handlers(run.patches["forward_timestep_embed_patch"], (_downsample, _upsample), _rescales)
+
     def idle(self, call: ModelCall) -> str | None:
         return idle_together(_idle(recipe.settings(call)) for recipe in self.recipes)
 
@@ -125,6 +132,10 @@ class RAUNets(Effect):
         height, width = call.latent_size
         chosen = "; then ".join(_describe(recipe.settings(call)) for recipe in self.recipes)
         return f"latent {height}x{width}: {chosen}"
+
+    def remark(self, call: ModelCall) -> str:
+        settings = [recipe.settings(call) for recipe in self.recipes]
+        return counted_steps(call) if any(each and each.time_mode == "steps" for each in settings) else ""
 
     def plan(self, call: ModelCall) -> RescalePlan | None:
         dilated: dict[int, RAUNet] = {}
@@ -135,9 +146,11 @@ class RAUNets(Effect):
             settings = recipe.settings(call)
             if settings is None:
                 continue
-            if call.strength(settings.schedule):
+            if settings.input_blocks and call.strength(settings.schedule):
                 dilated = dict.fromkeys(settings.input_blocks, settings) | dilated
                 enlarged = dict.fromkeys(settings.output_blocks, settings) | enlarged
+            if not settings.ca_input_blocks or settings.factors == (1.0, 1.0):
+                continue  # before the noise level is read
             height, width = (faded_factor(factor, settings.ca_strength(call)) for factor in settings.factors)
             if (height, width) != (1.0, 1.0):
                 pooling = Pooling(settings, (height, width))
@@ -227,18 +240,25 @@ def _changes_upsample(settings: RAUNet) -> bool:
     ) != ("nearest", "disabled", 1.0, 1.0)
 
 
-def _plan(features: Tensor) -> RescalePlan:
-    plan = planned(RAUNets.name, features)
+def _plan(features: Tensor, options: Mapping[str, Any]) -> RescalePlan:
+    plan = planned(RAUNets.name, features, options)
     return plan if isinstance(plan, RescalePlan) else _NO_PLAN
 
 
 _NO_PLAN = RescalePlan()
 
 
+def _rescales(features: Tensor, options: Mapping[str, Any]) -> bool:
+    """Return whether the layer at hand, a Downsample or an Upsample, is replaced in this call."""
+    kind, block = options["block"]
+    plan = _plan(features, options)
+    return block in (plan.dilated if kind == "input" else plan.enlarged)
+
+
 def _downsample(
     layer: Any, features: Tensor, emb: Tensor, context: Any, options: Mapping[str, Any], *rest: Any
 ) -> Tensor:
-    settings = _plan(features).dilated.get(options["block"][1])
+    settings = _plan(features, options).dilated.get(options["block"][1])
     if settings is None:
         return layer(features)
     features = times(features, settings.pre_downscale_multiplier)
@@ -255,7 +275,7 @@ def _upsample(
     output_shape: Sequence[int] | None = None,
     *rest: Any,
 ) -> Tensor:
-    settings = _plan(features).enlarged.get(options["block"][1])
+    settings = _plan(features, options).enlarged.get(options["block"][1])
     if settings is None or output_shape is None or not _changes_upsample(settings):
         return layer(features, output_shape=output_shape)
     height, width = output_shape[-2:]
@@ -278,7 +298,7 @@ def _pool_after_skip(features: Tensor, options: Mapping[str, Any]) -> Tensor:
 
 def _pool(features: Tensor, options: Mapping[str, Any], after_skip: bool) -> Tensor:
     block = options["block"][1]
-    pooling = _plan(features).pooled.get(block)
+    pooling = _plan(features, options).pooled.get(block)
     if pooling is None or pooling.settings.ca_input_after_skip_mode != after_skip:
         return features
     settings, size = pooling.settings, (features.shape[-2], features.shape[-1])
@@ -299,9 +319,11 @@ def _pool(features: Tensor, options: Mapping[str, Any], after_skip: bool) -> Ten
 def _restore(
     features: Tensor, skip: Tensor | None, options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    settings = _plan(features).restored.get(options["block"][1])
-    if settings is None or skip is None or features.shape[-2:] == skip.shape[-2:]:
+    if skip is None or features.shape[-2:] == skip.shape[-2:]:
         return features, skip
+    settings = _plan(features, options).restored.get(options["block"][1])
+    if settings is None:  # another pack has cached them while the effect was on
+        return resize(features, skip.shape[-2:], RAUNet.ca_upscale_mode), skip
     features = times(features, settings.ca_pre_upscale_multiplier)
     features = resize(features, skip.shape[-2:], settings.ca_upscale_mode)
     return times(features, settings.ca_post_upscale_multiplier), skip

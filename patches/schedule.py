@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
 NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle
@@ -42,6 +40,10 @@ class SigmaWindow:
     def is_whole(self) -> bool:
         """Whether it is at full strength at any noise level; the host gives this sigma for the very start."""
         return self.high >= BEFORE_THE_START and self.low <= 0.0
+
+    def meets(self, highest: float, lowest: float) -> bool:
+        """Return whether it is on, at any strength, somewhere between two noise levels, both included."""
+        return lowest <= self.high and highest >= (self.fade[-1] if self.fade else self.low)
 
     def strength(self, sigma: float) -> float:
         """Return 0 (off) to 1 (full) at a noise level."""
@@ -87,12 +89,12 @@ class Schedule:
         rising = self.unit in ("percent", "steps")
         return self.start <= self.end if rising else self.start >= self.end
 
-    def resolve(self, sampling: Any, sample_sigmas: torch.Tensor | None) -> SigmaWindow:
+    def resolve(self, sampling: Any, sample_sigmas: tuple[float, ...] | None) -> SigmaWindow:
         """Return the window of sigmas for one run.
 
         Args:
             sampling: the host's `model_sampling` of the model that runs.
-            sample_sigmas: the falling sigmas of the run, (steps + 1,), where the sampler publishes them.
+            sample_sigmas: the falling sigmas of the run, steps + 1, where the sampler publishes them.
         """
         windows = _WINDOWS.setdefault(sampling, {})
         if self not in windows:

@@ -32,12 +32,13 @@ from comfy.samplers import calculate_sigmas
 from megapixel.attention.instant_id import InstantID, projection_key
 from megapixel.attention.resampler import ResamplerShape
 from megapixel.nodes.instant_id import MegapixelInstantIDApply
-from megapixel.patches import msw_msa as msw_msa_patch
+from megapixel.patches.model_call import first_call
 from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_preset import Resolution, known_preset
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import effects_of
 from megapixel.scaling.size import Size
 from torch import Tensor, nn
 
@@ -256,7 +257,7 @@ def ends(packs: Path) -> Iterator[Difference]:
         for scheduler in SCHEDULERS:
             for steps in range(4, 51):
                 sigmas = calculate_sigmas(sampling, scheduler, steps)
-                window = RAUNet(end_time=end).schedule.resolve(sampling, sigmas)
+                window = RAUNet(end_time=end).schedule.resolve(sampling, tuple(sigmas.tolist()))
                 on = [bool(window.strength(sigma)) for sigma in sigmas[:-1].tolist()]
                 theirs = [
                     utils.check_time({"sigmas": each[None]}, start_sigma, end_sigma) for each in sigmas[:-1]
@@ -276,21 +277,13 @@ def msw_msa(packs: Path) -> Iterator[Difference]:
             for name in ("input_blocks", "middle_blocks", "output_blocks")
         }
         [theirs] = original.patch(model=model, time_mode="percent", start_time=0.0, end_time=1.0, **blocks)
-        layers = sum(layer[1] in getattr(settings, f"{layer[0]}_blocks") for layer in layers_of(model))
-        shifts = cycle(
-            msw_msa_patch._quarters(0, layers, 0, settings.last_shift_mode, settings.last_shift_strategy)[0]
-        )
+        ours = apply_msw_msa(model, settings)
+        shifts = cycle(effects_of(ours)["msw_msa"].plan(first_call(ours, (32, 32), HIGH)).quarters)
         original.get_shift = staticmethod(
             lambda *_, shifts=shifts, **__: next(shifts)
         )  # the same draws for both
         even = {"SD 1.5": 2, "SDXL": 4}[family]  # grids of even sides at the first level with attention
-        yield from over_sizes(
-            family, {"even grids": (apply_msw_msa(model, settings), theirs)}, sizes(40, even)
-        )
-
-
-def layers_of(model: Any) -> Iterator[Any]:
-    yield from topology_of(model.get_model_object("diffusion_model")).layers
+        yield from over_sizes(family, {"even grids": (ours, theirs)}, sizes(40, even))
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Difference]]] = {

@@ -137,9 +137,8 @@ class _Cropper:
             copy.extra_concat_orig = [
                 each if each.shape[-1:] == (1,) else self._hint(each) for each in extras
             ]
-            if isinstance(
-                mask := getattr(control, "mask", None), Tensor
-            ):  # of InstantID: where a face may go
+            mask = getattr(control, "mask", None)  # of InstantID: where a face may go
+            if isinstance(mask, Tensor):
                 copy.mask = self._stack(mask)
             copy.set_previous_controlnet(self._control(control.previous_controlnet))
             self._controls[id(control)] = copy

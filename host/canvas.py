@@ -34,24 +34,31 @@ class Canvas:
         given: as it came in: absolute areas count in it.
         cell: picture pixels to a latent pixel.
         has_time: whether latents have a time (B, C, T, h, w).
+        before_target: height and width before it was enlarged for the size at which small segments are sampled, if it was.
     """
 
     size: Size
     given: Size
     cell: int = 8
     has_time: bool = False
+    before_target: Size | None = None
+
+    @property
+    def sizes(self) -> tuple[Size, ...]:
+        """What something over the picture can be made for; the first is what it is cut at."""
+        return self.size, self.before_target or self.size, self.given
 
     def cell_of(self, field: Tensor, grid: Grid) -> int:
         """Return the pixels to a value of a field (…, h, w) in what is cut of it."""
         if grid is Grid.OWN:
-            now, before = (round(size[0] / field.shape[-2]) for size in (self.size, self.given))
-            return self.cell if self.cell in (now, before) else max(1, now)
+            cells = [round(height / field.shape[-2]) for height, _ in self.sizes]
+            return self.cell if self.cell in cells else max(1, cells[0])
         in_pixels = grid is Grid.PIXEL or (grid is Grid.EITHER and field.dim() == 4)
         return 1 if in_pixels else self.cell
 
     def latent_sizes(self) -> set[Size]:
         """Return the sizes of latents of this picture, as it is and as it came in."""
-        return {(height // self.cell, width // self.cell) for height, width in (self.size, self.given)}
+        return {(height // self.cell, width // self.cell) for height, width in self.sizes}
 
 
 def crop_field(field: Tensor, crop: Crop, canvas: Canvas, cell: int = 1) -> Tensor:

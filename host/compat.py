@@ -23,9 +23,26 @@ def executing_node() -> tuple[str | None, str | None]:
     return (context.prompt_id, context.node_id) if context else (None, None)
 
 
+def executing_prompt() -> dict[str, Any]:
+    """Return the nodes of the queued prompt that runs in this thread, by id; none in a script.
+
+    Other than the hidden input, it is there when a node is asked for its fingerprint.
+    """
+    prompt_id, _ = executing_node()
+    queue = getattr(prompt_server(), "prompt_queue", None)
+    running = list(getattr(queue, "currently_running", {}).values())
+    return next((item[2] for item in running if item[1] == prompt_id), {})
+
+
 def prompt_server() -> Any:
     """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+
+
+def is_supir(patch: Any) -> bool:
+    """Return whether a patch inside a UNet is that of SUPIR."""
+    supir = sys.modules.get("comfy.ldm.supir.supir_patch")  # new after 0.16, loaded by its node
+    return supir is not None and isinstance(getattr(patch, "__self__", None), supir.SUPIRPatch)
 
 
 def original_module(model: Any) -> Any:

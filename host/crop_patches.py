@@ -136,7 +136,7 @@ def _cut_speakers(patch: Any, cut: _Cutting) -> Any:
     masks, cell = patch.ref_target_masks, 2 * cut.canvas.cell
     if masks is None:
         return patch
-    for height, width in (cut.canvas.size, cut.canvas.given):
+    for height, width in cut.canvas.sizes:
         grid = height // cell, width // cell
         if masks.shape[1] == grid[0] * grid[1]:
             over = masks.view(1, -1, *grid).float()
@@ -268,8 +268,7 @@ def _lies_over(value: Any, canvas: Canvas) -> bool:
 def _is_like(shape: Sequence[int], canvas: Canvas) -> bool:
     height, width = shape[-2:]
     return min(height, width) > 1 and any(
-        abs(height * size[1] / (width * size[0]) - 1) < _ASPECT_TOLERANCE
-        for size in (canvas.size, canvas.given)
+        abs(height * size[1] / (width * size[0]) - 1) < _ASPECT_TOLERANCE for size in canvas.sizes
     )
 
 

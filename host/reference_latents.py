@@ -41,7 +41,7 @@ def is_cut(reference: Any, canvas: Canvas, choice: str) -> bool:
     if choice == CUT:
         return True
     if _is_picture(reference):
-        return (reference.shape[1], reference.shape[2]) in (canvas.size, canvas.given)
+        return (reference.shape[1], reference.shape[2]) in canvas.sizes
     return (reference.shape[-2], reference.shape[-1]) in canvas.latent_sizes()
 
 

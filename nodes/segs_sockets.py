@@ -209,6 +209,26 @@ def optional_sockets() -> list[Any]:
             tooltip="On: cancelling while segments are sampled ends with those that are finished, and the graph goes on; cancel again to stop it. Off: "
             "cancelling stops at once.",
         ),
+        io.Int.Input(
+            "target_size",
+            default=0,
+            min=0,
+            max=4096,
+            step=8,
+            optional=True,
+            tooltip="Crops whose shorter side is below this are enlarged to it before they are sampled, and reduced when they are put back: detail for small faces. 512 for SD 1.x, "
+            "1024 for SDXL; 0 samples them as they are.",
+        ),
+        io.Int.Input(
+            "target_limit",
+            default=1536,
+            min=64,
+            max=8192,
+            step=8,
+            optional=True,
+            advanced=True,
+            tooltip="Longest side that a crop may reach through target_size. 1536 is usual; it limits memory and time for long crops.",
+        ),
         io.Combo.Input(
             "reference_latents",
             options=list(CHOICES),

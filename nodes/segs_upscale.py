@@ -12,6 +12,7 @@ from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
+from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,
@@ -130,15 +131,21 @@ def _run(
     match_colours: float = 0.0,
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
+    target_size: int = 0,
+    target_limit: int = 1536,
     **sampling: Any,
 ) -> io.NodeOutput:
     enlargement = Enlargement(
         rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )
-    settings = Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling)
+    settings = Sampling(
+        model, vae, positive, negative,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
+    )  # fmt: skip
     pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
-    texts = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
-    return with_notices(texts, upscale_segments(image, segs, enlargement, settings, pasting))
+    before = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    result, failed = upscale_segments(image, segs, enlargement, settings, pasting)
+    return with_notices([*before, *failed], result)
 
 
 def _unpack(pipe: Any) -> tuple[Any, ...]:

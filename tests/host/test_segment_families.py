@@ -73,9 +73,10 @@ def refine(name, model=None, image=None, vae=None, text=None, found=None, **sett
     image = coordinates() if image is None else image
     enlargement = Enlargement(rescale_factor=1.0)
     with torch.inference_mode():
-        return upscale_segments(
+        refined, _ = upscale_segments(
             image, found or segs(), enlargement, sampling, Pasting(feather=0, smallest_crop=8)
         )
+    return refined
 
 
 def latent(picture, has_time):

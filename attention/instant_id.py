@@ -45,8 +45,8 @@ class InstantID(nn.Module):
         )
 
     def tokens(self, embeddings: Tensor) -> Tensor:
-        """Return the tokens (1, R * T, width) of R references (R, embedding), side by side."""
-        return self.image_proj(embeddings.unsqueeze(1)).flatten(0, 1).unsqueeze(0)
+        """Return the tokens (R, T, width) of R references (R, embedding)."""
+        return self.image_proj(embeddings.unsqueeze(1))
 
     def project(self, tokens: Tensor) -> Tensor:
         """Return the keys and values (F, 2, T, S) of F token sets (F, T, width), all layers side by side."""

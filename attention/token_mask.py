@@ -48,14 +48,17 @@ def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pi
 
 
 def mask_tokens(mask: Tensor, grid: Size, pictures: int) -> Tensor:
-    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of B pictures.
+    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of B pictures; see `for_pictures`.
 
-    Each token gets the mean of the pixels that it covers. Where there are fewer masks than pictures the last one serves
-    the rest, as ComfyUI's own nodes do with pictures; surplus ones are left out.
+    Each token gets the mean of the pixels that it covers.
     """
     masks = mask[:pictures]
     shrinks = grid[0] <= mask.shape[-2] and grid[1] <= mask.shape[-1]
     resized = F.interpolate(masks.unsqueeze(1), size=grid, mode="area" if shrinks else "bilinear")
-    tokens = resized.flatten(1).unsqueeze(-1)  # (M, 1, h, w) -> (M, h * w, 1)
-    last = tokens[-1:].expand(pictures - len(tokens), -1, -1)
-    return torch.cat([tokens, last])
+    return for_pictures(resized.flatten(1).unsqueeze(-1), pictures)  # (M, 1, h, w) -> (B, h * w, 1)
+
+
+def for_pictures(masks: Tensor, pictures: int) -> Tensor:
+    """Return (B, …) of `masks` (M, …) for B pictures: the last one is for all that follow, surplus ones are left out."""
+    following = max(0, pictures - len(masks))
+    return torch.cat([masks[:pictures], masks[-1:].expand(following, *masks.shape[1:])])

@@ -46,7 +46,7 @@ def host_shrink(model: Any) -> Any:
 
 def one_call(model: Any, size: tuple[int, int], sigma: float) -> Callable[[], torch.Tensor]:
     """Return a run of exactly one UNet call at `sigma`."""
-    return partial(sample, model, size, cfg=1.0, sigmas=torch.tensor([sigma, 0.0]))
+    return partial(sample, model, size, tokens=77, cfg=1.0, sigmas=torch.tensor([sigma, 0.0]))
 
 
 def flops(call: Callable[[], object]) -> int:

@@ -60,7 +60,7 @@ CASES = {
 
 
 def one_call(model: Any, side: int) -> Callable[[], torch.Tensor]:
-    return partial(sample, model, (side, side), cfg=1.0, sigmas=torch.tensor([10.0, 0.0]))
+    return partial(sample, model, (side, side), tokens=77, cfg=1.0, sigmas=torch.tensor([10.0, 0.0]))
 
 
 def flops(call: Callable[[], object]) -> int:

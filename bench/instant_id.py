@@ -68,7 +68,7 @@ def projecting(model: Any) -> Any:
 
 
 def one_call(model: Any, side: int) -> Callable[[], torch.Tensor]:
-    return partial(sample, model, (side, side), sigmas=torch.tensor([SIGMA, 0.0]))
+    return partial(sample, model, (side, side), tokens=77, sigmas=torch.tensor([SIGMA, 0.0]))
 
 
 def main() -> None:

@@ -97,7 +97,7 @@ def _row(case: tuple[int, int, int, int, str], model: Any, vae: Any, text: Any, 
     pasting = Pasting(feather, overlaps)
 
     def run(segments: list[SEG]) -> torch.Tensor:
-        return upscale_segments(image, ((canvas, canvas), segments), Enlargement(1.0), sampling, pasting)
+        return upscale_segments(image, ((canvas, canvas), segments), Enlargement(1.0), sampling, pasting)[0]
 
     found = ellipses(canvas, side)
     seconds = interleave({"with": lambda: run(found), "without": lambda: run([])}, rounds)

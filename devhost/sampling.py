@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .tiny.random_models import conditioning
+from .tiny.random_models import TOKENS, conditioning
 
 
 def sample(
@@ -26,10 +26,11 @@ def sample(
     latent: Tensor | None = None,
     noise: Tensor | None = None,
     sigmas: Tensor | None = None,
+    tokens: int = TOKENS,
 ) -> Tensor:
     """Return the sampled latent (B, 4, *size). Deterministic in its arguments; `size` is (height, width).
 
-    Without `noise`, it is drawn from `seed`.
+    Without `noise`, it is drawn from `seed`; without a text, one of `tokens` is.
     """
     import comfy.sample
 
@@ -40,7 +41,7 @@ def sample(
     with torch.inference_mode():  # as the host's executor does around every node
         return comfy.sample.sample(
             model, noise, steps, cfg, sampler, scheduler,
-            conditioning(model, 1) if positive is None else positive,
-            conditioning(model, 2) if negative is None else negative,
+            conditioning(model, 1, tokens) if positive is None else positive,
+            conditioning(model, 2, tokens) if negative is None else negative,
             latent, denoise=denoise, disable_pbar=True, seed=seed, sigmas=sigmas,
         )  # fmt: skip

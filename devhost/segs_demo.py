@@ -22,7 +22,9 @@ TEXT = "a red person"
 SCALE = 4
 COUNT = 4
 UPSCALE = "8"
-_SETTINGS: dict[str, Any] = {
+TRAINED = 128  # pixels of what the tiny model draws
+DENOISE_SMALL = 0.5
+SETTINGS: dict[str, Any] = {
     "rescale_factor": 2.0, "resampling_method": "lanczos", "supersample": "true", "rounding_modulus": 8,
     "seed": 2026, "steps": 20, "cfg": 7.0, "sampler_name": "euler", "scheduler": "karras",
     "denoise": 0.35, "feather": 16, "inpaint_model": False, "noise_mask_feather": 20,
@@ -76,7 +78,7 @@ def example_prompt(checkpoint: str) -> Prompt:
         "7": prompt_node("MegapixelSEGSPreview", "The tiles", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
-            vae=["2", 2], positive=["3", 0], negative=["4", 0], upscale_model_opt=["5", 0], **_SETTINGS,
+            vae=["2", 2], positive=["3", 0], negative=["4", 0], upscale_model_opt=["5", 0], **SETTINGS,
         ),
         "9": prompt_node("SaveImage", "Save", images=[UPSCALE, 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip
@@ -106,6 +108,32 @@ def refine_figures(server: Server) -> Image.Image:
     )
 
 
+def refine_small_figures(server: Server) -> Image.Image:
+    """Refine figures of 64 pixels, half of what the tiny model draws, as they are and at the model's size, and draw both.
+
+    The second picture of the help page is this, as JPEG.
+    """
+    figures = draw_figures()
+    write_picture(figures.small, server.base / "input" / "figures.png")
+    write_picture(figures.mask.expand(1, 3, -1, -1), server.base / "input" / "figures_mask.png")
+    cells = [
+        Cell(server.images(server.run(small_prompt(denoise, target)), "9")[0], "", good=target > 0)
+        for denoise, target in ((0.0001, 0), (DENOISE_SMALL, 0), (DENOISE_SMALL, TRAINED))
+    ]
+    return draw_sheet(
+        title="Small figures of 64 pixels",
+        subtitle="The model draws figures of 128. With target_size each segment is enlarged, sampled, reduced, put back.",
+        labels=["enlarged", "refined as they are", f"refined with target_size {TRAINED}"],
+        blocks=[Block("", "", lines=[cells])],
+    )
+
+
+def small_prompt(denoise: float, target_size: int) -> Prompt:
+    """Return a workflow that refines the small figures at twice their size."""
+    settings = {"rescale_factor": 2.0, "smallest_crop": 8, "denoise": denoise, "target_size": target_size}
+    return tiny_prompt("figures.png", "figures_mask.png", **settings)
+
+
 def tiny_prompt(picture: str, mask: str, **settings: Any) -> Prompt:
     """Return a workflow on the tiny model that refines what a mask shows; both are files in the input folder."""
     return {
@@ -121,7 +149,7 @@ def tiny_prompt(picture: str, mask: str, **settings: Any) -> Prompt:
         "7": prompt_node("MegapixelSEGSPreview", "The segments", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
-            vae=["2", 2], positive=["3", 0], negative=["4", 0], **_SETTINGS | TINY_SETTINGS | settings,
+            vae=["2", 2], positive=["3", 0], negative=["4", 0], **SETTINGS | TINY_SETTINGS | settings,
         ),
         "9": prompt_node("SaveImage", "Save", images=[UPSCALE, 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip

@@ -1,14 +1,13 @@
 """Conditioning that belongs to its crop: what lies somewhere in the picture is cut out with the segment.
 
-Masks, ControlNet hints and the host's inpainting entries cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels of
-the picture that came in. Entries that have no place pass unchanged. The crop itself is passed on, for effects on the model that have masks.
+Masks, ControlNet hints and the entries of spatial_entries.py cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels
+of the picture that came in. Entries that have no place pass unchanged. The crop itself is passed on, for effects on the model that have masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from logging import WARNING
 from typing import Any
 
 import torch
@@ -16,32 +15,17 @@ from torch import Tensor
 
 from ..attention.view import VIEW, Part, View
 from ..scaling.box import Box
-from ..scaling.size import Size
-from ..segs.crop import Crop, crop_resized, fit_aspect
-from .log import log_once
+from ..segs.crop import Crop
+from .canvas import Canvas, Grid, crop_field, crop_fields, crop_hints
+from .compat import takes_batch_as_time
+from .reference_latents import AUTO, NAMES, crop_references
+from .spatial_entries import ROWS, SPATIAL, warn_of_unknown
 
 Conditioning = list[list[Any]]
 Area = tuple[int, int, int, int]  # a box as the host writes it: height, width, top and left in latent pixels
-
-_LATENTS = ("concat_latent_image",)  # (B, C, h, w) over the whole picture, in latent pixels
-_COVERS = ("concat_mask",)  # the same in pixels
-_ROWS = {"pooled_output"}  # (B, …), a row for each frame, as the text itself
-_PLACELESS = {"mask", *_ROWS, "conditioning_llama3", "unclip_conditioning", *_COVERS, *_LATENTS}
-
-
-@dataclass(frozen=True)
-class Canvas:
-    """The picture that the conditioning was made for.
-
-    Attributes:
-        size: height and width as it is now.
-        given: as it came in: absolute areas count in it.
-        cell: picture pixels to a latent pixel.
-    """
-
-    size: Size
-    given: Size
-    cell: int = 8
+AnyArea = tuple[
+    Any, ...
+]  # the same, or of a video: length, height, width, first, top, left; or "percentage" and shares
 
 
 def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
@@ -50,15 +34,25 @@ def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[A
 
 
 def crop_conditioning(
-    conditionings: Sequence[Conditioning], crops: Sequence[Crop], canvas: Canvas
+    conditionings: Sequence[Conditioning], crops: Sequence[Crop], canvas: Canvas, references: str = AUTO
 ) -> list[Conditioning]:
     """Return each list (positive, negative, …) for a batch of crops with the same `effect_in`.
 
     Entries without effect there are left out. Where none has any, all are kept without their places: a segment outside of
-    all regions still needs a text.
+    all regions still needs a text. `references` says which reference latents are cut: see reference_latents.py.
     """
-    cropper = _Cropper(crops, canvas)
+    cropper = _Cropper(crops, canvas, references)
     return [cropper.crop(conditioning) for conditioning in conditionings]
+
+
+def controls_take_batches(conditioning: Conditioning) -> bool:
+    """Return whether no ControlNet encodes its hints with a VAE that takes several of them for one video."""
+    controls = [options.get("control") for _, options in conditioning]
+    while controls := [control for control in controls if control is not None]:
+        if any(takes_batch_as_time(control.vae) for control in controls):
+            return False
+        controls = [control.previous_controlnet for control in controls]
+    return True
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,7 @@ class _Effect:
     """What an entry's areas and boxes are in a crop."""
 
     present: bool
-    area: Area | None
+    area: AnyArea | None
     bounds: Box | None  # of a crop whose mask the host makes an area of
     boxes: tuple[tuple[int, Area], ...]  # number and place of each GLIGEN box that is left
 
@@ -74,14 +68,14 @@ class _Effect:
 def _effect(options: Mapping[str, Any], crop: Crop, canvas: Canvas) -> _Effect:
     area, present = _crop_area(options.get("area"), crop.box, canvas)
     if present and options.get("mask") is not None:
-        present = bool(_crop_field(options["mask"], crop, canvas).any())
+        present = bool(crop_field(options["mask"], crop, canvas).any())
     bounds = crop.box if options.get("set_area_to_bounds") else None
     return _Effect(present, area, bounds, tuple(_crop_gligen(options.get("gligen"), crop.box, canvas)))
 
 
 class _Cropper:
-    def __init__(self, crops: Sequence[Crop], canvas: Canvas) -> None:
-        self._crops, self._canvas = crops, canvas
+    def __init__(self, crops: Sequence[Crop], canvas: Canvas, references: str) -> None:
+        self._crops, self._canvas, self._references = crops, canvas, references
         parts = tuple(Part(crop.box, canvas.size) for crop in crops)
         self._view = View(parts, tuple(crop.frame for crop in crops))
         self._controls: dict[int, Any] = {}  # one that both lists share is cut once and stays shared
@@ -96,22 +90,26 @@ class _Cropper:
 
     def _options(self, options: Mapping[str, Any], effect: _Effect) -> dict[str, Any]:
         cut = dict(options) | {VIEW: self._view}
-        for name in _ROWS & cut.keys():
+        for name in ROWS & cut.keys():
             cut[name] = self._rows(cut[name])
         if "area" in cut:
             cut = _without(cut, {"area"}) if effect.area is None else cut | {"area": effect.area}
         if cut.get("mask") is not None:
-            cut["mask"] = self._stack(cut["mask"])
-        for name in (*_COVERS, *_LATENTS):
-            if isinstance(cut.get(name), Tensor) and cut[name].dim() == 4:
-                cut[name] = self._stack(cut[name], self._canvas.cell if name in _LATENTS else 1)
+            mask = crop_fields(cut["mask"], self._crops, self._canvas)
+            cut["mask"] = (
+                mask[:, None] if self._canvas.has_time else mask
+            )  # the host takes (B, h, w) for (T, h, w)
+        for name in SPATIAL.keys() & cut.keys():
+            cut[name] = self._fields(cut[name], SPATIAL[name])
+        for name in cut.keys() & set(NAMES):
+            cut[name] = crop_references(cut[name], self._crops, self._canvas, self._references)
         if cut.get("control") is not None:
             cut["control"] = self._control(cut["control"])
         if "gligen" in cut:
             kind, model, given = cut["gligen"]
             boxes = [(given[number][0], *area) for number, area in effect.boxes]
             cut = cut | {"gligen": (kind, model, boxes)} if boxes else _without(cut, {"gligen"})
-        _warn_of_unknown(cut)
+        warn_of_unknown(cut)
         return cut
 
     def _rows(self, text: Any) -> Any:
@@ -120,8 +118,13 @@ class _Cropper:
             return text
         return torch.stack([text[min(crop.frame, len(text) - 1)] for crop in self._crops])
 
-    def _stack(self, field: Tensor, cell: int = 1) -> Tensor:
-        return torch.cat([_crop_field(field, crop, self._canvas, cell) for crop in self._crops])
+    def _fields(self, value: Any, grid: Grid) -> Any:
+        """Return a tensor, or each of a list, for these crops; anything else as it is."""
+        if isinstance(value, (list, tuple)):
+            return [self._fields(each, grid) for each in value]
+        if not isinstance(value, Tensor) or value.dim() < 4:
+            return value
+        return crop_fields(value, self._crops, self._canvas, self._canvas.cell_of(value, grid))
 
     def _control(self, control: Any) -> Any:
         """Return a copy of a ControlNet and those before it with their hints cut."""
@@ -141,30 +144,37 @@ class _Cropper:
     def _hint(self, hint: Any) -> Any:
         if not isinstance(hint, Tensor) or hint.dim() != 4:
             return hint
-        return self._stack(fit_aspect(hint, self._canvas.size))
+        return crop_hints(hint, self._crops, self._canvas)
 
 
-def _crop_field(field: Tensor, crop: Crop, canvas: Canvas, cell: int = 1) -> Tensor:
-    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the crop's frame where there are several."""
-    if field.dim() == 2:
-        field = field[None]
-    frame = min(crop.frame, len(field) - 1)
-    return crop_resized(field[frame : frame + 1], canvas.size, crop.box, cell)
-
-
-def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[Area | None, bool]:
-    """Return an area in a crop's latent pixels, None where it is all of it; and whether there is any."""
-    if area is None or len(area) > 5:  # video areas have a time as well
+def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[AnyArea | None, bool]:
+    """Return an area in a crop's latent pixels, None where it is all of it; and whether there is any. A time stays."""
+    if area is None:
         return area, True
-    if area[0] == "percentage":
-        sides = zip(area[1:], (*canvas.size, *canvas.size), strict=True)
+    shares = area[0] == "percentage"
+    numbers = area[1:] if shares else area
+    axes = len(numbers) // 2
+    space = (*numbers[axes - 2 : axes], *numbers[-2:])
+    if shares:
+        sides = zip(space, (*canvas.size, *canvas.size), strict=True)
         height, width, top, left = (share * side for share, side in sides)
         whole = Box(round(top), round(left), round(top + height), round(left + width))
     else:
-        whole = _in_picture(area, canvas)
+        whole = _in_picture(space, canvas)
     inside = whole.shared(box)
-    partial = inside != box and inside.area
-    return _in_latent(inside.within(box), canvas.cell) if partial else None, inside.area > 0
+    if not inside.area or (inside == box and axes == 2):
+        return None, inside.area > 0
+    cut = _in_latent(inside.within(box), canvas.cell)
+    return cut if axes == 2 else _with_time(numbers, cut, box, canvas.cell, shares), True
+
+
+def _with_time(numbers: Sequence[Any], cut: Area, box: Box, cell: int, shares: bool) -> AnyArea:
+    """Return an area of a video with the times of `numbers`, and the space of `cut`; as shares of the crop where it had shares."""
+    sides = [side // cell for side in box.size] if shares else [1, 1]
+    height, width, top, left = (number / side for number, side in zip(cut, sides * 2, strict=True))
+    if shares:
+        return "percentage", numbers[0], height, width, numbers[3], top, left
+    return numbers[0], *cut[:2], numbers[3], *cut[2:]
 
 
 def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Area]]:
@@ -190,10 +200,3 @@ def _in_latent(box: Box, cell: int) -> Area:
 
 def _without(options: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if name not in names}
-
-
-def _warn_of_unknown(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        if isinstance(value, Tensor) and value.dim() >= 4 and name not in _PLACELESS:
-            text = "positive, negative: %s passes to every segment as it is; it is not cut to them."
-            log_once(text, name, level=WARNING)

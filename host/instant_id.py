@@ -33,7 +33,7 @@ class InstantIDModel:
 
     @torch.inference_mode()
     def tokens(self, embeddings: Tensor) -> Tensor:
-        """Return the tokens (1, R * T, D) of R references (R, 512), on the device that computes."""
+        """Return the tokens (R, T, D) of R references (R, 512), on the device that computes."""
         return self.network.tokens(embeddings.to(comfy.model_management.get_torch_device(), torch.float32))
 
     @torch.inference_mode()

@@ -22,7 +22,7 @@ from .log import log
 DARK = 0.1  # of a pixel's brightest channel
 MOST_DRAWN = 0.5  # share of a picture that keypoints and the lines between them may cover
 
-Tokens = tuple[Tensor, Tensor]  # of the face and of none, (1, T, D) each
+Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, D) each
 
 
 def reference_faces(
@@ -88,15 +88,19 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 def undrawn(keypoints: Tensor) -> list[str]:
     """Return a text where keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
 
-    A bypassed Face Keypoints hands on the photograph in their place.
+    A bypassed Face Keypoints hands on the photograph in their place, one that finds no face black pictures.
     """
     bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
-    if bright <= MOST_DRAWN:
+    if 0 < bright <= MOST_DRAWN:
         return []
-    return [
-        "image_kps: expected drawn keypoints on black, got another picture: the ControlNet follows that. "
-        "Connect Face Keypoints, and do not bypass it."
-    ]
+    if bright:
+        got, hint = (
+            "another picture: the ControlNet follows that",
+            "Connect Face Keypoints, and do not bypass it.",
+        )
+    else:
+        got, hint = "black: the ControlNet has no pose to follow", "Choose a picture that shows a face."
+    return [f"image_kps: expected drawn keypoints on black, got {got}. {hint}"]
 
 
 def keypoints_for(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -15,12 +15,21 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..scaling.box import Box
 from ..scaling.colours import rgb
+from ..scaling.resized import resize_pictures
+from ..scaling.size import Size
 from ..segs.blur import blur_mask
+from ..segs.crop import Crop, crop_resized
 from ..segs.refine import Piece
+from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..upscale.memory import is_out_of_memory
-from .crop_conditioning import Canvas, Conditioning, crop_conditioning, effect_in
+from .canvas import Canvas
+from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
+from .crop_patches import crop_patches, takes_batches
 from .log import log
+from .reference_latents import AUTO
+from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .sigmas import SchedulerFunction, noise_levels
@@ -36,6 +45,8 @@ class Sampling:
 
     Attributes:
         batch_size: most segments of equal size to sample together; 0 goes by the memory.
+        target: at which size segments are sampled.
+        reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
     """
 
     model: Any
@@ -52,6 +63,8 @@ class Sampling:
     inpaint_model: bool = False
     scheduler_function: SchedulerFunction | None = None
     batch_size: int = 0
+    target: Target = AS_IT_IS
+    reference_latents: str = AUTO
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +73,9 @@ class _Encoded:
 
     number: int
     piece: Piece
-    pixels: Tensor  # (1, h, w, 3)
+    crop: Crop  # of the canvas, at the size that is sampled
+    canvas: Canvas
+    pixels: Tensor  # (1, h, w, 3), at that size
     latent: Tensor  # (1, C, …)
     mask: Tensor  # (h, w)
     hidden: Tensor | None  # latent of what an inpainting model may see
@@ -84,6 +99,7 @@ class SegmentSampler:
     ) -> None:
         self._settings, self._canvas, self._progress, self._already = sampling, canvas, progress, already
         self._keep_finished = keep_finished
+        self.texts: list[str] = []  # of segments that failed, to show at the node
         self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
     def __call__(
@@ -125,6 +141,13 @@ class SegmentSampler:
         return with_soft_masks(model) if self._settings.noise_mask_feather > 0 else model
 
     @cached_property
+    def _go_together(self) -> bool:
+        """Whether the model's patches and the ControlNets take several segments at once."""
+        settings = self._settings
+        texts = settings.positive, settings.negative
+        return takes_batches(settings.model) and all(map(controls_take_batches, texts))
+
+    @cached_property
     def _sigmas(self) -> Tensor:
         settings = self._settings
         return noise_levels(
@@ -139,13 +162,18 @@ class SegmentSampler:
     def _encode(self, number: int, piece: Piece, cut: Tensor) -> _Encoded:
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self._settings
-        pixels = rgb(cut, -1)[None]
+        box, multiple = piece.cut.box, piece.cut.fit.multiple
+        sampled = sampled_size(box.size, settings.target, multiple)
+        size, crop = enlarge_canvas(self._canvas.size, box, sampled)
+        pixels = _resized(rgb(cut, -1), sampled)[None]
         mask = blur_mask(piece.cut.mask, settings.noise_mask_feather)
+        mask = crop_resized(mask, sampled, Box(0, 0, *sampled))
         latent = settings.vae.encode(pixels)
         self._check_latent(latent)
         hidden = settings.vae.encode(_without_masked(pixels, mask)) if settings.inpaint_model else None
         self._progress.advance(AROUND - 1)
-        return _Encoded(number, piece, pixels, latent, mask, hidden)
+        canvas = replace(self._canvas, size=size, before_target=self._canvas.size)
+        return _Encoded(number, piece, Crop(crop, piece.frame), canvas, pixels, latent, mask, hidden)
 
     def _check_latent(self, latent: Tensor) -> None:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
@@ -159,9 +187,9 @@ class SegmentSampler:
         groups: dict[tuple[Any, ...], list[_Encoded]] = {}
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
-            effects = tuple(effect_in(text, entry.piece.crop, self._canvas) for text in texts)
-            own = entry.number if entry.control is not None else None
-            groups.setdefault((entry.latent.shape, effects, own), []).append(entry)
+            effects = tuple(effect_in(text, entry.crop, entry.canvas) for text in texts)
+            own = entry.number if entry.control is not None or not self._go_together else None
+            groups.setdefault((entry.latent.shape, entry.canvas, effects, own), []).append(entry)
         for group in groups.values():
             size = self._batch_size(group)
             while group:
@@ -226,15 +254,16 @@ class SegmentSampler:
     def _conditioned(self, batch: Sequence[_Encoded]) -> tuple[Any, list[Conditioning]]:
         """Return the model, and positive and negative, for these segments."""
         settings, first = self._settings, batch[0]
+        crops = [entry.crop for entry in batch]
+        canvas = replace(first.canvas, has_time=first.latent.dim() == 5)
+        model = crop_patches(self._model, crops, canvas)
         texts = [settings.positive, settings.negative]
-        model, texts = (
-            self._model,
-            crop_conditioning(texts, [entry.piece.crop for entry in batch], self._canvas),
-        )
+        texts = crop_conditioning(texts, crops, canvas, settings.reference_latents)
         if first.control is not None:  # such a segment is alone in its batch
-            texts = list(first.control.apply(*texts, first.pixels, first.mask[None])[:2])
-            if hasattr(first.control, "doit_ipadapter"):
-                model = first.control.doit_ipadapter(model)[0]
+            control = placed_control(first.control, first.piece)
+            texts = list(control.apply(*texts, first.pixels, first.mask[None])[:2])
+            if hasattr(control, "doit_ipadapter"):
+                model = control.doit_ipadapter(model)[0]
         hidden = [entry.hidden for entry in batch if entry.hidden is not None]
         if hidden:
             masks = torch.stack([entry.mask for entry in batch])[:, None]
@@ -246,13 +275,16 @@ class SegmentSampler:
         """Return (h, w, C) with the channels of `cut`, or None where it is not finite."""
         refined = self._settings.vae.decode(latent)
         refined = refined.reshape(-1, *refined.shape[-3:])[0]  # videos have a time
-        refined = refined.to(cut.device, torch.float32)[: cut.shape[0], : cut.shape[1], :3]
+        height, width = entry.pixels.shape[1:3]
+        refined = refined.to(cut.device, torch.float32)[:height, :width, :3]
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
-            text = "SEGS: segment %d came back with NaN and is left as it was. Try another precision."
-            log.warning(text, number)
+            text = f"SEGS: segment {number} came back with NaN and is left as it was. Try another precision."
+            log.warning(text)
+            self.texts.append(text)
             self._already.forget(entry.piece, cut)
             return None
+        refined = _resized(refined, entry.piece.cut.box.size)
         self._progress.finish(entry.piece, refined)
         return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined
 
@@ -269,6 +301,13 @@ def with_soft_masks(model: Any) -> Any:
     if "denoise_mask_function" in model.model_options:
         return model
     return DifferentialDiffusion.execute(model).args[0]
+
+
+def _resized(pixels: Tensor, size: Size) -> Tensor:
+    """Return (h, w, C) in another size; those of that size as they are."""
+    if pixels.shape[:2] == size:
+        return pixels
+    return resize_pictures(pixels.movedim(-1, 0)[None], size, "lanczos")[0].movedim(0, -1)
 
 
 def _without_masked(pixels: Tensor, mask: Tensor) -> Tensor:

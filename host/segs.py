@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +15,12 @@ from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
 from ..segs.segment import read_segments
 from ..upscale.channels import Channels
-from .compat import intermediate_dtype
-from .crop_conditioning import Canvas
+from .canvas import Canvas
+from .compat import intermediate_dtype, patch_side
+from .crop_patches import patch_notices
 from .log import log
+from .reference_latents import reference_notices
+from .segment_hook import PasteHook
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
 from .unfinished import sampled_segments
@@ -52,24 +54,43 @@ class Pasting:
 
 def upscale_segments(
     image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
-) -> Tensor:
-    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back.
+) -> tuple[Tensor, list[str]]:
+    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back; and a text for each thing that failed on the way.
 
     Raises:
         ValueError, MemoryError: an input is wrong, or memory is missing.
     """
-    found_in, segments = read_segments(segs)
-    given = image.shape[1], image.shape[2]
+    found_in, segments = read_segments(segs, len(image))
     plain = enlarge_image(image, enlargement)
     frames = plain.to("cpu", torch.float32)
-    size = frames.shape[1], frames.shape[2]
-    fit = Fit(size, sampling.vae.spacial_compression_encode(), pasting.smallest_crop, pasting.feather)
+    canvas = canvas_of(image, enlargement, sampling)
+    multiple = canvas.cell * patch_side(
+        sampling.model
+    )  # whole tokens: the host would pad what is left of one
+    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
     pieces = cut_pieces(segments, found_in, len(frames), fit)
+    texts: list[str] = []
     if pieces:
         colours = frames[..., : Channels(frames.shape[-1], 3).colours]
-        canvas = Canvas(size, given, fit.multiple)
-        _refine(colours, pieces, sampling, pasting, canvas, frames)
-    return frames.to(plain.device, plain.dtype)
+        texts = _refine(colours, pieces, sampling, pasting, canvas, frames)
+    return frames.to(plain.device, plain.dtype), texts
+
+
+def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
+    """Return a text for each reference latent, and for each patch on the model that is not known and may not be cut."""
+    canvas = canvas_of(image, enlargement, sampling)
+    texts = sampling.positive, sampling.negative
+    return [
+        *reference_notices(texts, canvas, sampling.reference_latents),
+        *patch_notices(sampling.model, canvas),
+    ]
+
+
+def canvas_of(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> Canvas:
+    """Return what conditioning and patches lie over, for IMAGE (F, H, W, C) that is enlarged."""
+    given = image.shape[1], image.shape[2]
+    size = rounded_size(given, enlargement.rescale_factor, enlargement.rounding_modulus)
+    return Canvas(size, given, sampling.vae.spacial_compression_encode())
 
 
 def enlarge_image(image: Tensor, enlargement: Enlargement) -> Tensor:
@@ -99,13 +120,15 @@ def rounded_size(size: Size, factor: float, modulus: int) -> Size:
 
 def _refine(
     colours: Tensor, pieces: list[Piece], sampling: Sampling, pasting: Pasting, canvas: Canvas, frames: Tensor
-) -> None:
+) -> list[str]:
+    """Refine the pieces in place, and return a text for each thing that failed."""
     progress = SegmentProgress(colours, pieces, sampling.steps, sampling.model)
     already = sampled_segments(sampling, canvas, [piece.cut.segment.control for piece in pieces])
     if already.latents:
         log.info("SEGS: %d segments were sampled by the run that ended early.", len(already.latents))
     sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
-    finished = _Finished(frames, pasting.hook)
+    finished = _Finished(PasteHook(frames, pasting.hook))
+    texts: list[str] = []
     try:
         # some samplers and decoders draw from the global generator
         with torch.random.fork_rng(_cuda_devices()):
@@ -121,7 +144,12 @@ def _refine(
         already.end(complete=False)
         if not (finished.count and pasting.keep_on_interrupt):
             raise
-        log.warning("SEGS: interrupted; %d of %d segments are refined.", finished.count, len(pieces))
+        texts.append(f"SEGS: interrupted; {finished.count} of {len(pieces)} segments are refined.")
+        log.warning(texts[0])
+    hook = finished.hook.texts()
+    for text in hook:
+        log.warning(text)
+    return [*sampler.texts, *texts, *hook]
 
 
 def _own(pieces: list[Piece]) -> list[Piece]:
@@ -142,23 +170,12 @@ def _own(pieces: list[Piece]) -> list[Piece]:
 class _Finished:
     """Called after each paste: counts, and lets a hook have the picture."""
 
-    def __init__(self, frames: Tensor, hook: Any) -> None:
-        self._frames, self._hook = frames, hook
-        self.count = 0
+    def __init__(self, hook: PasteHook) -> None:
+        self.hook, self.count = hook, 0
 
     def __call__(self, piece: Piece) -> None:
         self.count += 1
-        post_paste: Callable[[Tensor], Tensor] | None = getattr(self._hook, "post_paste", None)
-        if post_paste is None:
-            return
-        changed = post_paste(self._frames)
-        if changed is self._frames:
-            return
-        if changed.shape != self._frames.shape:
-            expected = f"a picture of {tuple(self._frames.shape)} from post_paste"
-            got = tuple(changed.shape)
-            raise bad_input("upscaler_hook_opt", expected, got, "Use a hook that keeps the size.")
-        self._frames.copy_(changed)
+        self.hook()
 
 
 def _cuda_devices() -> list[torch.device]:

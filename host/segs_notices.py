@@ -18,10 +18,10 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
     Raises:
         ValueError: when `segs` has no single meaning.
     """
-    found_in, segments = read_segments(segs)
+    found_in, segments = read_segments(segs, len(image))
     wanted = [segment for segment in segments if segment.wanted]
     if not wanted:
-        why = f"other workers refine all {len(segments)} segments" if segments else "there is no segment"
+        why = f"other workers refine all {_count(segments)} segments" if segments else "there is no segment"
         return [f"segs: nothing to do, {why}: the image is only enlarged."]
     left_out = {
         "their masks are black": [segment for segment in wanted if segment.empty],
@@ -36,13 +36,16 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
             and not segment.region.clamped(found_in).area
         ],
     }
-    all_left_out = sum(map(len, left_out.values())) == len(wanted)
+    all_left_out = sum(map(_count, left_out.values())) == _count(wanted)
     start = "segs: nothing to do, " if all_left_out else "segs: "
     texts = [
-        f"{start}{len(those)} of {len(wanted)} segments are left out, {why}. {CHECK}"
+        f"{start}{_count(those)} of {_count(wanted)} segments are left out, {why}. {CHECK}"
         for why, those in left_out.items()
         if those
     ]
+    texts += _other_frames(
+        [segment for segment in wanted if segment.masks not in (1, len(image))], len(image)
+    )
     height, width = image.shape[1:3]
     if abs(found_in[0] * width / (found_in[1] * height) - 1) > ASPECT_TOLERANCE:
         texts.append(
@@ -50,6 +53,22 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
             "Find them in this image."
         )
     return texts
+
+
+def _other_frames(segments: list[Segment], frames: int) -> list[str]:
+    """Return the text for segments with masks for another number of frames."""
+    if not segments:
+        return []
+    given = ", ".join(str(masks) for masks in sorted({segment.masks for segment in segments}))
+    return [
+        f"segs: {_count(segments)} segments have masks for {given} frames, image has {frames}: every frame gets all their masks together. "
+        "Find them in these frames."
+    ]
+
+
+def _count(segments: list[Segment]) -> int:
+    """Return how many segments these are; one with a mask for each frame counts once."""
+    return len({segment.number for segment in segments})
 
 
 def _has_frame(segment: Segment, frames: int) -> bool:

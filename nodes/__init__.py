@@ -13,7 +13,7 @@ from .segs_filter import MegapixelSEGSFilter
 from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
 from .segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from .segs_preview import MegapixelSEGSPreview
-from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
+from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
 from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
 from .upscale_video import MegapixelUpscaleVideo
@@ -36,6 +36,7 @@ NODES = [
     MegapixelSEGSPreview,
     MegapixelSEGSFilter,
     MegapixelSEGSSlice,
+    MegapixelSEGSSend,
     MegapixelSEGSMerge,
     MegapixelSaveProgressHook,
     MegapixelSchedulerFunction,

@@ -12,7 +12,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """The original Deep Shrink, with `mode`, `fade_percent`, `trained_size` and `remove_mottle` after its inputs."""
+    """The original Deep Shrink, with `mode`, `fade_percent` and `trained_size` after its inputs."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,9 +22,8 @@ class MegapixelDeepShrink(io.ComfyNode):
             category="model/patch/unet",
             description=(
                 "Keeps the composition whole in pictures larger than the model was trained for: the UNet's features "
-                "shrink in the early steps, so objects are not drawn twice. Set mode to auto to have block, factor "
-                "and window chosen from the model and the picture's size; at or below the trained size it then does "
-                "nothing."
+                "shrink in the early steps, so objects are not drawn twice. Set mode to auto to have the factor chosen "
+                "from the model and the image's size; at or below the trained size it then does nothing."
             ),
             search_aliases=["PatchModelAddDownscale", "Kohya Deep Shrink", "hires fix", "high resolution"],
             inputs=[
@@ -89,8 +88,8 @@ class MegapixelDeepShrink(io.ComfyNode):
                     options=list(get_args(Mode)),
                     default="manual",
                     optional=True,
-                    tooltip="manual uses the numbers above. auto chooses all of them itself when sampling starts, by "
-                    "the picture's size, and writes them to the log.",
+                    tooltip="manual uses the numbers above. auto takes the published ones and the factor that fits the "
+                    "image's size when sampling starts, and writes them to the log.",
                 ),
                 io.Float.Input(
                     "fade_percent",
@@ -104,15 +103,6 @@ class MegapixelDeepShrink(io.ComfyNode):
                     "0 is a hard stop. Ignored in auto.",
                 ),
                 trained_size_socket("For auto"),
-                io.Boolean.Input(
-                    "remove_mottle",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="On: while the features are small, noise finer than they can show is taken out of the "
-                    "picture; with block_number 1 or 2 it would stay as a mottle in plain areas. Off is the known "
-                    "node's way. Ignored in auto, which takes it out.",
-                ),
             ],
             outputs=[io.Model.Output()],
         )

@@ -118,9 +118,11 @@ class MegapixelInstantIDApply(io.ComfyNode):
         guide = FaceGuide(control_net, keypoints, strength, mask=as_masks(mask), **window)
         if person.idle and guide.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
-        texts = [] if guide.idle else logged(undrawn(keypoints))
+        idle = {"attention": person.idle, "ControlNet": guide.idle}
+        texts = [f"InstantID: nothing to do in the {part}, {why}." for part, why in idle.items() if why]
+        texts += [] if guide.idle else undrawn(keypoints)
         return with_notices(
-            texts, apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
+            logged(texts), apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
         )
 
 

@@ -107,8 +107,9 @@ class MegapixelMSWMSA(io.ComfyNode):
                     default="both",
                     optional=True,
                     advanced=True,
-                    tooltip="Which earlier place the windows must not take again: the one just before (global), the "
-                    "same layer's in the step before (block), both or none (ignore).",
+                    tooltip="Whether a layer's windows must not lie where those of the layer before lie: global and both. "
+                    "block and ignore: all places are drawn freely. A place follows from the seed and the noise level "
+                    "alone, so a step does not know the places of the step before.",
                 ),
                 io.Combo.Input(
                     "last_shift_strategy",
@@ -145,7 +146,7 @@ class MegapixelMSWMSASimple(io.ComfyNode):
             category="model/patch/unet",
             description=(
                 "Makes large pictures faster: from 20 % of sampling on, self-attention of the most expensive blocks "
-                "runs inside windows that move with every step. The blocks come from the model, and are written to the "
+                "runs inside windows that move between steps. The blocks come from the model, and are written to the "
                 "log in the words of the MSW-MSA Attention node."
             ),
             search_aliases=[

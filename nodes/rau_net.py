@@ -218,7 +218,7 @@ def _further_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
             tooltip="The pooled sides are multiples of this many pixels of the features. 8 is the known default, 1 "
-            "rounds least. avg_pool2d ignores it.",
+            "rounds least.",
         ),
         io.Boolean.Input(
             "ca_avg_pool2d_ceil_mode",

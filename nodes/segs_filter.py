@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..errors import bad_input
 from ..host.notice import nothing_to_do
 from ..scaling.size import Size
-from ..segs.choose import MEASURES, Choice, choose_segments
-from ..segs.segment import read_shape
+from ..segs.choose import MEASURES, Choice, choose_segments, join_segments
+from ..segs.segment import SEG, read_shape, whole_of
 from .segs_sockets import CATEGORY, segs_socket
 
 
@@ -93,7 +95,7 @@ class MegapixelSEGSFilter(io.ComfyNode):
         size, segments = read_shape(segs)
         names = frozenset(name.strip() for name in labels.split(",") if name.strip())
         choice = Choice(names, order, reverse, min_confidence, min_size, max_size, first, count)
-        everything = [*segments, *_more(more_segs, size)]
+        size, everything = _with_more(size, segments, more_segs)
         chosen, others = choose_segments(everything, choice)
         result = (size, chosen), (size, others), len(chosen)
         if chosen and (choice != Choice() or more_segs is not None):
@@ -102,12 +104,13 @@ class MegapixelSEGSFilter(io.ComfyNode):
         return nothing_to_do(f"segs: nothing to do, {why}.", *result)
 
 
-def _more(segs, size: Size) -> list:
-    if segs is None:
-        return []
-    other, segments = read_shape(segs)
-    if other != size:
+def _with_more(size: Size, segments: list[SEG], more: Any) -> tuple[Size, list[SEG]]:
+    """Return segments and more of them; an empty list fits a picture of any size."""
+    if more is None:
+        return size, segments
+    other, further = read_shape(more)
+    if other != size and whole_of(segments) and whole_of(further):
         expected = f"segments of a picture of {size[1]}x{size[0]} like segs"
         got = f"{other[1]}x{other[0]}"
         raise bad_input("more_segs", expected, got, "Find both in the same picture.")
-    return segments
+    return size if whole_of(segments) else other, join_segments(segments, further)

@@ -6,7 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..host.notice import logged, pictures_with_notices
-from ..segs.picture import BACKDROP, draw_segments
+from ..segs.picture import BACKDROP, LEAST, draw_segments
 from ..segs.segment import read_shape
 from .segs_sockets import CATEGORY, segs_socket
 
@@ -40,11 +40,12 @@ class MegapixelSEGSPreview(io.ComfyNode):
     @classmethod
     def execute(cls, segs, image=None) -> io.NodeOutput:
         size, segments = read_shape(segs)
-        frames = torch.full((1, *size, 3), BACKDROP) if image is None else image
+        backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no picture
+        frames = torch.full((1, *backdrop, 3), BACKDROP) if image is None else image
         drawn: list[torch.Tensor] = []
         for frame, picture in enumerate(frames):
             own = {n: entry for n, entry in enumerate(segments) if getattr(entry, "frame", frame) == frame}
-            drawn.append(draw_segments(picture, size, own))
+            drawn.append(draw_segments(picture, size, own, frame, len(frames)))
         result = torch.stack(drawn)
         texts = [] if segments else ["segs: nothing to do, there is no segment to draw."]
         return pictures_with_notices(logged(texts), result, cls)

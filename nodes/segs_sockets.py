@@ -7,6 +7,7 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
+from ..host.reference_latents import CHOICES
 from ..host.sigmas import scheduler_names
 
 CATEGORY = "image/upscaling/segments"
@@ -102,7 +103,7 @@ def conditioning_sockets() -> list[Any]:
     return [
         io.Conditioning.Input(
             "positive",
-            tooltip="What segments should show. Masks, areas, ControlNet hints and GLIGEN boxes are cut to each segment.",
+            tooltip="What segments should show. Masks, areas, ControlNet hints, GLIGEN boxes, inpainting and reference latents are cut to each segment.",
         ),
         io.Conditioning.Input(
             "negative", tooltip="What they should not show. Cut to each segment like positive."
@@ -207,5 +208,33 @@ def optional_sockets() -> list[Any]:
             advanced=True,
             tooltip="On: cancelling while segments are sampled ends with those that are finished, and the graph goes on; cancel again to stop it. Off: "
             "cancelling stops at once.",
+        ),
+        io.Int.Input(
+            "target_size",
+            default=0,
+            min=0,
+            max=4096,
+            step=8,
+            optional=True,
+            tooltip="Crops whose shorter side is below this are enlarged to it before they are sampled, and reduced when they are put back: detail for small faces. 512 for SD 1.x, "
+            "1024 for SDXL; 0 samples them as they are.",
+        ),
+        io.Int.Input(
+            "target_limit",
+            default=1536,
+            min=64,
+            max=8192,
+            step=8,
+            optional=True,
+            advanced=True,
+            tooltip="Longest side that a crop may reach through target_size. 1536 is usual; it limits memory and time for long crops.",
+        ),
+        io.Combo.Input(
+            "reference_latents",
+            options=list(CHOICES),
+            optional=True,
+            advanced=True,
+            tooltip="For edit models (Kontext, Flux.2, Qwen-Image-Edit): which reference latents are cut to each segment. auto: those of the picture's "
+            "size, as it is now or as it came in. cut: all. whole: none. The log and the node list what was decided.",
         ),
     ]

@@ -9,9 +9,10 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, upscale_segments
+from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
+from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,
     BasicPipe,
@@ -68,8 +69,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, segs, model, vae, positive, negative, clip=None, **settings) -> io.NodeOutput:
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -104,8 +104,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
     @classmethod
     def execute(cls, image, segs, basic_pipe, **settings) -> io.NodeOutput:
         model, _, vae, positive, negative = _unpack(basic_pipe)
-        texts = logged(segs_notices(image, segs))
-        return with_notices(texts, _run(image, segs, model, vae, positive, negative, **settings))
+        return _run(image, segs, model, vae, positive, negative, **settings)
 
     @classmethod
     def fingerprint_inputs(cls, **_) -> str:
@@ -132,17 +131,21 @@ def _run(
     match_colours: float = 0.0,
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
+    target_size: int = 0,
+    target_limit: int = 1536,
     **sampling: Any,
-) -> Any:
-    return upscale_segments(
-        image,
-        segs,
-        Enlargement(
-            rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
-        ),
-        Sampling(model, vae, positive, negative, scheduler_function=scheduler_func_opt, **sampling),
-        Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt),
+) -> io.NodeOutput:
+    enlargement = Enlargement(
+        rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )
+    settings = Sampling(
+        model, vae, positive, negative,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
+    )  # fmt: skip
+    pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
+    before = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    result, failed = upscale_segments(image, segs, enlargement, settings, pasting)
+    return with_notices([*before, *failed], result)
 
 
 def _unpack(pipe: Any) -> tuple[Any, ...]:

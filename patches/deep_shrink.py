@@ -2,8 +2,8 @@
 
 Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
 settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
-are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` chooses by the
-latent's size, and keeps what is fixed while features are small free of their noise.
+are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` takes the factor
+from the latent's size.
 
 B C H W are batch, channels, height, width of the features.
 """
@@ -22,10 +22,10 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
-from ..scaling.deep_shrink import faded_factor, low_passed, shrunk_size
+from ..scaling.deep_shrink import faded_factor, shrunk_size
 from ..scaling.size import Size
 from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
-from .model_call import ModelCall, NoiseLevels
+from .model_call import ModelCall
 from .plan import Plan
 from .schedule import Schedule
 from .topology import BlockId, topology_of
@@ -54,7 +54,6 @@ class DeepShrink:
     mode: Mode = "manual"
     fade_percent: float = 0.0
     trained_size: int = 0
-    remove_mottle: bool = False
 
     def __post_init__(self) -> None:
         if not self.schedule.is_ordered:
@@ -70,11 +69,8 @@ class DeepShrink:
         return Schedule(self.start_percent, self.end_percent, "percent", self.fade_percent)
 
 
-# Counted on the tiny models (bench/results/effect.md): after the first block nearly the whole UNet works at the size it
-# knows, which keeps objects whole at three times the trained side, where block 3 no longer does. One large object is settled
-# after a third of the sampling, several small ones only after half of it and more.
-AUTOMATIC = DeepShrink(mode="auto", block_number=1, end_percent=0.5, fade_percent=0.4, remove_mottle=True)
-"""The settings of `mode="auto"` at every size; the factor follows from the size."""
+AUTOMATIC = DeepShrink(mode="auto")
+"""The settings of `mode="auto"`: the published ones, at every size; the factor follows from the size."""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
@@ -94,19 +90,6 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
         trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
         config = replace(AUTOMATIC, trained_size=config.trained_size)
     return add_effect(model, DeepShrinks((config,)))
-
-
-def keep_to_grid(shrink: DeepShrink, guided: Mapping[str, Any]) -> Tensor:
-    """Return the guided estimate of the picture, while features are held small without what their grid cannot show.
-
-    A UNet whose deep features are small finds too little noise of finer detail; what it leaves there would stay as a mottle.
-    """
-    denoised, model = guided["denoised"], guided["model"]
-    factor = _full_factor(shrink, model, denoised.shape[-2:])
-    window = shrink.schedule.resolve(model.model_sampling, None)
-    if factor <= 1.0 or window.weakest(NoiseLevels(guided["sigma"])) < 1.0:  # as for the features
-        return denoised
-    return low_passed(denoised, factor)
 
 
 @dataclass(frozen=True)
@@ -149,6 +132,7 @@ class DeepShrinks(Effect):
     name = "deep_shrink"
     label = "Deep Shrink"
     colour = (214, 118, 20)
+    resizes = True
 
     def stacked(self, effects: Effects) -> Stacked:
         return merge_with_earlier(
@@ -163,8 +147,6 @@ class DeepShrinks(Effect):
             else:
                 model.set_model_input_block_patch(partial(_shrink, index, shrink))
             model.set_model_output_block_patch(partial(_grow_back, shrink))
-            if shrink.remove_mottle:
-                model.set_model_sampler_post_cfg_function(partial(keep_to_grid, shrink))
 
     def idle(self, call: ModelCall) -> str | None:
         return idle_together(_idle(shrink, call) for shrink in self.shrinks)
@@ -173,18 +155,16 @@ class DeepShrinks(Effect):
         return "; then ".join(_describe(shrink, call) for shrink in self.shrinks)
 
     def plan(self, call: ModelCall) -> ShrinkPlan | None:
+        factors = [_full_factor(shrink, call.model, call.latent_size) for shrink in self.shrinks]
+        if all(factor == 1.0 for factor in factors):
+            return None  # before the noise level is read
         strengths = [call.strength(shrink.schedule) for shrink in self.shrinks]
         plan: list[tuple[int, float]] = []
         for index, (shrink, strength) in enumerate(zip(self.shrinks, strengths, strict=True)):
             earlier = zip(self.shrinks[:index], strengths, strict=False)
             if any(on == 1.0 and first.schedule.end == shrink.schedule.start for first, on in earlier):
                 strength = 0.0  # both include the moment at which they meet; the earlier one holds it
-            plan.append(
-                (
-                    shrink.block_number,
-                    faded_factor(_full_factor(shrink, call.model, call.latent_size), strength),
-                )
-            )
+            plan.append((shrink.block_number, faded_factor(factors[index], strength)))
         steps = tuple(
             Shrink(
                 block, factor if _is_strongest(plan, index) else 1.0, self.shrinks[index].downscale_after_skip
@@ -195,7 +175,7 @@ class DeepShrinks(Effect):
 
 
 def _shrink(index: int, shrink: DeepShrink, features: Tensor, options: dict[str, Any]) -> Tensor:
-    plan = planned(DeepShrinks.name, features)
+    plan = planned(DeepShrinks.name, features, options)
     if not isinstance(plan, ShrinkPlan):
         return features
     step = plan.steps[index]
@@ -256,6 +236,6 @@ def _describe(shrink: DeepShrink, call: ModelCall) -> str:
         f"block_number {shrink.block_number}, downscale_factor {factor:g}, start_percent {schedule.start:g}, "
         f"end_percent {schedule.end:g}, fade_percent {schedule.fade:g}, "
         f"downscale_after_skip {str(shrink.downscale_after_skip).lower()}, "
-        f"{shrink.downscale_method} down, {shrink.upscale_method} up, remove_mottle {str(shrink.remove_mottle).lower()}: "
+        f"{shrink.downscale_method} down, {shrink.upscale_method} up: "
         f"latent {height}x{width}, features {features[0]}x{features[1]} -> {shrunk[0]}x{shrunk[1]}"
     )

@@ -37,15 +37,16 @@ class Effect(ABC):
     """What an effect does to a model. Immutable, because clones of a model share it.
 
     `name` is the key of its plans, `label` its name in the log and in Plan Preview, `colour` the (red, green, blue) of its
-    bars in Plan Preview, on white.
+    bars in Plan Preview, on white; `resizes` is whether it gives features another size.
     """
 
     name: ClassVar[str]
     label: ClassVar[str]
     colour: ClassVar[Colour]
+    resizes: ClassVar[bool]
 
     def __init_subclass__(cls) -> None:
-        if missing := [part for part in ("name", "label", "colour") if not hasattr(cls, part)]:
+        if missing := [part for part in ("name", "label", "colour", "resizes") if not hasattr(cls, part)]:
             raise TypeError(f"{cls.__name__}: an effect without {' and '.join(missing)}")
 
     @abstractmethod
@@ -79,19 +80,30 @@ class Effect(ABC):
     def begin(self, run: Run) -> None:  # noqa: B027 - the one part that most effects do without
         """Prepare a run: mark its conditionings, or put the effect's patches in order. Most effects need nothing."""
 
+    def remark(self, call: ModelCall) -> str:
+        """Return what else belongs into the log line of a run within whose steps it should act, or nothing."""
+        return ""
+
     def log_line(self, call: ModelCall) -> str:
         """Return what is logged at the start of a run, and written into Plan Preview."""
-        reason = self.idle(call) or (None if self._acts(call) else NO_STEP)
+        reason = self._why_idle(call)
         if reason is None:
-            return f"{self.label}: {self.describe(call)}"
+            return f"{self.label}: {self.describe(call)}{self.remark(call)}"
         height, width = call.latent_size
-        return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}"
+        remark = self.remark(call) if reason == NO_STEP else ""
+        return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}{remark}"
 
-    def _acts(self, call: ModelCall) -> bool:
-        """Return whether it changes something in one of the steps of the run that begins with `call`."""
+    def acts(self, call: ModelCall) -> bool:
+        """Return whether it changes something in the run that begins with `call`."""
+        return self._why_idle(call) is None
+
+    def _why_idle(self, call: ModelCall) -> str | None:
+        return self.idle(call) or (None if self._has_a_step(call) else NO_STEP)
+
+    def _has_a_step(self, call: ModelCall) -> bool:
         if call.sample_sigmas is None:
             return True
-        for sigma in call.sample_sigmas[:-1].tolist():
+        for sigma in call.sample_sigmas[:-1]:
             plan = self.plan(replace(call, sigmas=(sigma,)))
             if plan is not None and plan.marks(feature_sizes(call.topology, call.latent_size, [plan])):
                 return True

@@ -9,20 +9,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.weak import WeakIdKeyDictionary
-
 from ..errors import bad_input
+from .model_call import ModelCall
 from .schedule import Schedule, SigmaWindow, Unit, falling
 
 _MARGIN = 1e-5  # relative; sigmas of one schedule step differ by far more, float32 noise by far less
 
+_WHOLE = 0.9  # of the highest noise level: some schedulers begin a whole sampling a little below it
+
 NEVER = SigmaWindow(high=-math.inf, low=math.inf)
 
 
-def schedule_in(unit: Unit, start: float, end: float, fade: float = 0.0) -> Schedule:
-    """Return the schedule from `start` to `end` in any unit."""
-    return (ExecutedSteps if unit == "steps" else Schedule)(start, end, unit, fade)
+def schedule_in(
+    unit: Unit, start: float, end: float, fade: float = 0.0, decimals: int | None = None
+) -> Schedule:
+    """Return the schedule from `start` to `end` in any unit; `decimals` as for `Schedule`."""
+    return (ExecutedSteps if unit == "steps" else Schedule)(start, end, unit, fade, decimals)
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class ExecutedSteps(Schedule):
 
     unit: Unit = "steps"
 
-    def resolve(self, sampling: Any, sample_sigmas: torch.Tensor | None) -> SigmaWindow:
+    def resolve(self, sampling: Any, sample_sigmas: tuple[float, ...] | None) -> SigmaWindow:
         """Return the window of sigmas for one run.
 
         Raises:
@@ -40,29 +42,27 @@ class ExecutedSteps(Schedule):
         if sample_sigmas is None:
             publishing = "a sampler that publishes its sigmas for a schedule in steps"
             raise bad_input("time_mode", publishing, "none", "Use percent instead.")
-        return _resolve_steps(self, _as_tuple(sample_sigmas))
+        return _resolve_steps(self, sample_sigmas)
 
 
-def step_of(sigma: float, sample_sigmas: torch.Tensor | None) -> int:
-    """Return which step of a run a noise level belongs to, from 0: the last one that begins at it or above it.
+def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
+    """Return the noise level at which the step began that `sigma` belongs to.
 
     The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as that step.
     """
-    if sample_sigmas is None:
-        return 0
-    sigmas = _as_tuple(sample_sigmas)
-    begun = bisect_right(sigmas, -sigma * (1 - _MARGIN), key=operator.neg)
-    return min(max(begun - 1, 0), max(len(sigmas) - 2, 0))
+    if not sample_sigmas:
+        return sigma
+    begun = bisect_right(sample_sigmas, -sigma * (1 - _MARGIN), key=operator.neg)
+    return sample_sigmas[max(begun - 1, 0)]
 
 
-_SIGMAS = WeakIdKeyDictionary()
-
-
-def _as_tuple(sample_sigmas: torch.Tensor) -> tuple[float, ...]:
-    # One copy from the device for a run, not one for a call.
-    if sample_sigmas not in _SIGMAS:
-        _SIGMAS[sample_sigmas] = tuple(sample_sigmas.tolist())
-    return _SIGMAS[sample_sigmas]
+def counted_steps(call: ModelCall) -> str:
+    """Return what to log of shares of steps: which steps they count, where those are only a part of a sampling."""
+    sigmas = call.sample_sigmas
+    if not sigmas or (sigmas[-1] == 0.0 and sigmas[0] >= _WHOLE * float(call.sampling.sigma_max)):
+        return ""
+    steps = f"{len(sigmas) - 1} steps" if len(sigmas) > 2 else "one step"
+    return f" (shares of the {steps} of this run alone, which begins or ends within a sampling)"
 
 
 def _resolve_steps(schedule: Schedule, sigmas: Sequence[float]) -> SigmaWindow:

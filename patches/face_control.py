@@ -17,8 +17,10 @@ from comfy.conds import CONDCrossAttn
 from comfy.controlnet import ControlBase, T2IAdapter
 from torch import Tensor
 
+from ..attention.token_mask import for_pictures
 from ..errors import bad_input
 from .face_idle import why_idle
+from .picture_masks import PictureMasks, have_a_face, mask_of_prompt
 
 TEXT = "crossattn_controlnet"  # where the host looks for another text than the prompt
 KEY = "megapixel_face_control"
@@ -30,7 +32,8 @@ Conditioning = list[list[Any]]
 class FaceGuide:
     """A ControlNet, the keypoints (F, H, W, 3) that it follows, and how strongly and when.
 
-    `mask` (M, H, W) limits the positive conditioning, as known.
+    `mask` (M, H, W) limits the positive conditioning, as in the original node. A picture whose mask is black gets the
+    prompt without the face.
     """
 
     network: Any  # the host's ControlNet, or another pack's
@@ -84,9 +87,12 @@ def _context_widths(model: Any) -> Iterator[int]:
 def guide_by_face(
     positive: Conditioning, negative: Conditioning, guide: FaceGuide, tokens: tuple[Tensor, Tensor]
 ) -> tuple[Conditioning, Conditioning]:
-    """Return both conditionings with one more ControlNet, which reads the face's tokens (1, T, D) for each.
+    """Return both conditionings with one more ControlNet, which reads the face's tokens (R, T, D) for each.
+
+    Of several references each picture of a batch reads one, in turn, as in the original node.
 
     ControlNets that a conditioning has already stay before it and keep their text. A guide that adds nothing changes nothing.
+    With several faces on one conditioning, its prompt may go wherever one of them may.
     """
     if guide.idle:
         return positive, negative
@@ -94,21 +100,36 @@ def guide_by_face(
         ControlBase | None, FaceControl
     ] = {}  # the halves of the guidance share them, to be run in one batch
 
-    def guided(entry: list[Any], text: Tensor, mask: Tensor | None) -> list[Any]:
+    def guided(entry: list[Any], text: Tensor) -> list[Any]:
         options = dict(entry[1])
         before = options.get("control")
         link = links.setdefault(before, _new_link(guide, before))
         options["model_conds"] = {**options.get("model_conds", {}), link.key: CONDCrossAttn(text)}
-        options |= {"control": link, "control_apply_to_uncond": False}
-        if mask is not None:
-            options |= {"mask": mask, "set_area_to_bounds": False}
-        return [entry[0], options]
+        return [entry[0], options | {"control": link, "control_apply_to_uncond": False}]
 
     of_face, of_none = tokens
     return (
-        [guided(entry, of_face, guide.mask) for entry in positive],
-        [guided(entry, of_none, None) for entry in negative],
+        [_limited(*guided(entry, of_face)) for entry in positive],
+        [guided(entry, of_none) for entry in negative],
     )
+
+
+def _limited(text: Tensor, options: dict[str, Any]) -> list[Any]:
+    """Return a conditioning whose prompt goes where its faces may."""
+    masks = [link.mask for link in _faces(options["control"])]
+    shown = [mask for mask in masks if mask is not None]
+    if len(shown) == len(masks):
+        return [text, options | {"mask": mask_of_prompt(shown), "set_area_to_bounds": False}]
+    if isinstance(options.get("mask"), PictureMasks):  # of an earlier face; this one may go everywhere
+        options = {name: value for name, value in options.items() if name != "mask"}
+    return [text, options]
+
+
+def _faces(link: ControlBase | None) -> Iterator[FaceControl]:
+    while link is not None:
+        if isinstance(link, FaceControl):
+            yield link
+        link = link.previous_controlnet
 
 
 def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
@@ -116,8 +137,18 @@ def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
     hint = colours.expand(-1, 3, -1, -1)  # and grey repeated
     network = guide.network.copy().set_cond_hint(hint, guide.strength, (guide.start_at, guide.end_at))
     link = FaceControl(network, f"{KEY}_{_length(before)}")
+    link.mask = guide.mask
     link.set_previous_controlnet(before)
     return link
+
+
+def _in_pictures(control: dict[str, list[Any]], shown: Tensor) -> dict[str, list[Any]]:
+    """Return residuals (B, C, H, W) without those of the pictures that are not `shown` (B,)."""
+    keep = shown[:, None, None, None]
+    return {
+        place: [None if each is None else each * keep.to(each) for each in residuals]
+        for place, residuals in control.items()
+    }
 
 
 def _length(control: ControlBase | None) -> int:
@@ -125,7 +156,10 @@ def _length(control: ControlBase | None) -> int:
 
 
 class FaceControl(ControlBase):
-    """A link in a chain of ControlNets, around one network that reads the tokens under `key`."""
+    """A link in a chain of ControlNets, around one network that reads the tokens under `key`.
+
+    Pictures whose mask is black get nothing of it.
+    """
 
     def __init__(self, network: Any, key: str) -> None:
         self.network = network
@@ -133,6 +167,7 @@ class FaceControl(ControlBase):
         super().__init__()
         self.cond_hint_original = hint
         self.key = key
+        self.shown: Tensor | None = None  # which pictures (M,) have the face, while a run lasts; None is all
 
     @property
     def cond_hint_original(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -142,6 +177,16 @@ class FaceControl(ControlBase):
     @cond_hint_original.setter
     def cond_hint_original(self, hint: Tensor | None) -> None:
         self.network.cond_hint_original = hint
+
+    @property
+    def mask(self) -> Tensor | None:
+        """Where the face may go, (M, H, W); None is everywhere."""
+        return self.extra_concat_orig[0].squeeze(1) if self.extra_concat_orig else None
+
+    @mask.setter
+    def mask(self, mask: Tensor | None) -> None:
+        # With the pictures that belong to a hint: whoever cuts the hint cuts these as well.
+        self.extra_concat_orig = [] if mask is None else [mask.unsqueeze(1)]
 
     def get_control(
         self,
@@ -156,14 +201,22 @@ class FaceControl(ControlBase):
         before = chain and chain.get_control(x_noisy, t, cond, batched_number, transformer_options)
         reading = cond | {TEXT: cond[self.key]} if self.key in cond else cond
         own = self.network.get_control(x_noisy, t, reading, batched_number, transformer_options)
-        return before if own is None else self.control_merge(own, before, output_dtype=None)
+        if own is None:
+            return before
+        if self.shown is not None:
+            pictures = for_pictures(self.shown, len(x_noisy) // batched_number)
+            own = _in_pictures(own, pictures.repeat(batched_number))
+        return self.control_merge(own, before, output_dtype=None)
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
         self.network.pre_run(model, percent_to_timestep_function)
+        shown = None if self.mask is None else have_a_face(self.mask)
+        self.shown = None if shown is None or bool(shown.all()) else shown
 
     def cleanup(self) -> None:
         super().cleanup()
+        self.shown = None
         self.network.cleanup()
 
     def get_models(self) -> list[Any]:

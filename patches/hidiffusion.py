@@ -3,8 +3,8 @@
 Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
 they harm; here the size is measured against the trained one, and at that nothing is done.
 
-"published" has the paper's RAU-Net and its four windows. "auto" has what counted best on the tiny models
-(bench/results/effect.md): Deep Shrink with its automatic settings in the place of RAU-Net, and windows as large as the trained picture.
+"published" has the paper's RAU-Net and its four windows. "auto" has Deep Shrink with its automatic settings in the place of RAU-Net,
+and windows as large as the trained image.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     if (own_widths, own_context) != (widths, context):
         expected = f"an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has them)"
         got = f"{type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}"
-        hint = "Load an SDXL checkpoint; the refiner and SD 1.5 do not fit."
+        hint = "Load an SDXL checkpoint; the refiner, the smaller ones made from SDXL (KOALA, SSD-1B, Vega) and SD 1.5 do not fit."
         raise bad_input("model", expected, got, hint)
 
 
@@ -112,8 +112,11 @@ def instant_id_for(value: Any, model: Any) -> InstantIDModel:
 def person_in(
     instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
 ) -> Person:
-    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on."""
-    packed = instantid.project(torch.cat(tokens))
+    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on.
+
+    The tokens of several references are put side by side: every layer attends to all of them.
+    """
+    packed = instantid.project(torch.stack([each.flatten(0, 1) for each in tokens]))
     keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
     return Person(FaceKeys(keys, instantid.network.widths), mask=as_masks(mask), **settings)
 
@@ -163,7 +166,7 @@ class _FaceAttention:
 
     def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
         result = self.before(queries, keys, values, options)
-        plan = planned(self.effect, queries)
+        plan = planned(self.effect, queries, options)
         if isinstance(plan, FacePlan):
             result = plan.add_face(result, queries, self.span, options)
         for callback, settings in self.appended:
@@ -237,6 +240,7 @@ class FaceEffect(Effect):
     name = "instant_id"
     label = "InstantID"
     colour = (200, 30, 45)
+    resizes = False
 
     def stacked(self, effects: Effects) -> Stacked:
         return stand_beside(self, effects)

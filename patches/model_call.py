@@ -22,11 +22,11 @@ class NoiseLevels(Sequence[float]):
     """The noise levels in a batch, each once. They are read from the device when an effect first looks at them."""
 
     def __init__(self, sigmas: Tensor) -> None:
-        self._sigmas = sigmas
+        self.source = sigmas
 
     @cached_property
     def _values(self) -> tuple[float, ...]:
-        return tuple(set(self._sigmas.tolist()))
+        return tuple(set(self.source.tolist()))
 
     def __getitem__(self, index: Any) -> Any:
         return self._values[index]
@@ -39,13 +39,14 @@ class NoiseLevels(Sequence[float]):
 class ModelCall:
     """One call of the model.
 
-    `marks` are the keyword arguments of the call that bear our prefix: an effect puts them among the host's
+    `sample_sigmas` are the falling sigmas of the run, steps + 1, where the sampler publishes them.
+    `marks` are the keyword arguments of the call that have our prefix: an effect puts them among the host's
     `model_conds` when a run begins. `cond_or_uncond` numbers the conditionings of the batch as the guider likes.
     """
 
     sigmas: Sequence[float]
     latent_size: Size
-    sample_sigmas: Tensor | None
+    sample_sigmas: tuple[float, ...] | None
     sampling: Any
     model: BaseModel
     topology: Topology
@@ -59,17 +60,22 @@ class ModelCall:
         """Return how strongly `schedule` is on, 0 to 1.
 
         Where the entries of a batch are at different noise levels, the weakest decides: their features share one
-        size, and an entry past the window must not be changed.
+        size, and an entry past the window must not be changed. A window that no step of the run meets does not
+        read them.
         """
-        return schedule.resolve(self.sampling, self.sample_sigmas).weakest(self.sigmas)
+        window = schedule.resolve(self.sampling, self.sample_sigmas)
+        if self.sample_sigmas and not window.meets(self.sample_sigmas[0], self.sample_sigmas[-1]):
+            return 0.0
+        return window.weakest(self.sigmas)
 
 
 def first_call(model: ModelPatcher, latent_size: Size, sigmas: Tensor, seed: int = 0) -> ModelCall:
     """Return what is known of the first model call of a run over `sigmas` (steps + 1,)."""
+    sample_sigmas = tuple(sigmas.tolist())
     return ModelCall(
-        sigmas=tuple(sigmas[:1].tolist()),
+        sigmas=sample_sigmas[:1],
         latent_size=latent_size,
-        sample_sigmas=sigmas,
+        sample_sigmas=sample_sigmas,
         sampling=model.get_model_object("model_sampling"),
         model=model.model,
         topology=topology_of(model.get_model_object("diffusion_model")),

@@ -1,12 +1,12 @@
-"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move with every step.
+"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move between steps.
 
 Two patches around a self-attention cut its tokens into windows, folded into the batch, and put the result together again;
 the attention between them is whatever the host has chosen. The pair shares the layer's `extra_options` and keeps nothing.
 
 Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyMSWMSAAttention`). We depart
 where those fail: every size works without resizing the features, the windows' places follow from the sampling seed and the
-step alone (the same for both halves of the guidance, however the host splits them), and windows may have the
-token count that the model was trained at instead of always being two by two.
+noise level alone (the same for both halves of the guidance, however the host splits them, and for a run over two samplers),
+and windows may have the token count that the model was trained at instead of always being two by two.
 
 B batch, N = H * W tokens, D their width.
 """
@@ -14,7 +14,7 @@ B batch, N = H * W tokens, D their width.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -35,7 +35,7 @@ from ..errors import bad_input
 from ..scaling.multiplier import times
 from ..scaling.size import Size
 from .effect import Effect, Effects, Run, Stacked, replace_earlier
-from .executed_steps import schedule_in, step_of
+from .executed_steps import begun_at, counted_steps, schedule_in
 from .model_call import ModelCall
 from .plan import Plan
 from .schedule import NEVER_ON, Schedule, Unit
@@ -168,6 +168,7 @@ class WindowedAttention(Effect):
     name = "msw_msa"
     label = "MSW-MSA"
     colour = (20, 132, 74)
+    resizes = False
 
     def stacked(self, effects: Effects) -> Stacked:
         return replace_earlier(self, effects)
@@ -196,6 +197,9 @@ class WindowedAttention(Effect):
             f"windows {config.windows}{size}"
         )
 
+    def remark(self, call: ModelCall) -> str:
+        return counted_steps(call) if self.config.time_mode == "steps" else ""
+
     def _lists(self) -> list[str]:
         sockets = ("input_blocks", "middle_blocks", "output_blocks")
         chosen = {socket: getattr(self.config, socket) for socket in sockets}
@@ -212,12 +216,14 @@ class WindowedAttention(Effect):
         if self._is_too_small(call) or not call.strength(config.schedule):
             return None
         layers, levels = _layers(call.topology, config)
-        step = step_of(max(call.sigmas), call.sample_sigmas)
-        table = _quarters(call.seed, len(layers), step, config.last_shift_mode, config.last_shift_strategy)
+        begun = begun_at(max(call.sigmas), call.sample_sigmas)
+        quarters = _quarters(
+            call.seed, begun, len(layers), config.last_shift_mode, config.last_shift_strategy
+        )
         return WindowPlan(
             numbers={layer: number for number, layer in enumerate(layers)},
-            quarters=table[step],
-            shifts=torch.tensor(table[step]).to(call.device, non_blocking=True),
+            quarters=quarters,
+            shifts=torch.tensor(quarters).to(call.device, non_blocking=True),
             levels=levels,
             trained=trained_side(call.model, config.trained_size) if config.windows == "native" else None,
             multiplier=config.pre_window_multiplier * config.post_window_multiplier,
@@ -235,29 +241,23 @@ def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[LayerId, ...], tu
 
 @lru_cache(maxsize=16)
 def _quarters(
-    seed: int, layers: int, last_step: int, mode: ShiftMode, strategy: ShiftStrategy
-) -> tuple[tuple[int, ...], ...]:
-    """Return how far each layer's grid is moved in each step up to `last_step`: the same draws for the same seed.
+    seed: int, sigma: float, layers: int, mode: ShiftMode, strategy: ShiftStrategy
+) -> tuple[int, ...]:
+    """Return how far each layer's grid is moved in the step that begins at `sigma`: the same draws for the same seed.
 
-    `mode` chooses which earlier draw is not repeated: the one just before ("global"), the same layer's in the step before
-    ("block"), both or none ("ignore"); `strategy` how one that would be is replaced.
+    With "global" and "both" no layer has the draw of the layer just before; `strategy` is how one that would is replaced.
+    "block" asks that no layer has its own draw of the step before, which a run that begins in the middle cannot know: there,
+    as with "ignore", all draws are free.
     """
-    generator = random.Random(f"megapixel windows {seed}")
-    table: list[tuple[int, ...]] = []
-    just_before: int | None = None
-    for step in range(last_step + 1):
-        row: list[int] = []
-        for layer in range(layers):
-            taken = {just_before} if mode in ("global", "both") else set[int | None]()
-            if mode in ("block", "both") and step:
-                taken.add(table[-1][layer])
-            just_before = _draw(generator, taken, strategy)
-            row.append(just_before)
-        table.append(tuple(row))
-    return tuple(table)
+    generator = random.Random(f"megapixel windows {seed} {sigma:.6g}")
+    quarters: list[int] = []
+    for _ in range(layers):
+        taken = quarters[-1:] if mode in ("global", "both") else []
+        quarters.append(_draw(generator, taken, strategy))
+    return tuple(quarters)
 
 
-def _draw(generator: random.Random, taken: set[int | None], strategy: ShiftStrategy) -> int:
+def _draw(generator: random.Random, taken: Sequence[int], strategy: ShiftStrategy) -> int:
     quarter = generator.randrange(QUARTERS)
     while quarter in taken:
         if strategy == "retry":
@@ -270,7 +270,7 @@ def _draw(generator: random.Random, taken: set[int | None], strategy: ShiftStrat
 def _partition(
     tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    plan = planned(WindowedAttention.name, tokens)
+    plan = planned(WindowedAttention.name, tokens, options)
     if not isinstance(plan, WindowPlan):
         return tokens, context, value
     number = plan.numbers.get((*options["block"], options["block_index"]))

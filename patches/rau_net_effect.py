@@ -22,15 +22,16 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ..errors import bad_input
 from ..host.layers import with_cast_weights
 from ..host.scale_modes import resize
 from ..host.upsample import reaches_upsample
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
-from ..scaling.rau_net import averaged_size, dilated_convolution, dilated_size, pooled_size
+from ..scaling.rau_net import averaged_size, averaging_kernel, dilated_convolution, dilated_size, pooled_size
 from ..scaling.size import Size
-from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
+from .effect import Effect, Effects, Run, Stacked, idle_together, merge_with_earlier, nothing_to_do
+from .executed_steps import counted_steps
+from .layer_handlers import chain_handlers
 from .model_call import ModelCall
 from .plan import Plan
 from .rau_net_settings import RAUNet, Recipe
@@ -47,16 +48,16 @@ class Pooling:
     settings: RAUNet
     factors: tuple[float, float]
 
-    def size(self, size: Size) -> Size:
-        """Return the size of the pooled features."""
-        if self.settings.ca_downscale_mode == "avg_pool2d":
-            return averaged_size(size, self.kernel(size), self.settings.ca_avg_pool2d_ceil_mode)
+    def target(self, size: Size) -> Size:
+        """Return the size to aim at; features that have it are left as they are."""
         return pooled_size(size, self.factors, self.settings.ca_latent_pixel_increment)
 
-    def kernel(self, size: Size) -> Size:
-        """Return the square of `avg_pool2d`; the increment does not count there, as in the original."""
-        height, width = (min(int(factor), side) for factor, side in zip(self.factors, size, strict=True))
-        return height, width
+    def size(self, size: Size) -> Size:
+        """Return the size of the pooled features: the target, or what whole squares make of it."""
+        target = self.target(size)
+        if target == size or self.settings.ca_downscale_mode != "avg_pool2d":
+            return target
+        return averaged_size(size, averaging_kernel(size, target), self.settings.ca_avg_pool2d_ceil_mode)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class RAUNets(Effect):
     name = "rau_net"
     label = "RAU-Net"
     colour = (158, 44, 138)
+    resizes = True
 
     def stacked(self, effects: Effects) -> Stacked:
         return merge_with_earlier(
@@ -119,6 +121,10 @@ class RAUNets(Effect):
             model.set_model_input_block_patch_after_skip(_pool_after_skip)
             model.set_model_output_block_patch(_restore)
 
+    def begin(self, run: Run) -> None:
+        """Let the handlers of other packs for the same layers run as well."""
+        chain_handlers(run.patches["forward_timestep_embed_patch"], (_downsample, _upsample), _rescales)
+
     def idle(self, call: ModelCall) -> str | None:
         return idle_together(_idle(recipe.settings(call)) for recipe in self.recipes)
 
@@ -126,6 +132,10 @@ class RAUNets(Effect):
         height, width = call.latent_size
         chosen = "; then ".join(_describe(recipe.settings(call)) for recipe in self.recipes)
         return f"latent {height}x{width}: {chosen}"
+
+    def remark(self, call: ModelCall) -> str:
+        settings = [recipe.settings(call) for recipe in self.recipes]
+        return counted_steps(call) if any(each and each.time_mode == "steps" for each in settings) else ""
 
     def plan(self, call: ModelCall) -> RescalePlan | None:
         dilated: dict[int, RAUNet] = {}
@@ -136,25 +146,17 @@ class RAUNets(Effect):
             settings = recipe.settings(call)
             if settings is None:
                 continue
-            if call.strength(settings.schedule):
+            if settings.input_blocks and call.strength(settings.schedule):
                 dilated = dict.fromkeys(settings.input_blocks, settings) | dilated
                 enlarged = dict.fromkeys(settings.output_blocks, settings) | enlarged
+            if not settings.ca_input_blocks or settings.factors == (1.0, 1.0):
+                continue  # before the noise level is read
             height, width = (faded_factor(factor, settings.ca_strength(call)) for factor in settings.factors)
             if (height, width) != (1.0, 1.0):
                 pooling = Pooling(settings, (height, width))
-                for block in settings.ca_input_blocks:
-                    _check_factors(pooling.factors, block, call)
                 pooled = dict.fromkeys(settings.ca_input_blocks, pooling) | pooled
                 restored = dict.fromkeys(settings.ca_output_blocks, settings) | restored
         return RescalePlan(dilated, enlarged, pooled, restored) if dilated or pooled else None
-
-
-def _check_factors(factors: tuple[float, float], block: int, call: ModelCall) -> None:
-    height, width = call.topology.feature_size(call.latent_size, block)
-    if factors[0] > height or factors[1] > width:
-        expected = f"at most {min(height, width)} for the {height}x{width} features of input block {block}"
-        hint = "A larger one leaves no pixels."
-        raise bad_input("ca_downscale_factor", expected, _factors(factors), hint)
 
 
 def _idle(settings: RAUNet | None) -> str | None:
@@ -238,18 +240,25 @@ def _changes_upsample(settings: RAUNet) -> bool:
     ) != ("nearest", "disabled", 1.0, 1.0)
 
 
-def _plan(features: Tensor) -> RescalePlan:
-    plan = planned(RAUNets.name, features)
+def _plan(features: Tensor, options: Mapping[str, Any]) -> RescalePlan:
+    plan = planned(RAUNets.name, features, options)
     return plan if isinstance(plan, RescalePlan) else _NO_PLAN
 
 
 _NO_PLAN = RescalePlan()
 
 
+def _rescales(features: Tensor, options: Mapping[str, Any]) -> bool:
+    """Return whether the layer at hand, a Downsample or an Upsample, is replaced in this call."""
+    kind, block = options["block"]
+    plan = _plan(features, options)
+    return block in (plan.dilated if kind == "input" else plan.enlarged)
+
+
 def _downsample(
     layer: Any, features: Tensor, emb: Tensor, context: Any, options: Mapping[str, Any], *rest: Any
 ) -> Tensor:
-    settings = _plan(features).dilated.get(options["block"][1])
+    settings = _plan(features, options).dilated.get(options["block"][1])
     if settings is None:
         return layer(features)
     features = times(features, settings.pre_downscale_multiplier)
@@ -266,7 +275,7 @@ def _upsample(
     output_shape: Sequence[int] | None = None,
     *rest: Any,
 ) -> Tensor:
-    settings = _plan(features).enlarged.get(options["block"][1])
+    settings = _plan(features, options).enlarged.get(options["block"][1])
     if settings is None or output_shape is None or not _changes_upsample(settings):
         return layer(features, output_shape=output_shape)
     height, width = output_shape[-2:]
@@ -289,26 +298,32 @@ def _pool_after_skip(features: Tensor, options: Mapping[str, Any]) -> Tensor:
 
 def _pool(features: Tensor, options: Mapping[str, Any], after_skip: bool) -> Tensor:
     block = options["block"][1]
-    pooling = _plan(features).pooled.get(block)
+    pooling = _plan(features, options).pooled.get(block)
     if pooling is None or pooling.settings.ca_input_after_skip_mode != after_skip:
         return features
     settings, size = pooling.settings, (features.shape[-2], features.shape[-1])
+    target = pooling.target(size)
+    if target == size:
+        return features
     features = times(features, settings.ca_pre_downscale_multiplier)
     if settings.ca_downscale_mode == "avg_pool2d":
-        features = F.avg_pool2d(features, pooling.kernel(size), ceil_mode=settings.ca_avg_pool2d_ceil_mode)
+        kernel = averaging_kernel(size, target)
+        features = F.avg_pool2d(features, kernel, ceil_mode=settings.ca_avg_pool2d_ceil_mode)
     elif settings.ca_downscale_mode == "adaptive_avg_pool2d":
-        features = F.adaptive_avg_pool2d(features, pooling.size(size))
+        features = F.adaptive_avg_pool2d(features, target)
     else:
-        features = resize(features, pooling.size(size), settings.ca_downscale_mode)
+        features = resize(features, target, settings.ca_downscale_mode)
     return times(features, settings.ca_post_downscale_multiplier)
 
 
 def _restore(
     features: Tensor, skip: Tensor | None, options: Mapping[str, Any]
 ) -> tuple[Tensor, Tensor | None]:
-    settings = _plan(features).restored.get(options["block"][1])
-    if settings is None or skip is None or features.shape[-2:] == skip.shape[-2:]:
+    if skip is None or features.shape[-2:] == skip.shape[-2:]:
         return features, skip
+    settings = _plan(features, options).restored.get(options["block"][1])
+    if settings is None:  # another pack has cached them while the effect was on
+        return resize(features, skip.shape[-2:], RAUNet.ca_upscale_mode), skip
     features = times(features, settings.ca_pre_upscale_multiplier)
     features = resize(features, skip.shape[-2:], settings.ca_upscale_mode)
     return times(features, settings.ca_post_upscale_multiplier), skip

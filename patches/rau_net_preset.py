@@ -30,6 +30,7 @@ def known_preset(
         **pairs_of(topology, topology.downsamplers[:1] if end else (), (first_attention,) if ca_end else ()),
         end_time=end,
         ca_end_time=ca_end,
+        ca_downscale_mode="avg_pool2d",
         upscale_mode=upscale_mode,
         ca_upscale_mode=ca_upscale_mode,
     )

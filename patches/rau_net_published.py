@@ -48,6 +48,7 @@ def in_phases(
         upscale_mode=upscale_mode,
         ca_upscale_mode=ca_upscale_mode,
         ca_downscale_mode="avg_pool2d",
+        ca_latent_pixel_increment=1,
     )
 
 

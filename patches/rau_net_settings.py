@@ -12,6 +12,9 @@ from .schedule import Schedule, Unit
 from .topology import Blocks
 
 Pool = Literal["avg_pool2d", "adaptive_avg_pool2d"]
+SIGMA_DECIMALS = (
+    4  # the original rounds sigmas so: it decides whether a step that lies exactly on an end is on
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class RAUNet:
                 whole = "a whole number for ca_downscale_mode avg_pool2d"
                 raise bad_input(socket, whole, f"{factor:g}", "adaptive_avg_pool2d takes any.")
         fade = self.ca_fadeout_start_time
-        if fade is not None and not schedule_in(self.time_mode, fade, self.ca_end_time).is_ordered:
+        if fade is not None and not self._span(fade, self.ca_end_time).is_ordered:
             before_end = f"a time before ca_end_time ({self.ca_end_time:g})"
             hint = "The effect fades from here to its end."
             raise bad_input("ca_fadeout_start_time", before_end, f"{fade:g}", hint)
@@ -77,12 +80,15 @@ class RAUNet:
     @property
     def schedule(self) -> Schedule:
         """When the Downsample pair is on."""
-        return schedule_in(self.time_mode, self.start_time, self.end_time)
+        return self._span(self.start_time, self.end_time)
 
     @property
     def ca_schedule(self) -> Schedule:
         """When the CA pair is on, at any strength."""
-        return schedule_in(self.time_mode, self.ca_start_time, self.ca_end_time)
+        return self._span(self.ca_start_time, self.ca_end_time)
+
+    def _span(self, start: float, end: float, fade: float = 0.0) -> Schedule:
+        return schedule_in(self.time_mode, start, end, fade, SIGMA_DECIMALS)
 
     def ca_strength(self, call: ModelCall) -> float:
         """Return how strongly the CA pair is on, 0 to 1."""
@@ -90,7 +96,7 @@ class RAUNet:
         if not strength or self.ca_fadeout_start_time is None:
             return strength
         length = abs(self.ca_end_time - self.ca_fadeout_start_time)
-        fading = schedule_in(self.time_mode, self.ca_start_time, self.ca_fadeout_start_time, length)
+        fading = self._span(self.ca_start_time, self.ca_fadeout_start_time, length)
         return max(call.strength(fading), self.ca_fadeout_cap)
 
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
 NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle
 BEFORE_THE_START = 999999999.9
+LAST_TIMESTEP = 999.0  # of all models with UNets, and of the host's percent
 
 _FADE_POINTS = 33
 
@@ -41,6 +40,10 @@ class SigmaWindow:
     def is_whole(self) -> bool:
         """Whether it is at full strength at any noise level; the host gives this sigma for the very start."""
         return self.high >= BEFORE_THE_START and self.low <= 0.0
+
+    def meets(self, highest: float, lowest: float) -> bool:
+        """Return whether it is on, at any strength, somewhere between two noise levels, both included."""
+        return lowest <= self.high and highest >= (self.fade[-1] if self.fade else self.low)
 
     def strength(self, sigma: float) -> float:
         """Return 0 (off) to 1 (full) at a noise level."""
@@ -70,12 +73,15 @@ class Schedule:
     percent: 0 is the start of sampling and 1 its end, converted by the model's own `percent_to_sigma`.
     timestep, sigma: fall from `start` to `end`.
     steps: see executed_steps.py, which makes schedules of any unit.
+
+    `decimals` rounds the sigma of a percent or timestep, for an original that does so; None does not.
     """
 
     start: float = 0.0
     end: float = 1.0
     unit: Unit = "percent"
     fade: float = 0.0
+    decimals: int | None = None
 
     @property
     def is_ordered(self) -> bool:
@@ -83,16 +89,16 @@ class Schedule:
         rising = self.unit in ("percent", "steps")
         return self.start <= self.end if rising else self.start >= self.end
 
-    def resolve(self, sampling: Any, sample_sigmas: torch.Tensor | None) -> SigmaWindow:
+    def resolve(self, sampling: Any, sample_sigmas: tuple[float, ...] | None) -> SigmaWindow:
         """Return the window of sigmas for one run.
 
         Args:
             sampling: the host's `model_sampling` of the model that runs.
-            sample_sigmas: the falling sigmas of the run, (steps + 1,), where the sampler publishes them.
+            sample_sigmas: the falling sigmas of the run, steps + 1, where the sampler publishes them.
         """
         windows = _WINDOWS.setdefault(sampling, {})
         if self not in windows:
-            windows[self] = _resolve(self, _sigma_at(self.unit, sampling))
+            windows[self] = _resolve(self, _sigma_at(self, sampling))
         return windows[self]
 
 
@@ -100,13 +106,15 @@ class Schedule:
 _WINDOWS: weakref.WeakKeyDictionary[Any, dict[Schedule, SigmaWindow]] = weakref.WeakKeyDictionary()
 
 
-def _sigma_at(unit: Unit, sampling: Any) -> Callable[[float], float]:
-    conversions: dict[Unit, Callable[[float], float]] = {
-        "percent": sampling.percent_to_sigma,
-        "timestep": lambda timestep: float(sampling.sigma(torch.tensor(float(timestep)))),
-        "sigma": float,
-    }
-    return conversions[unit]
+def _sigma_at(schedule: Schedule, sampling: Any) -> Callable[[float], float]:
+    def sigma_at(time: float) -> float:
+        if schedule.unit == "sigma":
+            return float(time)
+        percent = 1.0 - time / LAST_TIMESTEP if schedule.unit == "timestep" else time
+        sigma = sampling.percent_to_sigma(percent)
+        return sigma if schedule.decimals is None else round(sigma, schedule.decimals)
+
+    return sigma_at
 
 
 def _resolve(schedule: Schedule, sigma_at: Callable[[float], float]) -> SigmaWindow:

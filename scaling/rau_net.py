@@ -52,6 +52,12 @@ def _pooled_side(side: int, factor: float, increment: int) -> int:
     return min(side, target) if factor >= 1 else max(side, target)
 
 
+def averaging_kernel(size: Sequence[int], target: Sequence[int]) -> Size:
+    """Return the square of `F.avg_pool2d` that makes `target` of features of `size`, or a size above it."""
+    height, width = (max(1, side // aim) for side, aim in zip(size, target, strict=True))
+    return height, width
+
+
 def averaged_size(size: Sequence[int], kernel: Sequence[int], ceil: bool = True) -> Size:
     """Return the size of `F.avg_pool2d` with `kernel`: rounded up with `ceil`, else down."""
     height, width = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..scaling.box import Box
 from .confidence import confidence_of
-from .segment import SEG, Slice, box_of, read_mask
+from .segment import SEG, Slice, box_of, read_mask, whole_of
 
 TOUCHING = 256  # pixels between segments that may still touch when small ones have grown
 
@@ -60,17 +60,46 @@ class Choice:
     count: int = 0
 
 
-def choose_segments(segments: Sequence[SEG], choice: Choice) -> tuple[list[SEG], list[SEG]]:
-    """Return the chosen segments in their order, and those left out as they were."""
-    numbers = [number for number, segment in enumerate(segments) if _fits(segment, number, choice)]
+def choose_segments(segments: list[SEG], choice: Choice) -> tuple[list[SEG], list[SEG]]:
+    """Return the chosen segments in their order, and those left out as they were.
+
+    A worker's slice is chosen from with the segments of all workers, so that the picture stays the one of a single worker.
+    """
+    whole = whole_of(segments)
+    numbers = [number for number, segment in enumerate(whole) if _fits(segment, number, choice)]
     if choice.order != "as found":
         measure = MEASURES[choice.order]
-        numbers.sort(key=lambda number: measure(segments[number], number), reverse=True)
+        numbers.sort(key=lambda number: measure(whole[number], number), reverse=True)
     if choice.reverse:
         numbers.reverse()
     chosen = numbers[choice.first : choice.first + choice.count if choice.count else None]
-    others = sorted(set(range(len(segments))) - set(chosen))
-    return [segments[number] for number in chosen], [segments[number] for number in others]
+    others = sorted(set(range(len(whole))) - set(chosen))
+    return _those(segments, chosen), _those(segments, others)
+
+
+def join_segments(first: list[SEG], second: list[SEG]) -> list[SEG]:
+    """Return both lists as one; what a worker's slice brings of other workers' segments stays theirs."""
+    if not isinstance(first, Slice) and not isinstance(second, Slice):
+        return [*first, *second]
+    before, after = whole_of(first), whole_of(second)
+    positions = [*_positions(first), *(len(before) + position for position in _positions(second))]
+    sliced = first if isinstance(first, Slice) else second
+    assert isinstance(sliced, Slice)
+    return Slice([*before, *after], positions, sliced.slice_index, sliced.slice_count)
+
+
+def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
+    """Return the segments of these numbers in the whole; of a slice as a slice."""
+    whole = whole_of(segments)
+    if not isinstance(segments, Slice):
+        return [whole[number] for number in numbers]
+    mine = set(segments.positions)
+    own = [place for place, number in enumerate(numbers) if number in mine]
+    return Slice([whole[number] for number in numbers], own, segments.slice_index, segments.slice_count)
+
+
+def _positions(segments: list[SEG]) -> Sequence[int]:
+    return segments.positions if isinstance(segments, Slice) else range(len(segments))
 
 
 def _fits(segment: SEG, number: int, choice: Choice) -> bool:
@@ -99,8 +128,9 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
         if worker == index:
             share += group
     if isinstance(segments, Slice):  # a share of a share
-        return Slice(segments.whole, (segments.positions[number] for number in sorted(share)))
-    return Slice(segments, sorted(share))
+        own = (segments.positions[number] for number in sorted(share))
+        return Slice(segments.whole, own, segments.slice_index * count + index, segments.slice_count * count)
+    return Slice(segments, sorted(share), index, count)
 
 
 def _touching(segments: Sequence[SEG]) -> list[list[int]]:

@@ -3,18 +3,127 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
+from .carrier import LEVELS, read_deliveries
 from .paste import GRID
+from .share import Contents, Share, unpack_share
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What did not arrive.
+
+    Attributes:
+        slices, count: their indices, and how many there are in all.
+        numbers, total: the segments that nobody refined, and how many there are in all.
+    """
+
+    slices: list[int]
+    count: int
+    numbers: list[int]
+    total: int
+
+
+@dataclass(frozen=True, eq=False)
+class Arrived:
+    """A worker's result as it arrived.
+
+    Attributes:
+        pictures: (F, H, W, C): unchanged pixels are those that all workers began with.
+        offset: levels that the transport took from them.
+    """
+
+    share: Share
+    pictures: Tensor
+    offset: float
+
+
+def read_results(batch: Tensor) -> list[Arrived]:
+    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once; none where no worker packed its own.
+
+    Raises:
+        ValueError: when they are of another version of this pack.
+    """
+    arrived: dict[Contents, Arrived] = {}
+    for delivery in read_deliveries(batch):
+        share = unpack_share(delivery.data)
+        pictures = batch[delivery.pictures[-len(share.changed) :]]
+        if share.changed.shape != pictures.shape[:3]:  # some were lost: the slice did not arrive
+            continue
+        arrived.setdefault(share.contents, Arrived(share, pictures, delivery.offset))
+    return sorted(arrived.values(), key=lambda each: each.share.contents.index)
+
+
+def missing_in(arrived: Sequence[Arrived]) -> Missing:
+    """Return which slices and segments are not among the results.
+
+    Raises:
+        ValueError: when the workers shared other segments, or in other numbers of slices.
+    """
+    parts = [each.share.contents for each in arrived]
+    kinds = {(part.count, part.total, part.digest) for part in parts}
+    if len(kinds) != 1:
+        got = ", ".join(f"{total} segments in {count} slices" for count, total, _ in sorted(kinds))
+        hint = "Find them in the same picture on every worker, and give every Slice SEGS the same count."
+        raise bad_input("results", "slices of the same segments", got, hint)
+    [(count, total, _)] = kinds
+    refined = {number for part in parts for number in part.numbers}
+    slices = sorted(set(range(count)) - {part.index for part in parts})
+    return Missing(slices, count, sorted(set(range(total)) - refined), total)
+
+
+def merge_arrived(arrived: Sequence[Arrived], image: Tensor | None = None) -> Tensor:
+    """Return (F, H, W, C) with all that the workers changed in `image`, or in the picture that follows from theirs.
+
+    Changed pixels have the bits of one worker's result. The others have those of `image`; without one they are within half a level
+    of what was sent where the transport has 8 bits.
+
+    Raises:
+        ValueError: when the pictures have another size than `image`.
+    """
+    base = _common_picture(arrived) if image is None else image.to("cpu", torch.float32)
+    if any(each.share.changed.shape != base.shape[:3] for each in arrived):
+        got = [tuple(each.share.changed.shape) for each in arrived]
+        hint = "Connect as image the enlarged picture that the workers began with."
+        raise bad_input("results", f"pictures of {tuple(base.shape[:3])} like image", got, hint)
+    whole = [_whole_result(base, each.share) for each in arrived]
+    merged = [merge_results(base[frame], [each[frame] for each in whole]) for frame in range(len(base))]
+    return torch.stack(merged)
+
+
+def _common_picture(arrived: Sequence[Arrived]) -> Tensor:
+    """Return the picture (F, H, W, C) that all workers began with: where one changed it, as that one remembers."""
+    finest = min(arrived, key=lambda each: each.offset)
+    base = finest.pictures.to("cpu", torch.float32, copy=True)
+    if finest.offset:
+        base = ((base * LEVELS).round_() + finest.offset).div_(LEVELS).clamp_(0, 1)
+    for each in arrived:
+        _put(base, each.share.changed, each.share.before)
+    return base
+
+
+def _whole_result(base: Tensor, share: Share) -> Tensor:
+    result = base.clone()
+    _put(result, share.changed, share.values)
+    return result
+
+
+def _put(picture: Tensor, changed: Tensor, values: Tensor) -> None:
+    """Set the changed pixels of (F, H, W, C) to values (n, c): grey ones in every channel; channels that they lack stay."""
+    channels = picture.shape[-1] if values.shape[-1] == 1 else min(picture.shape[-1], values.shape[-1])
+    picture[..., :channels][changed] = values[:, :channels].expand(-1, channels)
 
 
 def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float = 0.0) -> Tensor:
     """Return (H, W, C) with all that several workers changed in copies of `picture`, each by its own segments.
 
     The same bits as one worker's result, if they used the functions of `paste`. Differences up to `tolerance` are taken as none: for workers
-    that send pictures of 8 bits.
+    that send pictures of 8 bits without what they changed.
     """
     grid = (picture * GRID).round_()
     changes, count, merged = torch.zeros_like(picture), torch.zeros_like(picture), picture

@@ -25,8 +25,12 @@ BACKDROP = 0.25  # grey where there is no picture
 Colour = tuple[int, int, int]
 
 
-def draw_segments(picture: Tensor, found_in: Size, segments: Mapping[int, SEG]) -> Tensor:
+def draw_segments(
+    picture: Tensor, found_in: Size, segments: Mapping[int, SEG], frame: int = 0, frames: int = 1
+) -> Tensor:
     """Return (H, W, 3) of a picture (H, W, C) with masks tinted, crops and found boxes outlined, and their numbers.
+
+    The picture is one of so many frames.
 
     Small pictures are drawn a whole number of times larger, so that there is room for words.
     """
@@ -37,7 +41,8 @@ def draw_segments(picture: Tensor, found_in: Size, segments: Mapping[int, SEG]) 
         crop = box_of(segment.crop_region, "crop_region", number).scaled(found_in, size)
         inside = crop.clamped(size)
         if inside.area:
-            mask = place_mask(read_mask(segment.cropped_mask, number), crop, inside)[..., None]
+            own = read_mask(segment.cropped_mask, number, frame, frames)
+            mask = place_mask(own, crop, inside)[..., None]
             part = pixels[inside.rows, inside.columns]
             part.lerp_(torch.tensor(_colour(number)) / 255.0, mask * TINT)
     image = Image.fromarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).numpy())

@@ -20,6 +20,8 @@ from ..scaling.box import Box
 from ..scaling.grow import box_around
 from ..scaling.size import Size
 
+COLOURS = (3, 4)  # channels of a picture: a mask for each frame is wider
+
 
 class SEG(NamedTuple):
     """One segment, as every pack of this field knows it.
@@ -65,9 +67,13 @@ class Slice(list[SEG]):
     Attributes:
         whole: all of them.
         positions: where in `whole` each of these stands.
+        slice_index, slice_count: which slice of how many.
     """
 
-    def __init__(self, whole: Sequence[SEG], positions: Iterable[int]) -> None:
+    def __init__(
+        self, whole: Sequence[SEG], positions: Iterable[int], slice_index: int = 0, slice_count: int = 1
+    ) -> None:
+        self.slice_index, self.slice_count = slice_index, slice_count
         self.whole = list(whole)
         self.positions = list(positions)
         super().__init__(self.whole[position] for position in self.positions)
@@ -84,6 +90,7 @@ class Segment:
         frame: the only one that it belongs to, or None for all.
         wanted: False for one that another worker refines.
         control: its control_net_wrapper.
+        masks: how many masks it came with: 1, or one for each of so many frames.
     """
 
     number: int
@@ -92,6 +99,7 @@ class Segment:
     frame: int | None = None
     wanted: bool = True
     control: Any = None
+    masks: int = 1
 
     @property
     def empty(self) -> bool:
@@ -99,23 +107,26 @@ class Segment:
         return not bool((self.mask > 0).any())
 
 
-def read_segments(segs: Any) -> tuple[Size, list[Segment]]:
+def read_segments(segs: Any, frames: int = 1) -> tuple[Size, list[Segment]]:
     """Return (height, width) that the segments were found in, and all of them, also those of other workers.
+
+    One with a mask for each of so many frames is read as a segment for each frame where its mask is not black, all with one number.
 
     Raises:
         ValueError: a part of it has no single meaning.
     """
     size, entries = read_shape(segs)
-    whole = entries.whole if isinstance(entries, Slice) else entries
+    whole = whole_of(entries)
     mine = set(entries.positions) if isinstance(entries, Slice) else set(range(len(whole)))
-    return size, [_read(entry, number, number in mine) for number, entry in enumerate(whole)]
+    read = (_read(entry, number, number in mine, frames) for number, entry in enumerate(whole))
+    return size, [segment for each in read for segment in each]
 
 
 def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
-    """Return (height, width) and the list of a SEGS.
+    """Return (height, width) and the list of a SEGS. Where no segment was found, the size may be 0.
 
     Raises:
-        ValueError: it is something else, or the picture has no pixel.
+        ValueError: it is something else, or segments were found in a picture without a pixel.
     """
     try:
         (height, width), found = segs[:2]
@@ -123,10 +134,15 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
         entries: list[SEG] = cast("list[SEG]", found) if isinstance(found, list) else list(found)
     except (TypeError, ValueError, IndexError, KeyError, OverflowError):
         raise _wrong_segs("((height, width), [segments])", segs) from None
-    if min(size) < 1:
+    if min(size) < 1 and whole_of(entries):
         picture = f"{size[1]}x{size[0]}"
         raise bad_input("segs", "a picture of at least 1x1", picture, "Check the node before.")
     return size, entries
+
+
+def whole_of(segments: list[SEG]) -> list[SEG]:
+    """Return the segments of all workers where these are a slice."""
+    return segments.whole if isinstance(segments, Slice) else segments
 
 
 def box_of(region: Any, name: str, number: int) -> Box:
@@ -145,40 +161,57 @@ def box_of(region: Any, name: str, number: int) -> Box:
     return box
 
 
-def read_mask(mask: Any, number: int) -> Tensor:
-    """Return (h, w) float32 from 0 to 1 of an array or a tensor with leading ones, of floats or bytes.
+def read_mask(mask: Any, number: int, frame: int = 0, frames: int = 1) -> Tensor:
+    """Return the mask (h, w) of one of so many frames.
+
+    A segment with another number of masks has all of them together in every frame.
 
     Raises:
-        ValueError: there is none, it is empty, or it has more than two dimensions.
+        ValueError: as `read_masks`.
+    """
+    masks = read_masks(mask, number)
+    return masks[frame] if len(masks) == frames else masks.amax(dim=0)
+
+
+def read_masks(mask: Any, number: int) -> Tensor:
+    """Return (F, h, w) float32 from 0 to 1 of an array or a tensor with any ones before, of floats or bytes; F is 1 for a mask of all frames.
+
+    Raises:
+        ValueError: there is none, it is empty, or it is something else.
     """
     try:
         values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))
     except (TypeError, ValueError):
         raise wrong_segment("a mask", number, "none" if mask is None else type(mask).__name__) from None
     shape = tuple(values.shape)
-    flat = len(shape) >= 2 and all(length == 1 for length in shape[:-2])
-    if not flat or not values.numel() or values.is_complex():
-        raise wrong_segment("a mask of (h, w)", number, f"{values.dtype} of {shape}")
+    frames = [length for length in shape[:-2] if length != 1]
+    coloured = len(frames) == 1 and shape[-1] in COLOURS
+    if len(shape) < 2 or len(frames) > 1 or coloured or not values.numel() or values.is_complex():
+        expected = "a mask of (h, w), or of (frames, h, w)"
+        raise wrong_segment(expected, number, f"{values.dtype} of {shape}")
     whole = not values.is_floating_point() and values.dtype != torch.bool
-    values = values.reshape(shape[-2:]).to("cpu", torch.float32)
+    values = values.reshape(-1, *shape[-2:]).to("cpu", torch.float32)
     if whole and bool(values.max() > 1):  # bytes
         values = values / 255
     return values.nan_to_num(0.0).clamp(0, 1)
 
 
-def _read(entry: Any, number: int, wanted: bool) -> Segment:
+def _read(entry: Any, number: int, wanted: bool, frames: int) -> list[Segment]:
     try:
         region, mask = entry.crop_region, entry.cropped_mask
     except AttributeError:
         raise _wrong_segs(f"a segment with crop_region and cropped_mask at {number}", entry) from None
-    return Segment(
-        number,
-        box_of(region, "crop_region", number),
-        read_mask(mask, number),
-        getattr(entry, "frame", None),
-        wanted,
-        getattr(entry, "control_net_wrapper", None),
-    )
+    box, masks = box_of(region, "crop_region", number), read_masks(mask, number)
+    only: int | None = getattr(entry, "frame", None)
+    control = getattr(entry, "control_net_wrapper", None)
+
+    def in_frame(frame: int | None, mask: Tensor) -> Segment:
+        return Segment(number, box, mask, frame, wanted, control, len(masks))
+
+    if len(masks) != frames or frames == 1:
+        return [in_frame(only, masks.amax(dim=0))]
+    seen = [frame for frame in range(frames) if only in (None, frame) and masks[frame].any()]
+    return [in_frame(frame, masks[frame]) for frame in seen] or [in_frame(only, masks[only or 0])]
 
 
 def _wrong_segs(expected: str, got: object) -> ValueError:

@@ -1,7 +1,7 @@
 """What is compared: a method is a name and a function from a model to a model.
 
-Sources: Deep Shrink as ComfyUI's `PatchModelAddDownscale` knows it, HiDiffusion (arXiv 2311.17528v2); the automatic settings
-are the pack's own.
+Sources: Deep Shrink as ComfyUI's `PatchModelAddDownscale` knows it, HiDiffusion (arXiv 2311.17528v2); the automatic ones are
+those of Deep Shrink with the factor by the size.
 """
 
 # The pack has its name only after `import_host()`.
@@ -38,7 +38,7 @@ def deep_shrink(model: Any, **settings: Any) -> Any:
 
 
 def automatic_until(model: Any, end: float) -> Any:
-    """Apply what Deep Shrink takes by itself at twice the trained side, with another end of the hold."""
+    """Apply what Deep Shrink takes by itself at twice the trained side, with another end."""
     from megapixel.patches.deep_shrink import AUTOMATIC, apply_deep_shrink
     from megapixel.scaling.deep_shrink import automatic_factor
 

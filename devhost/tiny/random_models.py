@@ -24,6 +24,8 @@ from . import topology
 from .unet import build_unet
 
 POOLED_WIDTH = 1280
+TOKENS = 13
+"""Of a text in tests; a real one has 77, which at this width are most of the work."""
 
 
 def random_state(module: torch.nn.Module, seed: int) -> dict[str, torch.Tensor]:
@@ -55,7 +57,7 @@ def _random_unet(
 
 
 def conditioning(
-    model: comfy.model_patcher.ModelPatcher, seed: int = 0, tokens: int = 77, batch: int = 1, **extra: Any
+    model: comfy.model_patcher.ModelPatcher, seed: int = 0, tokens: int = TOKENS, batch: int = 1, **extra: Any
 ) -> list[list[Any]]:
     """Return random conditioning (batch, tokens, context width) for ``model``, with pooled text for SDXL."""
     generator = torch.Generator().manual_seed(seed)

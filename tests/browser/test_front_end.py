@@ -95,6 +95,22 @@ def test_an_example_opens_whole_and_is_the_same_after_a_round_trip(front_end, ex
     assert meaning(front_end.graph()) == meaning(saved)
 
 
+def test_a_graph_with_an_input_that_a_node_had_once_opens_whole(front_end, tmp_path):
+    """`remove_mottle` was the last widget of Deep Shrink before the first release."""
+    graph = json.loads((ROOT / "example_workflows" / "deep_shrink.json").read_text(encoding="utf-8"))
+    [shrink] = [node for node in graph["nodes"] if node["type"] == "MegapixelDeepShrink"]
+    expected = [*shrink["widgets_values"]]
+    shrink["inputs"].append(
+        {"name": "remove_mottle", "type": "BOOLEAN", "link": None, "widget": {"name": "remove_mottle"}}
+    )
+    shrink["widgets_values"].append(True)
+    file = tmp_path / "once.json"
+    file.write_text(json.dumps(graph), encoding="utf-8")
+    front_end.drop(file)
+    assert front_end.unknown_nodes() == front_end.red_links() == []
+    assert widget_values(front_end.graph())[shrink["id"]][: len(expected)] == expected
+
+
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.stem)
 def test_the_picture_of_an_example_opens_as_its_graph(front_end, example):
     picture = ROOT / "assets" / f"{example.stem}.png"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 
 import comfy.utils
 import numpy as np
@@ -11,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from megapixel.attention.view import VIEW, Part
 from megapixel.host import crop_conditioning as module
-from megapixel.host.crop_conditioning import Canvas, effect_in
+from megapixel.host.canvas import Canvas, Grid
+from megapixel.host.crop_conditioning import effect_in
 from megapixel.host.log import forget_lines
+from megapixel.host.spatial_entries import NOT_SPATIAL, OWN_WAY, SPATIAL, UNCUT
 from megapixel.scaling.box import Box
 from megapixel.segs.crop import Crop, fit_aspect
 
@@ -107,9 +111,23 @@ def test_an_area_in_latent_pixels_counts_in_the_picture_that_came_in(size):
         assert fit.area == (None if expected == (3, 5, 0, 0) else expected)
 
 
-def test_an_area_of_a_video_passes_as_it_is():
-    area = (2, 6, 9, 0, 0, 0)
-    assert cropped({"area": area})["area"] == area
+@pytest.mark.parametrize("name", AREAS)
+def test_an_area_of_a_video_is_cut_in_space_and_keeps_its_time(name):
+    top, left, height, width = AREAS[name]
+    shares = height / SIZE[0], width / SIZE[1], top / SIZE[0], left / SIZE[1]
+    cells = cells_of(rectangle(SIZE, *AREAS[name]), BOX)
+    cut = cropped({"area": ("percentage", 0.5, *shares[:2], 0.25, *shares[2:])})
+    if cells is None:
+        assert "area" not in cut
+        return
+    kind, length, *extent, first, y, x = cut["area"]
+    assert (kind, length, first) == ("percentage", 0.5, 0.25)
+    assert (
+        tuple(round(share * side) for share, side in zip((*extent, y, x), (6, 8) * 2, strict=True)) == cells
+    )
+    if all(side % 16 == 0 for side in AREAS[name]):  # latent pixels of the picture that came in
+        area = [side // 16 for side in (height, width, top, left)]
+        assert cropped({"area": (5, *area[:2], 2, *area[2:])})["area"] == (5, *cells[:2], 2, *cells[2:])
 
 
 def test_gligen_boxes_are_cut_moved_and_left_out_beside_the_crop():
@@ -254,13 +272,17 @@ def test_over_the_whole_picture_a_latent_is_cut_to_itself(draw):
 def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog):
     forget_lines()
     unknown = draw(1, 3, 12, 18)
-    options = {"of_another_pack": unknown, "pooled_output": draw(1, 8), "guidance": 3.5, "list": [unknown]}
+    options = {
+        "of_another_pack": unknown, "pooled_output": draw(1, 8), "guidance": 3.5, "list": [{"inside": unknown}],
+        "keyframe_idxs": draw(1, 3, 5, 2), "unclip_conditioning": [{"image": unknown}],
+    }  # fmt: skip
     for _ in range(3):
         cut = cropped(options)
         assert cut.keys() == options.keys()
         assert all(cut[name] is value for name, value in options.items())
     assert caplog.messages == [
-        "positive, negative: of_another_pack passes to every segment as it is; it is not cut to them."
+        f"positive, negative: {name} passes to every segment as it is; it is not cut to them."
+        for name in ("of_another_pack", "list", "keyframe_idxs")
     ]
 
 
@@ -311,3 +333,101 @@ def test_a_hint_of_another_shape_is_cut_from_its_middle_as_the_host_cuts_it(give
     )
     cut = options["control"].cond_hint_original
     assert torch.allclose(cut, whole[..., box.rows, box.columns], atol=1e-5)
+
+
+def coordinates(height, width, cell=1, top=0, left=0):
+    """Return (1, 2, h, w): row and column of the picture in the middle of each value."""
+    rows = (torch.arange(height // cell) + 0.5) * cell + top
+    columns = (torch.arange(width // cell) + 0.5) * cell + left
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+ALIGNED = (Box(16, 32, 64, 96), Box(48, 80, 96, 144))  # on latent pixels: cut to the pixel
+
+
+def planted(grid, canvas=CANVAS):
+    """Return a field (1, 2, 3, h, w) that reads its place in the picture, a time axis included, and its cell."""
+    cell = {Grid.PIXEL: 1}.get(grid, canvas.cell)
+    return coordinates(*canvas.size, cell)[:, :, None].expand(-1, -1, 3, -1, -1).clone(), cell
+
+
+@pytest.mark.parametrize("name", sorted(SPATIAL))
+@pytest.mark.parametrize("wrap", [lambda field: field, lambda field: [field, field]], ids=["tensor", "list"])
+def test_every_spatial_entry_is_cut_to_the_pixel_and_keeps_its_time(name, wrap):
+    field, cell = planted(SPATIAL[name])
+    cut = cropped({name: wrap(field)}, *map(crop_of, ALIGNED))[name]
+    expected = torch.cat([coordinates(*box.size, cell, box.top, box.left) for box in ALIGNED])
+    for each in cut if isinstance(cut, list) else [cut]:
+        assert each.shape == (2, 2, 3, *expected.shape[-2:])
+        assert all(torch.equal(each[:, :, time], expected) for time in range(3))
+
+
+def test_an_entry_of_the_picture_that_came_in_is_cut_at_the_latents_size():
+    for grid in (Grid.LATENT, Grid.EITHER, Grid.OWN):
+        name = next(name for name, its in SPATIAL.items() if its is grid)
+        field = coordinates(*GIVEN, 8)[:, :, None] * 2  # in pixels of the enlarged picture
+        cut = cropped({name: field}, crop_of(Box(32, 32, 80, 96)))[name][:, :, 0]
+        torch.testing.assert_close(cut, coordinates(48, 64, 8, 32, 32), rtol=0, atol=1e-4)
+
+
+def test_an_entry_at_half_the_latents_size_stays_at_half():
+    canvas = Canvas(SIZE, SIZE)
+    pose = coordinates(*SIZE, 16)[:, :, None]
+    cut = cropped({"pose_video_latent": pose}, *map(crop_of, ALIGNED), canvas=canvas)["pose_video_latent"]
+    expected = [coordinates(*box.size, 16, box.top, box.left) for box in ALIGNED]
+    assert torch.equal(cut[:, :, 0], torch.cat(expected))
+
+
+def test_masks_get_a_time_where_latents_have_one(draw):
+    masks = draw(2, *SIZE)
+    crops = [crop_of(BOX, 1), crop_of(OTHER, 0)]
+    flat = cropped({"mask": masks}, *crops)["mask"]
+    cut = cropped({"mask": masks}, *crops, canvas=Canvas(SIZE, GIVEN, has_time=True))["mask"]
+    assert torch.equal(cut, flat[:, None])
+
+
+# Every name that the host's models read, and that its nodes write
+
+NUMBERS_AND_TEXTS = {
+    "aesthetic_score", "aspect_ratio", "attention_mask", "attention_mask_img_shape", "attention_mask_mt5xl", "audio_codes",
+    "audio_inject_scale", "augmentation_level", "azimuth", "concat_mask_index", "conditioning_byt5small",
+    "conditioning_mt5xl", "crop_h", "crop_w", "cross_attn", "cross_attn_controlnet", "degrade_sigma", "elevation",
+    "end_percent", "fps", "frame_rate", "guidance", "guiding_frame_index", "height", "lyrics_strength", "mask_strength",
+    "minimax_audio_cond_noise_aug", "minimax_frame_count", "minimax_token_tags", "minimax_visual_cond_noise_aug",
+    "motion_bucket_id", "noise_augmentation", "ofs", "prompt_type", "ref_audio", "ref_mask_flag",
+    "reference_latents_method", "seconds_start", "seconds_total", "start_percent", "strength", "t5xxl_ids",
+    "t5xxl_weights", "target_height", "target_width", "text_input_ids", "time_conditioning",
+    "unclip_noise_augment_merge", "unprocessed_ltxav_embeds", "vace_strength", "width",
+}  # fmt: skip
+MADE_BY_THE_SAMPLER = {"denoise_mask", "device", "latent_image", "latent_shapes", "noise", "seed"}
+
+
+def names_in(path, getters):
+    """Yield the names of a conditioning that a file of the host reads from `getters` or sets in a node."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            if called in {f"{name}.get" for name in getters} and isinstance(node.args[0], ast.Constant):
+                yield node.args[0].value
+            if called.endswith("conditioning_set_values") and isinstance(node.args[1], ast.Dict):
+                yield from (key.value for key in node.args[1].keys if isinstance(key, ast.Constant))
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) in getters:
+            yield from [node.slice.value] if isinstance(node.slice, ast.Constant) else []
+
+
+def test_each_name_that_the_host_knows_is_cut_or_has_no_place():
+    root = Path(comfy.utils.__file__).parents[1]
+    names = set(names_in(root / "comfy" / "model_base.py", {"kwargs", "args"}))
+    for path in [*root.glob("comfy_extras/*.py"), root / "nodes.py"]:
+        names |= set(names_in(path, set()))
+    assert len(names) > 60
+    listed = {
+        *SPATIAL,
+        *OWN_WAY,
+        *UNCUT,
+        *NOT_SPATIAL,
+        *NUMBERS_AND_TEXTS,
+        *MADE_BY_THE_SAMPLER,
+        *OTHER_SHAPES,
+    }
+    assert names <= listed

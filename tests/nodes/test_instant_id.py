@@ -293,7 +293,7 @@ class TestAttention:
         both = torch.cat([ALICE, BOB])
         _, embeds = attention(both, combine_embeds=how, noise=0.2)
         faces = combine_embeddings(torch.cat([embedding(ALICE), embedding(BOB)]), how)
-        assert embeds["cond"].shape == (1, 32 if how == "concat" else 16, 2048)
+        assert embeds["cond"].shape == (2 if how == "concat" else 1, 16, 2048)
         assert torch.allclose(embeds["cond"], instantid.network.tokens(faces), atol=1e-4)
         assert torch.allclose(
             embeds["uncond"], instantid.network.tokens(negative_embedding(faces, 0.2)), atol=1e-4
@@ -514,7 +514,7 @@ class TestOtherPacks:
         face = draw(2, 1, 512)
         positive, negative = moved.get_image_embeds(face, torch.zeros_like(face))
         assert positive.shape == negative.shape == (2, 16, 2048)
-        assert torch.allclose(positive.reshape(1, 32, 2048), instantid.tokens(face[:, 0]), atol=1e-5)
+        assert torch.allclose(positive, instantid.tokens(face[:, 0]), atol=1e-5)
         projections = instantid.ip_layers.to_kvs
         assert len(projections) == 2 * 11
         assert "101_to_k_ip" not in projections
@@ -683,6 +683,29 @@ def test_a_picture_in_the_place_of_drawn_keypoints_is_reported(
     assert shown(guided).startswith("image_kps: expected drawn keypoints on black, got another picture")
     assert shown(applied) == shown(guided)
     assert caplog.messages.count(shown(guided)) == 2
+
+
+PARTLY_IDLE = {
+    "attention": ({"weight": 0.0, "cn_strength": 0.5}, "InstantID: nothing to do in the attention, weight is 0."),
+    "ControlNet": ({"cn_strength": 0.0}, "InstantID: nothing to do in the ControlNet, strength is 0."),
+    "keypoints": (
+        {"image_kps": torch.zeros(1, 40, 40, 3)}, "image_kps: expected drawn keypoints on black, got black: the ControlNet has "
+        "no pose to follow. Choose a picture that shows a face.",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTLY_IDLE)
+def test_a_part_that_adds_nothing_is_reported(
+    part, instantid, analysis, model, control_net, conditions, caplog
+):
+    caplog.set_level(logging.INFO, logger="megapixel")
+    settings, text = PARTLY_IDLE[part]
+    applied = MegapixelInstantIDApply.execute(
+        instantid, analysis, control_net, ALICE, model, *conditions, **KNOWN | settings
+    )
+    assert shown(applied) == text
+    assert caplog.messages.count(text) == 1
 
 
 def test_a_face_that_is_added_is_not_reported(instantid, analysis, model, control_net, conditions, caplog):

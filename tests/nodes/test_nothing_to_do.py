@@ -87,7 +87,7 @@ def assert_silent(result, caplog):
 
 def segs_of(*boxes, size=SIZE, frame=None, mask=1.0):
     made = [
-        SEG(None, np.full((y2 - y1, x2 - x1), mask, np.float32), 0.9, (x1, y1, x2, y2), (x1, y1, x2, y2), "thing", None)
+        SEG(None, np.ones((y2 - y1, x2 - x1), np.float32) * mask, 0.9, (x1, y1, x2, y2), (x1, y1, x2, y2), "thing", None)
         for x1, y1, x2, y2 in boxes
     ]  # fmt: skip
     return size, [made_one if frame is None else FrameSEG.of(made_one, frame) for made_one in made]
@@ -96,6 +96,7 @@ def segs_of(*boxes, size=SIZE, frame=None, mask=1.0):
 ONE = segs_of((0, 0, 32, 32))
 TWO = segs_of((0, 0, 32, 32), (32, 0, 64, 32))
 NONE = segs_of()
+NOWHERE = ((0, 0), [])  # what other packs return where they find nothing
 
 
 # Makers and choosers of segments
@@ -151,6 +152,7 @@ FILTERS = {
     "neutral": (TWO, {}, "segs: nothing to do, no condition is set."),
     "none chosen": (TWO, {"labels": "other"}, "segs: nothing to do, none of 2 segments is chosen."),
     "none given": (NONE, {}, "segs: nothing to do, none of 0 segments is chosen."),
+    "nothing found": (NOWHERE, {}, "segs: nothing to do, none of 0 segments is chosen."),
 }
 
 
@@ -173,6 +175,7 @@ SLICES = {
     "one worker": (TWO, {"count": 1}, "segs: nothing to do, one worker has all segments."),
     "too many workers": (ONE, {"index": 1}, "segs: nothing to do, worker 1 gets none of 1 segments."),
     "no segment": (NONE, {}, "segs: nothing to do, worker 0 gets none of 0 segments."),
+    "nothing found": (NOWHERE, {}, "segs: nothing to do, worker 0 gets none of 0 segments."),
 }
 
 
@@ -194,9 +197,10 @@ def test_results_that_no_worker_has_changed(caplog, draw):
     assert_silent(run(MegapixelSEGSMerge, image=image, results=torch.cat([image, changed])), caplog)
 
 
-def test_a_preview_of_no_segment(caplog, monkeypatch, tmp_path):
+@pytest.mark.parametrize("segs", [NONE, NOWHERE])
+def test_a_preview_of_no_segment(segs, caplog, monkeypatch, tmp_path):
     monkeypatch.setattr("folder_paths.get_temp_directory", lambda: str(tmp_path))
-    result = run(MegapixelSEGSPreview, segs=NONE)
+    result = run(MegapixelSEGSPreview, segs=segs)
     assert reported(result, caplog) == "segs: nothing to do, there is no segment to draw."
     caplog.clear()
     assert_silent(run(MegapixelSEGSPreview, segs=ONE), caplog)
@@ -219,6 +223,11 @@ def upscale(sd15, draw):
 FRAMES = "segs: {}1 of {} segments are left out, they belong to frames that image does not have, it has 1. "
 SEGMENTS = {
     "none": (NONE, "segs: nothing to do, there is no segment: the image is only enlarged."),
+    "nothing found": (NOWHERE, "segs: nothing to do, there is no segment: the image is only enlarged."),
+    "masks of other frames": (
+        segs_of((0, 0, 32, 32), mask=np.ones((5, 1, 1))),
+        "segs: 1 segments have masks for 5 frames, image has 1: every frame gets all their masks together. Find them in these frames.",
+    ),
     "black": (
         segs_of((0, 0, 32, 32), mask=0.0),
         "segs: nothing to do, 1 of 1 segments are left out, their masks are black. Look at them in Preview SEGS.",

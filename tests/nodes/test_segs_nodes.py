@@ -11,7 +11,7 @@ from megapixel.nodes.segs_filter import MegapixelSEGSFilter
 from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
-from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSlice
+from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
 from megapixel.segs.segment import SEG, FrameSEG
 from PIL import Image
 
@@ -110,7 +110,27 @@ def test_lists_of_pictures_of_other_sizes_are_not_joined():
     with pytest.raises(
         ValueError, match=r"more_segs: expected segments of a picture of 90x60 like segs, got 9x6\. "
     ):
-        MegapixelSEGSFilter.execute(((60, 90), []), **ALL, more_segs=((6, 9), []))
+        MegapixelSEGSFilter.execute(
+            ((60, 90), [segment(0, 0, 10)]), **ALL, more_segs=((6, 9), [segment(0, 0, 5)])
+        )
+
+
+def test_a_list_of_nothing_joins_any_other():
+    found, nothing = ((60, 90), [segment(0, 0, 10)]), ((0, 0), [])
+    for first, more in ((found, nothing), (nothing, found)):
+        chosen, _, count = MegapixelSEGSFilter.execute(first, **ALL, more_segs=more).args
+        assert (chosen, count) == (found, 1)
+
+
+def test_the_preview_draws_a_frame_with_its_own_mask():
+    masks = np.zeros((2, 20, 20), np.float32)
+    masks[0, :, :10], masks[1, :, 10:] = 1, 1
+    segs = ((60, 90), [segment(10, 5, 20)._replace(cropped_mask=masks, bbox=(60, 30, 70, 40))])
+    drawn = MegapixelSEGSPreview.execute(segs, torch.full((2, 600, 900, 3), 0.5)).args[0]
+    left, right = (slice(90, 210), slice(120, 190)), (slice(90, 210), slice(210, 280))
+    for frame, white, black in ((0, left, right), (1, right, left)):
+        assert (drawn[frame][white].std(dim=-1) > 0.05).all()
+        assert (drawn[frame][black].std(dim=-1) < 0.01).all()
 
 
 def test_slices_hold_every_segment_once_and_an_index_beyond_the_workers_is_one_sentence():
@@ -136,6 +156,101 @@ def test_results_are_merged_frame_by_frame_and_other_sizes_are_one_sentence():
             ValueError, match=r"results: expected pictures of 9x8 with 3 channels in multiples of 2, got "
         ):
             MegapixelSEGSMerge.execute(image, results)
+
+
+WHOLE = ((60, 90), [segment(left, 0, 10) for left in range(0, 80, 10)])
+
+
+def sent(image, index, count, segs=WHOLE):
+    """Return what one worker sends that makes its segments white, as a PNG brings it."""
+    share = MegapixelSEGSSlice.execute(segs, index, count, False).args[0]
+    result = image.clone()
+    for entry in share[1]:
+        left, top, right, bottom = entry.crop_region
+        result[:, top:bottom, left:right] = 1.0
+    batch = MegapixelSEGSSend.execute(result, image, share).args[0]
+    return (batch * 255).clamp(0, 255).byte().float() / 255
+
+
+@pytest.fixture
+def plain():
+    return torch.rand(1, 60, 90, 3, generator=torch.Generator().manual_seed(1)) * 0.9
+
+
+@pytest.mark.parametrize("orchestrates", [False, True], ids=["master works", "master only orchestrates"])
+def test_sent_results_are_merged_and_nothing_is_missing(orchestrates, plain):
+    results = torch.cat([sent(plain, index, 3) for index in range(3)])
+    given = {} if orchestrates else {"image": plain, "segs": WHOLE}
+    with torch.inference_mode():
+        merged = MegapixelSEGSMerge.execute(results=results, **given)
+    picture, missing = merged.args
+    assert merged.ui is None
+    assert bool((picture[:, :10, :80] == 1).all())
+    difference = (picture - plain)[:, 10:]
+    assert difference.abs().max() <= (0.51 / 255 if orchestrates else 0)
+    assert missing == (((60, 90), []) if not orchestrates else ((0, 0), []))
+
+
+def test_segments_of_a_lost_worker_come_out_as_missing_and_are_refined_like_a_slice(plain, caplog):
+    results = torch.cat([sent(plain, index, 3) for index in (0, 2)])
+    merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE)
+    size, missing = merged.args[1]
+    lost = MegapixelSEGSSlice.execute(WHOLE, 1, 3, False).args[0][1]
+    assert size == (60, 90)
+    assert (missing.whole, missing.positions) == (WHOLE[1], lost.positions)
+    text = f"results: slice 1 of 0 to 2 did not arrive: {len(lost)} of 8 segments are not refined. They are in missing."
+    assert merged.ui.as_dict()["text"] == (text,)
+    assert caplog.messages.count(text) == 1
+
+
+STOPS = {"stop": {"segs": WHOLE, "on_missing": "stop"}, "nobody can refine them": {}}
+
+
+@pytest.mark.parametrize("settings", STOPS.values(), ids=STOPS)
+def test_a_lost_worker_ends_the_run_where_nobody_refines_its_segments(settings, plain):
+    results = torch.cat([sent(plain, index, 3) for index in (0, 2)])
+    with pytest.raises(
+        ValueError, match=r"^results: expected all of 3 slices, got less: slice 1 of 0 to 2 did not arrive: "
+    ):
+        MegapixelSEGSMerge.execute(plain, results, **settings)
+
+
+def test_a_count_above_the_number_of_workers_is_a_lost_worker(plain):
+    results = torch.cat([sent(plain, index, 4) for index in range(3)])
+    merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE, on_missing="leave")
+    [text] = merged.ui.as_dict()["text"]
+    assert text.startswith(
+        "results: slice 3 of 0 to 3 did not arrive: 2 of 8 segments are not refined. They stay "
+    )
+
+
+def test_pictures_of_eight_bits_without_a_description_are_reported(plain, caplog):
+    caplog.set_level("INFO", logger="megapixel")
+    result = plain.clone()
+    result[:, :10] = 1.0
+    eight_bits = (result * 255).byte().float() / 255
+    merged = MegapixelSEGSMerge.execute(plain, torch.cat([result, eight_bits]), 0.002)
+    [text] = merged.ui.as_dict()["text"]
+    assert text.startswith("results: a worker's picture has 8 bits, ")
+    assert caplog.messages.count(text) == 1
+    caplog.clear()
+    assert MegapixelSEGSMerge.execute(plain, torch.cat([result, result])).ui is None
+
+
+def test_what_cannot_be_merged_or_sent_is_one_sentence(plain):
+    with pytest.raises(ValueError, match=r"^results: expected the workers' pictures, got nothing\. "):
+        MegapixelSEGSMerge.execute(plain)
+    with pytest.raises(
+        ValueError,
+        match=r"^results: expected the frames of Send SEGS Result where image is missing, got none",
+    ):
+        MegapixelSEGSMerge.execute(results=plain)
+    with pytest.raises(ValueError, match=r"^segs: expected the 8 segments of the workers, got 1\. "):
+        MegapixelSEGSMerge.execute(plain, sent(plain, 0, 1), segs=((60, 90), WHOLE[1][:1]))
+    with pytest.raises(
+        ValueError, match=r"^result: expected pictures of 90x60 with 3 channels like image, got 90x59 "
+    ):
+        MegapixelSEGSSend.execute(plain[:, 1:], plain, WHOLE)
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
 from megapixel.nodes.msw_msa import MegapixelMSWMSASimple
 from megapixel.nodes.rau_net import MegapixelRAUNetSimple
 from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
+from megapixel.scaling.resized import resize_pictures
 from megapixel.segs.blur import blur_mask
 from megapixel.segs.segment import SEG, FrameSEG
 
@@ -583,12 +584,48 @@ def test_a_hook_is_called_after_every_paste_and_may_change_the_picture(overlaps,
     assert torch.equal(result[0][covered()], expected[0][covered()])
 
 
-def test_a_hook_that_changes_the_size_is_one_sentence(upscale):
-    hook = SimpleNamespace(post_paste=lambda picture: picture[:, 1:])
-    with pytest.raises(
-        ValueError, match=r"^upscaler_hook_opt: expected a picture of .*, got .*\. Use a hook"
-    ):
-        upscale(upscaler_hook_opt=hook)
+class BrokenHook:
+    """Draws into the picture, and fails on every other call."""
+
+    def __init__(self, fail):
+        self.fail, self.calls = fail, 0
+
+    def post_paste(self, picture):
+        self.calls += 1
+        if self.calls % 2:
+            picture[:, 47, 119] = 9.0
+            return self.fail(picture)
+        return picture
+
+
+def raise_error(picture):
+    raise RuntimeError("no\nloop")
+
+
+FAILURES = {
+    "error": raise_error,
+    "another size": lambda picture: picture[:, 1:],
+    "nothing": lambda picture: None,
+}
+
+
+@pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
+def test_a_hook_that_fails_loses_no_work_and_is_counted_at_the_node(
+    fail, sd15, vae, texts, image, caplog, upscale
+):
+    hook, expected = BrokenHook(fail), upscale()
+    with torch.inference_mode():
+        result = MegapixelSEGSUpscale.execute(
+            image, segs_of(), sd15, vae, *texts, **SETTINGS, upscaler_hook_opt=hook
+        )
+    assert hook.calls == 3
+    assert torch.equal(result.args[0], expected)
+    [shown] = result.ui.as_dict()["text"]
+    assert shown.startswith("upscaler_hook_opt: BrokenHook failed after 2 of 3 segments; ")
+    lines = [line for line in caplog.messages if "BrokenHook" in line]
+    assert [line == shown for line in lines] == [False, True]
+    assert lines[0].startswith("upscaler_hook_opt: BrokenHook raised ")
+    assert "\n" not in lines[0]
 
 
 def test_a_scheduler_function_gives_the_levels(upscale, sd15):
@@ -867,3 +904,58 @@ def test_pictures_with_a_time_or_with_transparency_from_a_vae_are_taken(upscale,
     layered.decode = lambda latent: torch.nn.functional.pad(vae.decode(latent), (0, 1), value=0.5)
     assert torch.equal(upscale(segs_of(), vae=video), expected)
     assert torch.equal(upscale(segs_of(), vae=layered), expected)
+
+
+def test_a_mask_for_each_frame_is_refined_in_that_frame_alone(upscale, draw):
+    frames = draw(3, *SIZE, 3)
+    masks = np.zeros((3, 40, 32), np.float32)
+    masks[0, :, :16], masks[2, :, 16:] = 1, 1
+    each = upscale((SIZE, [segment(BOXES[1], masks)]), image=frames)
+    alone = [upscale((SIZE, [segment(BOXES[1], mask)]), image=frames) for mask in masks]
+    for frame in (0, 2):
+        assert torch.equal(each[frame], alone[frame][frame])
+        assert not torch.equal(each[frame], frames[frame])
+    assert torch.equal(each[1], frames[1])
+
+
+def test_a_small_segment_is_sampled_at_the_target_and_put_back_at_its_own_size(
+    upscale, sd15, vae, image, host_refine
+):
+    seen, copy = [], sd15.clone()
+
+    def wrapper(apply, options):
+        seen.append(tuple(options["input"].shape[-2:]))
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    copy.set_model_unet_function_wrapper(wrapper)
+    found = SIZE, [segment(BOXES[0])]
+    result = upscale(found, model=copy, target_size=64, feather=0, noise_mask_feather=0)
+    assert set(seen) == {(80 // 8, 64 // 8)}
+    box = BOXES[0]
+    large = resize_pictures(part(image, box).movedim(-1, 1), (80, 64), "lanczos").movedim(1, -1)
+    refined = host_refine(large, torch.ones(80, 64), SETTINGS["seed"])
+    small = resize_pictures(refined.movedim(-1, 1), (40, 32), "lanczos").movedim(1, -1)
+    assert_close(part(result, box), small)
+    outside = ~covered([box])
+    assert torch.equal(result[0][outside], image[0][outside])
+
+
+def test_a_target_that_every_segment_has_changes_no_bit(upscale):
+    expected = upscale()
+    for settings in ({"target_size": 0}, {"target_size": 32}, {"target_size": 512, "target_limit": 40}):
+        assert torch.equal(upscale(**settings), expected)
+
+
+def test_conditioning_is_cut_to_an_enlarged_segment(upscale, texts):
+    area = {"area": (2, 2, 1, 1), "strength": 1.0}
+    [[text, _]] = texts[0]
+    both = [[text, {}], [texts[1][0][0], area]]
+    found = SIZE, [segment(BOXES[0])]
+    everywhere = [
+        [text, {}],
+        [texts[1][0][0], {"area": ("percentage", 16 / 48, 16 / 120, 8 / 48, 8 / 120), "strength": 1.0}],
+    ]
+    assert_close(
+        upscale(found, positive=both, target_size=64), upscale(found, positive=everywhere, target_size=64)
+    )
+    assert not torch.equal(upscale(found, positive=both, target_size=64), upscale(found, target_size=64))

@@ -560,7 +560,7 @@ def work_of(model):
 
 
 @pytest.mark.parametrize("name", ["compact", "dncnn", "esrgan"])
-@pytest.mark.parametrize("precision", ["auto", "float16"])
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwhile(
     name, precision, picture, on_progress
 ):
@@ -575,7 +575,7 @@ def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwh
     assert plain < sum(work) <= 3 * plain
     assert values == sorted(values)
     assert (values[0], values[-1]) == (0, 1000)
-    assert len([value for value in values if 0 < value < 600]) >= 4
+    assert any(0 < value < 600 for value in values)  # the host hears of some steps only
     work.clear()
     upscale(model, image, precision=precision)
     assert sum(work) <= 2 * plain  # only what was left for later is measured again

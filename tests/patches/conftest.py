@@ -19,6 +19,13 @@ SHALLOW_SDXL = {
     "transformer_depth_middle": 1,
 }
 
+SHORT_SD15 = {
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": (1, 2, 4),
+    "transformer_depth": [1, 1, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
+}
+
 
 @pytest.fixture(scope="session")
 def shallow_sdxl():
@@ -29,12 +36,7 @@ def shallow_sdxl():
 @pytest.fixture(scope="session")
 def short_sd15():
     """A tiny SD 1.5 of six input blocks, 2 and 4 of them Downsamples: compiled in seconds."""
-    return random_models.sd15(
-        num_res_blocks=[1, 1, 1],
-        channel_mult=(1, 2, 4),
-        transformer_depth=[1, 1, 0],
-        transformer_depth_output=[1, 1, 1, 1, 0, 0],
-    )
+    return random_models.sd15(**SHORT_SD15)
 
 
 class CountingBackend:

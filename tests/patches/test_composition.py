@@ -19,7 +19,7 @@ from megapixel.patches.topology import topology_of
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 
-from .conftest import SHALLOW_SDXL
+from .conftest import SHALLOW_SDXL, SHORT_SD15
 
 pytestmark = pytest.mark.slow
 
@@ -79,17 +79,17 @@ class Bench:
         chosen = COMBINATIONS[number]
         patched = laid_on(self.model, chosen, number)
         results = {size: self.run(patched, size, chosen) for size in SIZES}
-        for size, first in results.items():  # two samplers in a row at two sizes, then both again
+        for size, first in results.items():
             assert first.shape == (1, 4, *size)
             assert first.isfinite().all()
-            assert torch.equal(self.run(patched, size, chosen), first)
             assert torch.equal(first, self.plain[size]) == (not chosen)
-        return results
+        again = SIZES[number % 2]  # after a sampler at the other size, or another run of its own
+        assert torch.equal(self.run(patched, again, chosen), results[again])
 
 
 @pytest.fixture(scope="module")
-def sd15_bench(sd15, with_control):
-    return Bench(sd15, random_models.controlnet(), with_control)
+def sd15_bench(short_sd15, with_control):
+    return Bench(short_sd15, random_models.controlnet(topology.SD15 | SHORT_SD15), with_control)
 
 
 @pytest.fixture(scope="module")
@@ -137,13 +137,13 @@ def test_ours_give_the_same_picture_in_every_order_without_deep_shrink(sd15, siz
 
 def test_weights_that_the_host_casts_at_every_use(sd15_bench):
     """With little memory the weights stay where they are, and each layer fetches its own when it runs."""
-    model = random_models.sd15()
+    model = random_models.sd15(**SHORT_SD15)
     sample(model, SIZES[0], steps=1, cfg=1.0)  # loads it
     unet = model.get_model_object("diffusion_model")
     cast = [
         layer for layer in unet.modules() if hasattr(layer, "comfy_cast_weights") and layer.weight is not None
     ]
-    assert len(cast) > 200
+    assert len(cast) > 100
     for layer in cast:  # what lies in the layer is not what it uses: whoever reads it directly is found out
         with torch.no_grad():
             layer.weight.mul_(0.5)

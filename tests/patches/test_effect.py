@@ -36,6 +36,7 @@ class Brighten(Effect):
     name = "brighten"
     label = "Brighten"
     colour = (10, 20, 250)
+    resizes = False
 
     def stacked(self, effects):
         return merge_with_earlier(self, effects, lambda earlier: Brighten((*earlier.factors, *self.factors)))
@@ -71,9 +72,9 @@ class Beside(Brighten):
         return stand_beside(self, effects)
 
 
-@pytest.mark.parametrize("part", ["name", "label", "colour"])
+@pytest.mark.parametrize("part", ["name", "label", "colour", "resizes"])
 def test_an_effect_without_a_part_cannot_be_defined(part):
-    parts = {"name": "x", "label": "X", "colour": (1, 2, 3)}
+    parts = {"name": "x", "label": "X", "colour": (1, 2, 3), "resizes": False}
     del parts[part]
     with pytest.raises(TypeError, match=f"^Half: an effect without {part}$"):
         type("Half", (Effect,), parts)
@@ -83,7 +84,9 @@ def test_an_effect_without_a_part_cannot_be_defined(part):
 def test_an_effect_without_a_method_cannot_be_made(part):
     methods = {name: lambda self, *_: None for name in ("stacked", "install", "idle", "describe", "plan")}
     del methods[part]
-    half = type("Half", (Effect,), {"name": "x", "label": "X", "colour": (1, 2, 3)} | methods)
+    half = type(
+        "Half", (Effect,), {"name": "x", "label": "X", "colour": (1, 2, 3), "resizes": False} | methods
+    )
     with pytest.raises(TypeError, match=part):
         half()
 

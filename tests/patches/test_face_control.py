@@ -98,6 +98,15 @@ class TestOne:
         assert [len(text) for text in texts.read] == [4, 4]
         assert torch.equal(texts.read[0], torch.cat([of_none, of_none, of_face, of_face]))
 
+    def test_of_several_references_each_picture_reads_one_in_turn(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        of_face, of_none = (torch.cat(pair) for pair in zip(tokens_of(0), tokens_of(1), strict=True))
+        guided = guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none))
+        with Texts(network) as texts:
+            run(shallow_sdxl, guided, batch=3, steps=1)
+        assert torch.equal(texts.read[0], torch.cat([of_none, of_none[:1], of_face, of_face[:1]]))
+
     def test_apart_it_is_the_same(self, shallow_sdxl, conditions, network, keypoints, apart):
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         together = run(shallow_sdxl, guided)
@@ -257,6 +266,80 @@ class TestChains:
         assert inner.cond_hint is None
         assert inner.timestep_range is None
         assert torch.equal(run(shallow_sdxl, guided), first)
+
+
+def masks(*shown, size=(34, 44)):
+    """A mask for each picture: the right half of it where it is shown, else black."""
+    found = torch.zeros(len(shown), *size)
+    found[list(shown), :, size[1] // 2 :] = 1.0
+    return found
+
+
+class TestMasks:
+    """The mask of a face is one decision: for the prompt, for the residuals, and by the same picture as in the attention."""
+
+    @pytest.mark.parametrize(("given", "pictures"), [(2, 3), (2, 4), (3, 2)])
+    def test_each_picture_has_its_own_and_the_last_one_is_for_those_that_follow(
+        self, shallow_sdxl, conditions, network, keypoints, draw, given, pictures
+    ):
+        mask, tokens = draw(given, 34, 44), tokens_of(0)
+        own = FaceGuide(network, keypoints, mask=mask)
+        all_of_them = FaceGuide(network, keypoints, mask=mask[[min(i, given - 1) for i in range(pictures)]])
+        results = [
+            run(shallow_sdxl, guide_by_face(*conditions, guide, tokens), batch=pictures, steps=1)
+            for guide in (own, all_of_them)
+        ]
+        assert torch.equal(*results)
+
+    def test_a_picture_with_a_black_mask_is_that_of_the_prompt(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        plain = run(shallow_sdxl, conditions, batch=3)
+        guide = FaceGuide(network, keypoints, mask=masks(False, True, False))
+        result = run(shallow_sdxl, guide_by_face(*conditions, guide, tokens_of(0)), batch=3)
+        assert torch.equal(result[[0, 2]], plain[[0, 2]])
+        assert relative(result[1], plain[1]) > 1e-3
+
+    def test_of_two_people_each_may_be_in_some_pictures_alone(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        alice, bob = tokens_of(1), tokens_of(2)
+        first = guide_by_face(*conditions, FaceGuide(network, keypoints, mask=masks(True, False)), alice)
+        both = guide_by_face(*first, FaceGuide(network, keypoints, mask=masks(False, True)), bob)
+        result = run(shallow_sdxl, both, batch=2)
+        for picture, (tokens, shown) in enumerate(((alice, (True, False)), (bob, (False, True)))):
+            alone = guide_by_face(*conditions, FaceGuide(network, keypoints, mask=masks(*shown)), tokens)
+            assert torch.equal(result[picture], run(shallow_sdxl, alone, batch=2)[picture])
+
+    def test_the_prompt_of_two_people_goes_wherever_one_of_them_may(self, conditions, network, keypoints):
+        left, right = torch.zeros(2, 1, 8, 10)
+        left[..., :3], right[..., 6:] = 1.0, 0.5
+        first = guide_by_face(*conditions, FaceGuide(network, keypoints, mask=left), tokens_of(1))
+        second = guide_by_face(*first, FaceGuide(network, keypoints, mask=right), tokens_of(2))
+        assert torch.equal(second[0][0][1]["mask"], left + right)
+        anywhere = guide_by_face(*first, FaceGuide(network, keypoints), tokens_of(2))
+        assert "mask" not in anywhere[0][0][1]
+        assert "mask" not in second[1][0][1]
+
+    def test_a_mask_of_the_prompts_own_stays_where_the_face_has_none(self, conditions, network, keypoints):
+        own = masks(True)
+        [masked] = ConditioningSetMask().append(conditions[0], own, "default", 1.0)
+        guided, _ = guide_by_face(masked, conditions[1], FaceGuide(network, keypoints), tokens_of(0))
+        assert torch.equal(guided[0][1]["mask"], own)
+
+    def test_a_copy_whose_hint_is_cut_where_no_mask_is_adds_nothing(
+        self, shallow_sdxl, conditions, network, keypoints
+    ):
+        """As for a crop of the picture that lies beside the face."""
+        positive, _ = guide_by_face(
+            *conditions, FaceGuide(network, keypoints, mask=masks(True)), tokens_of(0)
+        )
+        options = positive[0][1]
+        crop = options["control"].copy()
+        crop.extra_concat_orig = [each[..., :10] for each in crop.extra_concat_orig]
+        beside = [[positive[0][0], {**options, "control": crop, "mask": torch.ones(1, 4, 4)}]]
+        result = run(shallow_sdxl, (beside, conditions[1]), steps=1)
+        assert relative(result, run(shallow_sdxl, conditions, steps=1)) < 1e-5
 
 
 class TestGuard:

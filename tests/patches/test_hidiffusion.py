@@ -100,9 +100,7 @@ def test_one_line_says_what_was_chosen_or_why_nothing(sd15, caplog):
         sample(model, (32, 32))
         sample(model, (16, 16))
     large, small = (record.message for record in caplog.records if record.name == "megapixel")
-    assert (
-        "block_number 1, downscale_factor 2.133, start_percent 0, end_percent 0.5, fade_percent 0.4" in large
-    )
+    assert "block_number 3, downscale_factor 2, start_percent 0, end_percent 0.35, fade_percent 0" in large
     assert "windows native" in large
     assert small.count("nothing to do") == small.count("not clearly above the trained size") == 2
 

@@ -1,4 +1,4 @@
-"""RAU-Net and MSW-MSA at 500 random sizes under a ControlNet: no crash, no residual dropped, no token resized."""
+"""RAU-Net and MSW-MSA at 200 random sizes under a ControlNet: no crash, no residual dropped, no token resized."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from devhost.tiny import random_models
 
 pytestmark = pytest.mark.slow
 
-CELLS = 500
-CHUNKS = 10
+CELLS = 200
+CHUNKS = 5
 STEPS = 10
-TEXT = 257  # tokens of the text: a prime above the longest side, so no grid or window has as many
+TEXT = 131  # tokens of the text: a prime above the longest side, so no grid or window has as many
 TRAINED = 256  # px
 WIDTHS = (
     [32] * 3 + [32] + [64] * 2 + [64] + [128] * 2 + [128] * 3
@@ -37,9 +37,9 @@ HALVINGS = [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
 
 
 def cell(number):
-    """Return the size (latent pixels, 256 to 2048 px, log-uniform), the step and the settings of one cell."""
+    """Return the size (latent pixels, 256 to 1024 px, log-uniform), the step and the settings of one cell."""
     rng = random.Random(f"HiDiffusion {number}")
-    size = tuple(round(32 * 8 ** rng.random()) for _ in range(2))
+    size = tuple(round(32 * 4 ** rng.random()) for _ in range(2))
     mode = rng.choice(["avg_pool2d", "adaptive_avg_pool2d", "adaptive_avg_pool2d", "bicubic", "area"])
     pairs = RAUNet(
         input_blocks=tuple(rng.sample((3, 6, 9), rng.randint(0, 2))),
@@ -177,18 +177,18 @@ def test_every_size_runs_and_every_residual_is_applied(model_and_attention, capl
 def test_the_cells_cover_what_they_should():
     cells = [cell(number) for number in range(CELLS)]
     sizes = [settings["size"] for settings in cells]
-    assert sum(height % 2 or width % 2 for height, width in sizes) > 300
-    assert sum(height != width for height, width in sizes) > 480
-    assert min(map(min, sizes)) < 34 < 250 < max(map(max, sizes))
+    assert sum(height % 2 or width % 2 for height, width in sizes) > 120
+    assert sum(height != width for height, width in sizes) > 190
+    assert min(map(min, sizes)) < 34 < 120 < max(map(max, sizes))
     pairs = [settings["rau"] for settings in cells if isinstance(settings["rau"], RAUNet)]
     assert {block for pair in pairs for block in pair.ca_input_blocks} == set(range(1, 12))
     assert {block for pair in pairs for block in pair.input_blocks} == {3, 6, 9}
     for name in ("published", *get_args(Resolution), None):
-        assert sum(settings["rau"] == name for settings in cells) > 40
+        assert sum(settings["rau"] == name for settings in cells) > 15
     assert all(
-        sum(settings["windows"] == name for settings in cells) > 100 for name in ("2x2", "native", None)
+        sum(settings["windows"] == name for settings in cells) > 40 for name in ("2x2", "native", None)
     )
-    assert sum(settings["shrink"] is not None for settings in cells) > 80
+    assert sum(settings["shrink"] is not None for settings in cells) > 30
 
 
 def test_the_stand_in_gives_what_a_controlnet_gives(light_model, light_controlnet, with_control):

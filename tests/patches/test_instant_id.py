@@ -731,6 +731,16 @@ class TestBaseModel:
         assert list(found) == known_layers()
         assert set(found.values()) == {64, 128}
 
+    @pytest.mark.parametrize(("middle", "count"), [(-2, 12), (-1, 12), (2, 14)])
+    def test_smaller_ones_made_from_sdxl(self, network, middle, count):
+        """Such as KOALA, which may have no middle block at all."""
+        koala = random_models.sdxl(
+            num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 2], transformer_depth_output=[0, 0, 2, 2, 2, 2],
+            transformer_depth_middle=middle,
+        )  # fmt: skip
+        with pytest.raises(ValueError, match=rf"got SDXL with {count} to tokens of 2048\. .*KOALA"):
+            check_base_model(koala, network.widths, network.context)
+
     def test_others_are_one_sentence(self, sd15, sdxl, network):
         for model, got in ((sd15, "SD15 with 16 to tokens of 768"), (sdxl, "SDXL with 70 to tokens of 2048")):
             with pytest.raises(

@@ -17,12 +17,13 @@ from comfy.samplers import calculate_sigmas
 from megapixel.host.upsample import reaches_upsample
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_effect import Pooling, RescalePlan, _pool_before_skip
 from megapixel.patches.rau_net_preset import known_preset
 from megapixel.patches.rau_net_published import Published
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
 from megapixel.patches.topology import topology_of
-from megapixel.patches.wrapper import planned
+from megapixel.patches.wrapper import _published, planned
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
@@ -84,11 +85,13 @@ class TestWindow:
         for call in watcher.calls:
             sampling = sd15.get_model_object("model_sampling")
             dilated, pooled = (
-                float(sampling.sigma(torch.tensor(stop)))
+                round(float(sampling.sigma(torch.tensor(stop))), 4)
                 <= call.sigma
-                <= float(sampling.sigma(torch.tensor(start)))
+                <= round(float(sampling.sigma(torch.tensor(start))), 4)
                 if unit == "timestep"
                 else sigma_at(sd15, end) <= call.sigma <= sigma_at(sd15, begin)
+                if unit == "sigma"
+                else round(sigma_at(sd15, end), 4) <= call.sigma <= round(sigma_at(sd15, begin), 4)
                 for (begin, end), (start, stop) in (
                     ((0.1, 0.4), (settings.start_time, settings.end_time)),
                     ((0.3, 0.7), (settings.ca_start_time, settings.ca_end_time)),
@@ -116,6 +119,21 @@ class TestWindow:
             watcher.calls.clear()
             sample(model, (32, 24), steps=6, cfg=1.0, denoise=denoise)
             assert [call.sizes["input", 3] for call in watcher.calls] == [(8, 6)] * 3 + [(16, 12)] * 3
+
+    @pytest.mark.parametrize(
+        ("end", "is_on"), [(0.35, False), (0.4, True), (0.45, True), (0.5, False), (0.6, False)]
+    )
+    @pytest.mark.parametrize("unit", ["percent", "timestep"])
+    def test_a_step_exactly_on_the_end_is_decided_by_four_decimals(self, sd15, end, is_on, unit):
+        """As in the original: the end's noise level is rounded, up or down. The steps before and after it are not in question."""
+        times = {"percent": (0.0, end), "timestep": (999.0, 999.0 * (1 - end))}[unit]
+        settings = only_downsample(time_mode=unit, start_time=times[0], end_time=times[1])
+        sampling = sd15.get_model_object("model_sampling")
+        sigmas = calculate_sigmas(sampling, "sgm_uniform", 20)
+        [step] = [i for i in range(20) if abs(sigmas[i] - sigma_at(sd15, end)) < 1e-4]
+        window = settings.schedule.resolve(sampling, sigmas)
+        on = [window.strength(sigma) for sigma in sigmas[:-1].tolist()]
+        assert on == [float(i < step or (i == step and is_on)) for i in range(20)]
 
 
 def fuzzed(number, family):
@@ -206,16 +224,19 @@ class TestSizes:
         assert watcher.calls[0].sizes["output", 7] == expected
         assert watcher.calls[0].attention["output", 8] == half(size)
 
-    @pytest.mark.parametrize("increment", [1, 8])
-    @pytest.mark.parametrize(("ceil", "expected"), [(True, (10, 5)), (False, (9, 5))])
-    def test_avg_pool2d_rounds_as_told_and_knows_no_increment(self, sd15, watch, ceil, expected, increment):
+    @pytest.mark.parametrize(
+        ("increment", "ceil", "expected"),
+        [(1, True, (10, 5)), (1, False, (9, 5)), (4, True, (10, 5)), (8, True, (10, 15))],
+    )
+    def test_avg_pool2d_takes_whole_squares(self, sd15, watch, increment, ceil, expected):
+        """Features of 19 x 15: the targets are 9 x 5, 8 x 4 and 8 x 8 pixels."""
         base = sd15.clone()
         watcher = watch(base)
         settings = only_ca(
             ca_downscale_mode="avg_pool2d", ca_downscale_factor=2, ca_downscale_factor_w=3,
             ca_avg_pool2d_ceil_mode=ceil, ca_latent_pixel_increment=increment,
         )  # fmt: skip
-        sample(apply_rau_net(base, settings), SIZE, steps=1, cfg=1.0)  # features 19 x 15
+        sample(apply_rau_net(base, settings), SIZE, steps=1, cfg=1.0)
         assert watcher.calls[0].sizes["input", 5] == expected
 
     def test_after_the_skip_the_skip_keeps_its_size(self, sd15, watch):
@@ -228,6 +249,65 @@ class TestSizes:
             assert call.sizes["input", 5] == call.sizes["output", 6] == (10, 8)
             assert call.sizes["output", 7] == skip
             assert call.attention["output", 7] == skip
+
+
+def side_of_the_rule(side, factor, increment):
+    """A side's target: rounded down to increments, at least one, never beyond the side in the direction of the factor."""
+    increments = 0
+    while (increments + 1) * factor <= side / increment:
+        increments += 1
+    target = max(increments, 1) * increment
+    return min(target, side) if factor >= 1 else max(target, side)
+
+
+class TestRule:
+    """The rule of the pooled size, on 200 sizes and all modes that average."""
+
+    @pytest.mark.parametrize("mode", ["avg_pool2d", "adaptive_avg_pool2d"])
+    @pytest.mark.parametrize("factors", [(2.0, None), (3.0, 2.0), (40.0, 1.0)], ids=str)
+    def test_on_200_sizes(self, sd15, draw, mode, factors):
+        rng = random.Random(7)
+        for number in range(200):
+            increment, ceil = rng.choice([1, 4, 8, 8]), number % 2 == 0
+            settings = only_ca(
+                ca_downscale_mode=mode, ca_downscale_factor=factors[0], ca_downscale_factor_w=factors[1],
+                ca_latent_pixel_increment=increment, ca_avg_pool2d_ceil_mode=ceil,
+            )  # fmt: skip
+            size = rng.randint(1, 40), rng.randint(1, 40)
+            features = draw(1, 2, *size, seed=number)
+            target = tuple(
+                side_of_the_rule(side, factor or factors[0], increment)
+                for side, factor in zip(size, factors, strict=True)
+            )
+            if target == size:
+                expected = features
+            elif mode == "avg_pool2d":
+                kernel = tuple(max(1, side // aim) for side, aim in zip(size, target, strict=True))
+                expected = averaged_in_squares(features, kernel, ceil)
+            else:
+                expected = averaged(features, target)
+            pooling = Pooling(settings, settings.factors)
+            plan = RescalePlan(pooled={4: pooling})
+            with _published({"rau_net": plan}, features.device):
+                result = _pool_before_skip(features, {"block": ("input", 4)})
+            assert tuple(result.shape[2:]) == pooling.size(size) == tuple(expected.shape[2:]), (
+                size,
+                increment,
+            )
+            assert torch.allclose(result, expected, atol=1e-6)
+
+    def test_nothing_happens_to_features_that_have_the_size(self, sd15):
+        """Not even the multipliers: 15 x 12 pixels hold one increment of 8, and more than a half of them."""
+        settings = only_ca(
+            ca_downscale_mode="avg_pool2d", ca_latent_pixel_increment=8, ca_pre_downscale_multiplier=3.0
+        )
+        assert Pooling(settings, settings.factors).size((15, 12)) == (15, 12)
+        plain = sample(sd15, (14, 10), steps=1, cfg=1.0)
+        assert torch.equal(sample(apply_rau_net(sd15, settings), (14, 10), steps=1, cfg=1.0), plain)
+
+    def test_the_simple_preset_pools_in_squares(self, sd15):
+        settings = known_preset(topology_of(sd15.model.diffusion_model), "high")
+        assert Pooling(settings, settings.factors).size((48, 40)) == (24, 20)
 
 
 class TestFade:
@@ -253,7 +333,8 @@ class TestFade:
                 ca_downscale_factor=4.0, ca_fadeout_start_time=0.2, ca_fadeout_cap=cap, ca_end_time=0.8
             )
             sample(apply_rau_net(base, settings), (64, 48), steps=20, cfg=1.0, scheduler="sgm_uniform")
-            inside = [call for call in watcher.calls if call.sigma >= sigma_at(light_model, 0.8)]
+            end = round(sigma_at(light_model, 0.8), 4)
+            inside = [call for call in watcher.calls if call.sigma >= end]
             assert {call.sizes["input", 5][0] for call in watcher.calls[len(inside) :]} == {32}
             return [call.sizes["input", 5][0] for call in inside]
 
@@ -431,15 +512,16 @@ class TestNumbers:
         assert relative(seen.after["input", 4], averaged(seen.before["input", 4], (11, 5))) < 1e-5
 
     @pytest.mark.parametrize("ceil", [True, False])
-    @pytest.mark.parametrize("factors", [(2, None), (3, 2), (2, 4)])
-    def test_avg_pool2d_averages_squares(self, biased, factors, ceil):
+    @pytest.mark.parametrize(("factors", "kernel"), [((2, None), (2, 2)), ((3, 2), (3, 2)), ((2, 4), (2, 5))])
+    def test_avg_pool2d_averages_squares(self, biased, factors, kernel, ceil):
+        """Of features of 19 x 15."""
         height, width = factors
         settings = only_ca(
             ca_downscale_mode="avg_pool2d", ca_downscale_factor=height, ca_downscale_factor_w=width,
             ca_avg_pool2d_ceil_mode=ceil,
         )  # fmt: skip
         seen = Features(biased, settings)
-        expected = averaged_in_squares(seen.before["input", 4], (height, width or height), ceil)
+        expected = averaged_in_squares(seen.before["input", 4], kernel, ceil)
         assert relative(seen.after["input", 4], expected) < 1e-5
 
 
@@ -773,19 +855,6 @@ class TestBadInput:
             ),
         ):
             RAUNet(ca_fadeout_start_time=fade, ca_end_time=end, time_mode=unit)
-
-    def test_a_factor_that_leaves_no_pixels_is_said_when_the_size_is_known(self, sd15):
-        plain = sample(sd15, (20, 26))
-        model = apply_rau_net(sd15, only_ca(ca_downscale_factor=11.0))
-        for _ in range(2):
-            with pytest.raises(
-                ValueError,
-                match=r"^ca_downscale_factor: expected at most 10 for the 10x13 features of input block 4, got 11\. ",
-            ):
-                sample(model, (20, 26))
-        assert planned("rau_net", plain) is None
-        assert torch.equal(sample(sd15, (20, 26)), plain)
-        assert sample(model, (24, 26)).isfinite().all()
 
     def test_a_run_that_changes_nothing_says_why(self, sd15, caplog):
         model = apply_rau_net(

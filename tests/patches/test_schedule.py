@@ -77,7 +77,7 @@ def test_steps_are_counted_as_published(sampling, scheduler, steps):
     sigmas = comfy.samplers.calculate_sigmas(sampling, scheduler, steps)
     count = len(sigmas) - 1
     for start, end in ((0.0, 0.4), (0.0, 0.7), (0.16, 0.4), (0.3, 0.31), (0.0, 1.0)):
-        window = schedule_in("steps", start, end).resolve(sampling, sigmas)
+        window = schedule_in("steps", start, end).resolve(sampling, tuple(sigmas.tolist()))
         on = [window.strength(float(sigma)) == 1.0 for sigma in sigmas[:-1]]
         assert on == [int(start * count) <= step < int(end * count) for step in range(count)]
 
@@ -91,7 +91,7 @@ def test_steps_are_counted_as_published(sampling, scheduler, steps):
     ids=str,
 )  # fmt: skip
 def test_a_whole_window_is_on_at_any_noise_level_and_known_as_such(sampling, schedule, whole):
-    window = schedule.resolve(sampling, torch.linspace(10, 0, 11))
+    window = schedule.resolve(sampling, tuple(torch.linspace(10, 0, 11).tolist()))
     assert window.is_whole == whole
     if whole:
         assert all(window.strength(sigma) == 1.0 for sigma in (0.0, 1e-6, 14.6, 200.0, 999999999.9))
@@ -99,7 +99,7 @@ def test_a_whole_window_is_on_at_any_noise_level_and_known_as_such(sampling, sch
 
 def test_a_fade_in_steps(sampling):
     sigmas = torch.linspace(10, 0, 11)
-    window = schedule_in("steps", 0.0, 0.4, 0.3).resolve(sampling, sigmas)
+    window = schedule_in("steps", 0.0, 0.4, 0.3).resolve(sampling, tuple(sigmas.tolist()))
     strengths = [window.strength(float(sigma)) for sigma in sigmas[:-1]]
     assert strengths == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
 

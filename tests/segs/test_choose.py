@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from megapixel.scaling.box import Box
-from megapixel.segs.choose import MEASURES, TOUCHING, Choice, choose_segments, slice_segments
+from megapixel.segs.choose import MEASURES, TOUCHING, Choice, choose_segments, join_segments, slice_segments
+from megapixel.segs.segment import Slice
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,37 @@ def test_a_box_with_nothing_in_it_is_refused_in_one_sentence(segment):
 
 def test_a_box_that_is_empty_has_no_area():
     assert Box(5, 5, 3, 9).area == 0
+
+
+CHOICES = [
+    Choice(labels=frozenset({"a"})),
+    Choice(order="area", reverse=True),
+    Choice(order="left to right", first=2, count=7),
+    Choice(count=1),
+]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_worker_s_slice_is_chosen_from_as_one_worker_would_choose(random_boxes, segment, choice):
+    found = [
+        segment(corners, label="ab"[n % 2]) for n, corners in enumerate(random_boxes(Random(3), (60, 90), 20))
+    ]
+    expected = choose_segments(found, choice)
+    shares = [choose_segments(slice_segments(found, worker, 3), choice) for worker in range(3)]
+    for side in (0, 1):
+        parts = [share[side] for share in shares]
+        assert all(isinstance(part, Slice) and part.whole == expected[side] for part in parts)
+        assert sorted(place for part in parts for place in part.positions) == list(range(len(expected[side])))
+        assert all(list(part) == [expected[side][place] for place in part.positions] for part in parts)
+
+
+def test_joined_slices_know_whose_work_is_whose(segment):
+    found = [segment((x, 0, x + 20, 20)) for x in (0, 30, 60, 90)]
+    first, second = Slice(found[:2], [1]), Slice(found[2:], [0])
+    both = join_segments(first, second)
+    assert isinstance(both, Slice)
+    assert (both.whole, both.positions) == (found, [1, 2])
+    with_all = join_segments(first, found[2:])
+    assert isinstance(with_all, Slice)
+    assert with_all.positions == [1, 2, 3]
+    assert type(join_segments(found[:1], found[1:])) is list

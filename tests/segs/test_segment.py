@@ -159,6 +159,7 @@ def test_a_pack_that_does_not_know_a_slice_sees_a_plain_list(segment):
     assert len(share) == 2
     assert list(share) == own
     assert share[0] is own[0]
+    assert share.index(own[0]) == 0
     assert (
         type(share[:1])
         is type(share.copy())
@@ -220,3 +221,63 @@ def test_making_a_frame_s_segment_leaves_the_plain_one(segment):
     first, second = FrameSEG.of(plain, 0), FrameSEG.of(plain, 1)
     assert (first.frame, second.frame) == (0, 1)
     assert not hasattr(plain, "frame")
+
+
+def moving(*lefts, size=(6, 8)):
+    """Return a mask (F, h, w) with two white columns at `left` in each frame; None for a black one."""
+    masks = np.zeros((len(lefts), *size), np.float32)
+    for mask, left in zip(masks, lefts, strict=True):
+        if left is not None:
+            mask[:, left : left + 2] = 1
+    return masks
+
+
+PER_FRAME = {
+    "array": moving(0, None, 6),
+    "tensor": torch.from_numpy(moving(0, None, 6)),
+    "leading ones": moving(0, None, 6)[None],
+    "a channel": moving(0, None, 6)[:, None],
+    "bytes": (moving(0, None, 6) * 255).astype(np.uint8),
+}
+
+
+@pytest.mark.parametrize("masks", PER_FRAME.values(), ids=PER_FRAME)
+def test_a_mask_for_each_frame_is_a_segment_of_that_frame_where_it_is_not_black(segment, masks):
+    segs = ((20, 30), [segment((0, 0, 9, 9)), segment((2, 2, 10, 8), masks)])
+    _, (first, *own) = read_segments(segs, 3)
+    assert (first.number, first.frame) == (0, None)
+    assert [(part.number, part.frame) for part in own] == [(1, 0), (1, 2)]
+    for part, left in zip(own, (0, 6), strict=True):
+        assert torch.equal(part.mask, torch.from_numpy(moving(left)[0]))
+
+
+def test_masks_for_another_number_of_frames_are_taken_together(segment):
+    segs = ((20, 30), [segment((2, 2, 10, 8), moving(0, 4))])
+    for frames in (1, 3):
+        _, [part] = read_segments(segs, frames)
+        assert part.frame is None
+        assert torch.equal(part.mask, torch.from_numpy(moving(0)[0] + moving(4)[0]))
+
+
+def test_a_segment_of_one_frame_with_masks_for_all_takes_its_own(segment):
+    entry = FrameSEG.of(segment((2, 2, 10, 8), moving(0, 2, None)), 1)
+    _, [part] = read_segments(((20, 30), [entry]), 3)
+    assert (part.frame, part.empty) == (1, False)
+    assert torch.equal(part.mask, torch.from_numpy(moving(2)[0]))
+    _, [part] = read_segments(((20, 30), [FrameSEG.of(entry, 2)]), 3)
+    assert (part.frame, part.empty) == (2, True)
+
+
+EMPTY = [((0, 0), []), [[0, 0], ()], ((5, 0), iter([])), ((0, 0), Slice([], []))]
+
+
+@pytest.mark.parametrize("segs", EMPTY)
+def test_nothing_found_has_no_size(segs):
+    assert read_segments(segs)[1] == []
+
+
+def test_segments_of_a_picture_without_a_pixel_are_one_sentence(segment):
+    found = [segment((0, 0, 9, 9))]
+    for entries in (found, Slice(found, [])):
+        with pytest.raises(ValueError, match=r"segs: expected a picture of at least 1x1, got 0x0\. "):
+            read_shape(((0, 0), entries))

@@ -50,8 +50,16 @@ def test_the_workflow_runs_and_its_pictures_carry_it(server):
 def test_the_log_says_what_auto_chose(server):
     server.run(tiny_prompt())
     assert re.search(
-        r"Deep Shrink: block_number 1, downscale_factor 2.133, .* latent 32x32", server.log.read_text()
+        r"Deep Shrink: block_number 3, downscale_factor 2, .* latent 32x32", server.log.read_text()
     )
+
+
+def test_a_prompt_with_an_input_that_the_node_had_once_runs_as_without_it(server):
+    """`remove_mottle` was the last input before the first release."""
+    now, once = (
+        sorted(server.images(server.run(tiny_prompt(**old)))) for old in ({}, {"remove_mottle": True})
+    )
+    assert all(np.array_equal(pixels(a), pixels(b)) for a, b in zip(now, once, strict=True))
 
 
 def test_the_same_seed_gives_the_same_picture(server):

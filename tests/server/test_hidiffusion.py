@@ -46,7 +46,7 @@ def test_the_workflow_runs_shows_its_plan_and_says_what_it_chose(server):
     assert not np.array_equal(ours, plain)
     assert pixels(server, history, titled(prompt, "What will happen when")).shape[1] == 1280
     assert re.search(
-        r"Deep Shrink: block_number 1, downscale_factor 2.133, .* latent 32x32, .* \| MSW-MSA: input_blocks 1,2, .* windows native",
+        r"Deep Shrink: block_number 3, downscale_factor 2, .* latent 32x32, .* \| MSW-MSA: input_blocks 1,2, .* windows native",
         server.log.read_text(),
     )
 

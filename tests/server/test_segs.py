@@ -10,7 +10,17 @@ import torch
 import torch.nn.functional as F
 
 from devhost.demo import EXAMPLE_CHECKPOINT, EXAMPLE_MODEL
-from devhost.segs_demo import EXAMPLE, SCALE, UPSCALE, draw_figures, example_prompt, tiny_prompt
+from devhost.segs_demo import (
+    DENOISE_SMALL,
+    EXAMPLE,
+    SCALE,
+    TRAINED,
+    UPSCALE,
+    draw_figures,
+    example_prompt,
+    small_prompt,
+    tiny_prompt,
+)
 from devhost.server import PromptFailure
 from devhost.upscale_demo import read_picture, write_picture
 from devhost.workflow import read_png_text, to_graph
@@ -78,6 +88,18 @@ def test_small_figures_come_back_sharp_and_the_rest_keeps_its_bits(server, figur
     assert torch.equal(picture[..., outside], plain[..., outside])
     assert edge_strength(picture, figures.mask) > 1.3 * edge_strength(plain, figures.mask)
     assert json.loads(read_png_text(file)["workflow"]) == graph
+
+
+def test_small_figures_stay_figures_where_they_are_sampled_at_the_model_s_size(server, figures):
+    truth = F.interpolate(figures.truth, scale_factor=0.5, mode="area")
+    inside = F.interpolate(figures.mask[None, None], scale_factor=2)[0, 0] > 0
+
+    def error(target_size):
+        prompt = small_prompt(DENOISE_SMALL, target_size)
+        prompt[UPSCALE]["inputs"]["steps"] = STEPS
+        return (refined(server, prompt)[0] - truth)[..., inside].abs().mean().item()
+
+    assert error(TRAINED) < 0.5 * error(0)
 
 
 def test_the_preview_node_draws_every_segment(server, figures):

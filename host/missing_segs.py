@@ -1,0 +1,49 @@
+"""What becomes of the segments of workers whose results did not arrive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from logging import WARNING
+from typing import Any
+
+from ..errors import bad_input
+from ..segs.merge import Missing
+from ..segs.segment import SEGS, Slice, read_shape, whole_of
+from .log import log
+
+NOTHING: SEGS = ((0, 0), [])
+REFINE, STOP, LEAVE = POLICIES = ("refine", "stop", "leave")
+
+
+@dataclass(frozen=True)
+class MissingSegs:
+    """SEGS that nobody refined, and the texts about them for the node, which are logged."""
+
+    segs: SEGS
+    texts: list[str]
+
+
+def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
+    """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
+
+    Raises:
+        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other ones.
+    """
+    found: SEGS = NOTHING
+    if segs is not None:
+        size, segments = read_shape(segs)
+        whole = whole_of(segments)
+        if len(whole) != missing.total:
+            hint = "Connect what goes to Slice SEGS."
+            raise bad_input("segs", f"the {missing.total} segments of the workers", len(whole), hint)
+        found = size, Slice(whole, missing.numbers)
+    if not missing.numbers:
+        return MissingSegs(found, [])
+    slices = ", ".join(map(str, missing.slices))
+    what = f"slice {slices} of 0 to {missing.count - 1} did not arrive: {len(missing.numbers)} of {missing.total} segments are not refined"
+    if policy == STOP or (policy == REFINE and segs is None):
+        hint = "Look at the log of that worker, and whether it takes part. To go on: connect segs and refine the output missing, or set on_missing to leave."
+        raise bad_input("results", f"all of {missing.count} slices", f"less: {what}", hint)
+    text = f"results: {what}. " + ("They are in missing." if policy == REFINE else "They stay as they were.")
+    log.log(WARNING, text)
+    return MissingSegs(found, [text])

@@ -1,0 +1,65 @@
+"""An upscaler hook of another pack, called after each paste. What it raises ends no run."""
+
+from __future__ import annotations
+
+from logging import WARNING
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from .log import log_once
+
+
+class PasteHook:
+    """Gives the picture (F, H, W, C) to a hook's `post_paste`, and takes back what it made of it.
+
+    Attributes:
+        calls, failures: how often it was called, and how often in vain.
+    """
+
+    def __init__(self, frames: Tensor, hook: Any) -> None:
+        self._frames, self._hook = frames, hook
+        self._post_paste: Any = getattr(hook, "post_paste", None)
+        self._before = torch.empty_like(frames) if self._post_paste else frames
+        self.calls = self.failures = 0
+
+    def __call__(self) -> None:
+        """Let the hook have the picture. After an error in it the picture is the one from before."""
+        if self._post_paste is None:
+            return
+        self.calls += 1
+        self._before.copy_(self._frames)
+        try:
+            changed = self._post_paste(self._frames)
+            if changed.shape != self._frames.shape:
+                raise ValueError(f"it made {tuple(self._frames.shape)} to {tuple(changed.shape)}")
+            if changed is not self._frames:
+                self._frames.copy_(changed)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception as error:
+            self._frames.copy_(self._before)
+            self.failures += 1
+            kind = type(error).__name__
+            log_once(
+                "upscaler_hook_opt: %s raised %s: %s",
+                self._name,
+                kind,
+                " ".join(str(error).split()),
+                level=WARNING,
+            )
+
+    def texts(self) -> list[str]:
+        """Return what to show at the node when all is done."""
+        if not self.failures:
+            return []
+        return [
+            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the picture is as it was before these calls. "
+            "The log has its error."
+        ]
+
+    @property
+    def _name(self) -> str:
+        return type(self._hook).__name__

@@ -1,0 +1,59 @@
+"""Other packs inside the same UNet: what they need to find where features are small, and what cannot work beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import bad_input
+from ..host.compat import is_supir
+from .effect import Effect
+from .topology import Topology
+
+TRUE_SHAPE = (
+    "megapixel_shape"  # in a layer's extra_options: the latent's shape, where `original_shape` was fitted
+)
+
+Patches = dict[str, list[Any]]
+
+
+def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Effect]) -> None:
+    """Fit the patches of other packs to the effects that act in a run; `patches` are this run's own lists.
+
+    Raises:
+        ValueError: one of them cannot work beside an effect.
+    """
+    resizing = [effect.label for effect in acting if effect.resizes]
+    if not resizing:
+        return
+    if any(is_supir(patch) for patch in patches.get("middle_block_after_patch", ())):
+        expected = f"a model without SUPIR for {' and '.join(resizing)}"
+        hint = "SUPIR adds to features of their full size; remove one of the two."
+        raise bad_input("model", expected, "SUPIR on it", hint)
+    if "attn1_patch" in patches:
+        patches["attn1_patch"].insert(0, partial(_fit_original_shape, topology))
+
+
+def _fit_original_shape(
+    topology: Topology, tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Give a layer on resized features the `original_shape` of a latent that has such features.
+
+    Other packs (ToMe, HyperTile) divide it by the number of tokens to find the layer's grid.
+    """
+    shape = options["original_shape"]
+    level = topology.blocks[options["block"]].level
+    height, width = options["activations_shape"][-2:]
+    if (height, width) != tuple(_halved(side, level) for side in shape[-2:]):
+        options[TRUE_SHAPE] = shape
+        options["original_shape"] = [*shape[:-2], height << level, width << level]
+    return tokens, context, value
+
+
+def _halved(side: int, level: int) -> int:
+    for _ in range(level):
+        side = -(-side // 2)  # stride 2 with padding 1 rounds up
+    return side

@@ -1,0 +1,117 @@
+"""What one of several workers did, in bytes that travel with its picture: which segments, which pixels they changed, and to what.
+
+Pixels that a worker changed keep their bits. What was there before, in 16 bits, is for pixels that every worker changed, where nobody else
+has the picture that all began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import bad_input
+from ..scaling.size import Size
+from .segment import SEG, Slice, box_of, whole_of
+
+_FINE = 65535  # steps of the picture before
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Which part of the work it is.
+
+    Attributes:
+        index, count: which slice of how many.
+        numbers: the segments refined, by their place in the list of all workers.
+        total, digest: how many there are in all, and a fingerprint of them.
+    """
+
+    index: int
+    count: int
+    numbers: tuple[int, ...]
+    total: int
+    digest: str
+
+
+@dataclass(frozen=True, eq=False)
+class Share:
+    """A worker's result.
+
+    Attributes:
+        changed: (F, H, W) bool.
+        values: (n, C) float32, of the changed pixels in order.
+        before: (n, C) float32, the same pixels before, to 1/65535.
+    """
+
+    contents: Contents
+    changed: Tensor
+    values: Tensor
+    before: Tensor
+
+
+def contents_of(found_in: Size, segments: list[SEG]) -> Contents:
+    """Return which part of the work a list of segments is; a list that is no slice is all of it."""
+    whole = whole_of(segments)
+    sliced = segments if isinstance(segments, Slice) else Slice(whole, range(len(whole)))
+    return Contents(
+        sliced.slice_index,
+        sliced.slice_count,
+        tuple(sliced.positions),
+        len(whole),
+        digest_of(found_in, whole),
+    )
+
+
+def digest_of(found_in: Size, segments: Sequence[SEG]) -> str:
+    """Return a fingerprint of the regions of segments."""
+    boxes = [box_of(segment.crop_region, "crop_region", number) for number, segment in enumerate(segments)]
+    return hashlib.blake2b(repr((tuple(found_in), boxes)).encode(), digest_size=8).hexdigest()
+
+
+def pack_share(before: Tensor, after: Tensor, contents: Contents) -> bytes:
+    """Return in bytes what a worker changed from `before` to `after` (F, H, W, C)."""
+    changed = (before != after).any(dim=-1).cpu()
+    stored = io.BytesIO()
+    np.savez(
+        stored,
+        contents=np.frombuffer(json.dumps(asdict(contents)).encode(), np.uint8),
+        shape=np.array(changed.shape),
+        changed=np.packbits(changed.numpy()),
+        values=after.cpu()[changed].float().numpy(),
+        before=(before.cpu()[changed].clamp(0, 1) * _FINE).round().numpy().astype(np.uint16),
+    )
+    return stored.getvalue()
+
+
+def unpack_share(data: bytes) -> Share:
+    """Return what `pack_share` was given.
+
+    Raises:
+        ValueError: the bytes are something else.
+    """
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            arrays: dict[str, Any] = dict(stored)
+        read: dict[str, Any] = json.loads(arrays["contents"].tobytes())
+        numbers = tuple(int(number) for number in read.pop("numbers"))
+        contents = Contents(numbers=numbers, **read)
+        shape = tuple(int(length) for length in arrays["shape"])
+        bits = np.unpackbits(arrays["changed"], count=int(np.prod(shape))).astype(bool)
+        changed = torch.as_tensor(bits).reshape(shape)
+        values = torch.as_tensor(arrays["values"])
+        before = torch.as_tensor(arrays["before"].astype(np.float32) / _FINE)
+    except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        expected = "what Send SEGS Result of this version packs"
+        raise bad_input(
+            "results", expected, str(error), "Use one version of the pack on all workers."
+        ) from None
+    return Share(contents, changed, values, before)

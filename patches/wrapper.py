@@ -46,7 +46,7 @@ Plans = Mapping[str, Plan | None]
 # What each effect does in the call that runs on a device now. Read through `planned`.
 _PLANS: dict[_Key, Plan | None] = {}
 # Whose plans they are, and for latents of which size.
-_PUBLISHED: dict[Device, tuple[_Wrapper, Size]] = {}
+_PUBLISHED: dict[Device, tuple[_Wrapper, Size] | None] = {}
 
 
 def planned(effect: str, features: Tensor, options: Mapping[str, Any] | None = None) -> Plan | None:
@@ -197,7 +197,8 @@ class _Wrapper:
         plans = self.plan(
             executor.class_obj, size, x.device, _noise_levels(t, options), options, control is not None, marks
         )
-        with self._published(plans, x.device, size, options):
+        _note(plans, options)
+        with _published(plans, x.device, (self, size)):
             return executor(x, t, c_concat, c_crossattn, self._fitted(control, plans), options, **kwargs)
 
     def around_unet(
@@ -219,7 +220,8 @@ class _Wrapper:
             return executor(x, timesteps, context, y, control, options, **kwargs)
         size, levels = latent_size_of(x), _noise_levels(timesteps, options)
         plans = self.plan(run.model, size, x.device, levels, options, control is not None, marks)
-        with self._published(plans, x.device, size, options):
+        _note(plans, options)
+        with _published(plans, x.device, (self, size)):
             return executor(x, timesteps, context, y, self._fitted(control, plans), options, **kwargs)
 
     def plan(
@@ -256,30 +258,34 @@ class _Wrapper:
         published = _PUBLISHED.get((x.device.type, x.device.index))
         return published is not None and published[0] is self and published[1] == tuple(x.shape[-2:])
 
-    @contextmanager
-    def _published(
-        self, plans: Plans, device: torch.device, size: Size, options: Mapping[str, Any]
-    ) -> Iterator[None]:
-        if RUN in options:
-            options[RUN].note(plans)
-        place: Device = (device.type, device.index)
-        now: dict[_Key, Plan | None] = {(*place, name): plan for name, plan in plans.items()}
-        before = {key: _PLANS[key] for key in now if key in _PLANS}
-        publisher = _PUBLISHED.get(place)
-        _PLANS.update(now)
-        _PUBLISHED[place] = self, size
-        try:
-            yield
-        finally:
-            for key in now:
-                del _PLANS[key]
-            _PLANS.update(before)
-            del _PUBLISHED[place]
-            if publisher is not None:
-                _PUBLISHED[place] = publisher
+
+@contextmanager
+def _published(
+    plans: Plans, device: torch.device, publisher: tuple[_Wrapper, Size] | None = None
+) -> Iterator[None]:
+    place: Device = (device.type, device.index)
+    now: dict[_Key, Plan | None] = {(*place, name): plan for name, plan in plans.items()}
+    before = {key: _PLANS[key] for key in now if key in _PLANS}
+    publisher_before = _PUBLISHED.get(place)
+    _PLANS.update(now)
+    _PUBLISHED[place] = publisher
+    try:
+        yield
+    finally:
+        for key in now:
+            del _PLANS[key]
+        _PLANS.update(before)
+        del _PUBLISHED[place]
+        if publisher_before is not None:
+            _PUBLISHED[place] = publisher_before
 
 
 _DID_NOT_ACT = "did nothing in this run. Its model calls were smaller than the latent, or another pack ran the UNet in its own way"
+
+
+def _note(plans: Plans, options: Mapping[str, Any]) -> None:
+    if RUN in options:
+        options[RUN].note(plans)
 
 
 def _without_marks(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -137,5 +137,6 @@ def takes_batch_as_time(vae: Any) -> bool:
 def patch_side(model: Any) -> int:
     """Return the latent pixels to the side of a transformer's token; 1 for a UNet."""
     network = model.get_model_object("diffusion_model")
-    size = getattr(network, "patch_size", None) or getattr(network, "patch_spatial", None) or 1
+    sizes = (getattr(network, name, None) for name in ("patch_size", "patch_spatial", "patch"))
+    size = next((size for size in sizes if isinstance(size, (int, list, tuple))), 1)
     return int(size[-1]) if isinstance(size, (list, tuple)) else int(size)

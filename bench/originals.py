@@ -166,10 +166,10 @@ SCHEDULERS = (
 HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
 
 
-def sizes(count: int, multiple: int = 1) -> list[Size]:
-    """Return different latent sizes from 9 to 40 pixels, that is pictures with sides that are multiples of 8."""
+def sizes(count: int, multiple: int = 1, least: int = 9) -> list[Size]:
+    """Return different latent sizes from `least` to 40 pixels, that is pictures with sides that are multiples of 8."""
     rng = random.Random(1)
-    sides = [side for side in range(9, 41) if side % multiple == 0]
+    sides = [side for side in range(least, 41) if side % multiple == 0]
     return rng.sample([(height, width) for height in sides for width in sides], count)
 
 
@@ -282,8 +282,9 @@ def msw_msa(packs: Path) -> Iterator[Difference]:
         original.get_shift = staticmethod(
             lambda *_, shifts=shifts, **__: next(shifts)
         )  # the same draws for both
-        even = {"SD 1.5": 2, "SDXL": 4}[family]  # grids of even sides at the first level with attention
-        yield from over_sizes(family, {"even grids": (ours, theirs)}, sizes(40, even))
+        # Grids of even sides with windows of at least 4 tokens a side, at the first level with attention.
+        even, least = {"SD 1.5": (2, 9), "SDXL": (4, 16)}[family]
+        yield from over_sizes(family, {"even grids": (ours, theirs)}, sizes(40, even, least))
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Difference]]] = {

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from logging import WARNING
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -35,6 +36,7 @@ from ..host.compat import chosen_attention, pictures_in
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
 from ..host.layers import attend, compute_dtype
+from ..host.log import log_once
 from ..scaling.size import Size
 from .conditions import Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
@@ -47,6 +49,9 @@ from .topology import BlockId, LayerId, Topology, cross_attention, topology_of
 from .wrapper import add_effect, planned
 
 CLONE_KEY = "megapixel.instant_id"
+IN_EVERY_TILE = (
+    "InstantID: a pack samples in tiles and does not tell where they lie, so each of them has the whole mask."
+)
 WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
 
 
@@ -131,6 +136,11 @@ def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
     if person.idle:
         return model
     return add_effect(model, FaceEffect(person))
+
+
+def _lies_anywhere(condition: Condition, size: Size) -> bool:
+    """Return whether a call is for a part of the latent that is not known."""
+    return condition.part is None and condition.whole not in (None, size)
 
 
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -294,7 +304,9 @@ class FaceEffect(Effect):
         if not call.strength(self.person.schedule):
             return None
         faces, mask = _on_device(self.person, call.device, compute_dtype(call.model))
-        conditions = conditions_of(call.marks, call.cond_or_uncond, call.latent_size)
+        conditions = conditions_of(call.marks, call.cond_or_uncond)
+        if mask is not None and any(_lies_anywhere(each, call.latent_size) for each in conditions):
+            log_once(IN_EVERY_TILE, level=WARNING)
         return FacePlan(
             keys_values=torch.stack([faces[int(condition.is_negative)] for condition in conditions]),
             blocks=_blocks(call.topology, self.person.middle_block),

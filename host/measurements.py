@@ -14,10 +14,10 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..upscale.network import Descriptor
+from ..upscale.form import Descriptor
 from .log import log
 
-FORMAT = 2  # of the entries; what has another format is measured again
+FORMAT = 3  # of the entries; what has another format is measured again
 
 
 class MeasuredModel(dict[str, Any]):

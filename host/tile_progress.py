@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,32 +15,51 @@ STEPS = 1000  # of the progress bar
 
 
 class TileProgress:
-    """The progress bar and the preview while pictures (F, C, H, W) are enlarged."""
+    """The progress bar and the preview while pictures (F, C, H, W) are enlarged, measurements before it included.
 
-    def __init__(self, pictures: Tensor, networks: Sequence[nn.Module]) -> None:
-        self._layers = sum(len(layers_of(network)) for network in networks)
+    A measurement is worth so many passes over the pictures, and so the bar goes on at one speed.
+    """
+
+    def __init__(self, pictures: Tensor, network: nn.Module) -> None:
+        self._layers = len(layers_of(network))
         self._bar = PreviewBar(pictures, STEPS)
         self._progress: Progress | None = None
-        self._begun = self._step = 0
+        self._measured = self._measuring = 0.0
+        self._begun, self._step = 0, -1
 
     def __call__(self, progress: Progress) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        self._progress, self._begun = progress, 0
-        self._step = round(progress.share * STEPS)
+        self._begin(0.0)
+        self._progress = progress
         if progress.part is not None:
             self._bar.put(progress.picture, progress.part, progress.box, progress.size)
-        self._bar.update(self._step)
+        self._show()
+
+    def measure(self, passes: float) -> None:
+        """Note that a measurement of so many passes begins."""
+        self._begin(passes)
+        self._show()
 
     def begin_layer(self) -> None:
-        """Move the bar on within a tile."""
-        if self._progress is None:
-            return
+        """Move the bar on within a tile or a measurement."""
         self._begun += 1
+        if self._at > self._step:
+            self._show()
+
+    def _begin(self, measuring: float) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._measured, self._measuring, self._begun = self._measured + self._measuring, measuring, 0
+
+    @property
+    def _at(self) -> int:
         within = min(1.0, self._begun / self._layers)
-        step = int((self._progress.share + within * self._progress.ahead) * STEPS)
-        if step > self._step:
-            self._step = step
-            self._bar.update(step)
+        measured, done = self._measured + within * self._measuring, 0.0
+        if self._progress is not None:
+            done = self._progress.share + (0.0 if self._measuring else within * self._progress.ahead)
+        return int((measured + done) / (measured + 1) * STEPS + 1e-6)
+
+    def _show(self) -> None:
+        self._step = max(self._step, self._at)
+        self._bar.update(self._step)
 
     def __enter__(self) -> TileProgress:
         """Follow the layers that run in this thread from now on."""

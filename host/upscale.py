@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
+from logging import WARNING
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,12 +17,14 @@ from torch import Tensor
 
 from ..errors import bad_input
 from ..scaling.size import Size
+from ..upscale.budget import Budget
 from ..upscale.channels import Channels
-from ..upscale.network import Descriptor, Network, choose_form
+from ..upscale.form import Descriptor, Form, choose_form
+from ..upscale.network import Network
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
 from .images import check_pixels
-from .log import log
+from .log import log, log_once
 from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
 
@@ -27,7 +32,7 @@ MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
 
-_networks: WeakKeyDictionary[Descriptor, tuple[tuple[str, bool], Network]] = WeakKeyDictionary()
+_networks: WeakKeyDictionary[Descriptor, _Ready] = WeakKeyDictionary()
 
 
 def offer_models() -> None:
@@ -66,28 +71,20 @@ def upscale_images(
 
 
 def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool) -> Tensor:
-    network = _network(model, precision, compile)
-    progress = TileProgress(pictures, network.modules)
-    hooks = Hooks(
-        free=lambda: free_memory(network.device),
-        recover=lambda: _recovered(network.device),
-        report=progress,
-        log=lambda plan: log.info("Upscale: %s", plan),
-    )
-    try:
+    size = pictures.shape[-2], pictures.shape[-1]
+    with TileProgress(pictures, model.model) as progress:
+        budget = Budget(size[0] * size[1], progress.measure)
+        network = ready_network(model, precision, compile, size, budget)
+        hooks = Hooks(
+            free=lambda: free_memory(network.device),
+            recover=lambda: recovered(network.device),
+            report=progress,
+            log=lambda plan: log.info("Upscale: %s", plan),
+            check=comfy.model_management.throw_exception_if_processing_interrupted,
+            budget=budget,
+        )
         torch.manual_seed(0)  # the same noise every time, also after a measurement
-        with progress:
-            return upscale_pictures(pictures, network, options, hooks)
-    except Exception as error:
-        if not compile or not fails_to_compile(error):
-            raise
-        log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
-    return _run(pictures, model, options, precision, compile=False)
-
-
-def fails_to_compile(error: Exception) -> bool:
-    """Return whether an error comes from torch.compile, not from the model."""
-    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+        return upscale_pictures(pictures, network, options, hooks)
 
 
 def check_model(model: Any) -> None:
@@ -124,7 +121,7 @@ def _free(device: torch.device) -> float:
     return float(free)
 
 
-def _recovered(device: torch.device) -> float:
+def recovered(device: torch.device) -> float:
     comfy.model_management.soft_empty_cache()
     return free_memory(device)
 
@@ -167,27 +164,66 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
         raise bad_input("image", expected, got, "Take a smaller scale_by or fewer frames.", MemoryError)
 
 
-def _network(model: Descriptor, precision: str, compile: bool) -> Network:
-    """Return the model ready on the host's devices; it stays ready for the next run while the model lives."""
-    settings = precision, compile
-    if model not in _networks or _networks[model][0] != settings:
-        _networks.pop(model, None)  # nobody else holds it: its memory is free before the new copy is made
-        _networks[model] = settings, _new_network(model, precision, compile)
-    network = _networks[model][1]
-    network.load()
-    return network
+@dataclass(frozen=True)
+class _Ready:
+    """A network that stays ready for the next run while its model lives, and what it was made for."""
+
+    settings: tuple[str, bool]
+    store: MeasuredModel
+    network: Network
 
 
-def _new_network(model: Descriptor, precision: str, compile: bool) -> Network:
-    devices = _devices(model)
-    store = MeasuredModel(model, devices[0])
+def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
+    """Return the model ready on the host's devices, in the form that is fastest for pictures of this size."""
+    settings, devices = (precision, compile), _devices(model)
+    ready = _networks.pop(model, None)
+    store = ready.store if ready else MeasuredModel(model, devices[0])
+    if ready and ready.settings != settings:
+        ready = None  # nobody else holds it: its memory is free before the new copy is made
     if not store:
         log.info("Upscale: measuring how far this model looks and what is fastest here, once.")
+    exact, watched = precision == "float32", partial(_load, watched=True)
+
+    def fitting() -> int:
+        plain = Network(model, devices[:1], watched, Form(), store, budget, exact)
+        return plain.fitting_pixels(free_memory(devices[0]))
+
+    form = choose_form(model, devices[0], watched, precision, store, size, fitting, budget)
+    if ready and ready.network.form != form:
+        ready = None
+    if ready is None:
+        ready = _Ready(settings, store, _new_network(model, devices, form, store, budget, exact, compile))
+    _networks[model] = ready
+    ready.network.load()
+    if ready.network.compile_error:
+        log_once(_compile_text(ready.network.compile_error), level=WARNING)
+    return ready.network
+
+
+def _new_network(
+    model: Descriptor,
+    devices: Sequence[torch.device],
+    form: Form,
+    store: MeasuredModel,
+    budget: Budget,
+    exact: bool,
+    compile: bool,
+) -> Network:
     load = partial(_load, watched=not compile)  # a hook would break the compiled graph
-    network = Network(model, devices, load, choose_form(model, devices[0], load, precision, store), store)
+    network = Network(model, devices, load, form, store, budget, exact)
     if compile:
-        network.compile()
+        network.compile(lambda error: log_once(_compile_text(error), level=WARNING))
     return network
+
+
+def fallbacks(model: Descriptor) -> list[str]:
+    """Return a text for what the model's last run asked for and could not have."""
+    ready = _networks.get(model)
+    return [_compile_text(ready.network.compile_error)] if ready and ready.network.compile_error else []
+
+
+def _compile_text(error: Exception) -> str:
+    return f"compile: torch.compile fails here ({type(error).__name__}). Going on without it."
 
 
 def _devices(model: Any) -> list[torch.device]:

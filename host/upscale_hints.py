@@ -9,6 +9,8 @@ from typing import Any
 
 import comfy.model_management
 
+from ..upscale.form import DTYPES, computes_natively
+
 COMPILERS = ("g++", "clang++", "cl")
 
 
@@ -17,8 +19,10 @@ def upscale_hints(upscale_model: Any, precision: str = "auto", compile: bool = F
     patcher = getattr(upscale_model, "patcher", None)
     device = patcher.load_device if patcher else comfy.model_management.get_torch_device()
     texts: list[str] = []
-    if precision == "float16" and device.type == "cpu":
-        texts.append("precision: float16 is slower than float32 on a CPU. Choose auto.")
+    if precision in DTYPES and not computes_natively(DTYPES[precision], device):
+        texts.append(
+            f"precision: this processor has no instructions for {precision}, float32 is used. Choose auto."
+        )
     if compile and (missing := _missing_for_compile(device.type)):
         texts.append(
             f"compile: nothing to do, there is no {missing}: the model runs as it is. Switch it off."

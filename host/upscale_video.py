@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..scaling.size import Size
+from ..upscale.budget import Budget
+from ..upscale.form import Descriptor
 from ..upscale.frames import FrameUpscaler, plan_grid
-from ..upscale.network import Descriptor, Network
+from ..upscale.network import Network
 from ..upscale.tile_size import fitting_pixels
 from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
 from ..video.codecs import CODECS, Encoding, choose_encoding, fitting_size
@@ -29,7 +31,8 @@ from .compat import video_file
 from .log import log
 from .measurements import fingerprint
 from .progress import LivePreview
-from .upscale import _network, _recovered, check_model, fails_to_compile, free_memory, result_size
+from .upscale import check_model, fallbacks, free_memory, ready_network, recovered, result_size
+from .upscale_hints import upscale_hints
 from .video import Job, Target, check_disk, tags_of
 from .video_progress import VideoProgress
 
@@ -78,7 +81,7 @@ def upscale_video(
         OSError: when the disk has too little space.
     """
     check_model(model)
-    form, notes = reader.form, []
+    form, notes = reader.form, upscale_hints(model, settings.precision, settings.compile)
     wanted = result_size(
         (form.height, form.width), model.scale, settings.scale_by, settings.width, settings.height
     )
@@ -106,7 +109,7 @@ def upscale_video(
             log.info("Upscale video: cancelled. %s has what is done; queue the same again to go on.", file)
         raise
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
-    notes = [summary, *notes, *reader.faults, *sound_notes]
+    notes = [summary, *fallbacks(model), *notes, *reader.faults, *sound_notes]
     log.info("Upscale video: %s: %s", file, " ".join(notes))
     return Done(file, picture, notes)
 
@@ -155,7 +158,7 @@ def _write_parts(
     progress = VideoProgress(form.frames, done)
     if parts.is_complete:
         return None, progress.summary
-    run = _Run(model, settings)
+    run = _Run(model, settings, (form.height, form.width))
     size = encoding.height, encoding.width
     grid = plan_grid(run.network, form.height, form.width, size)
     upscaler = FrameUpscaler(run, size, grid, settings.change_threshold / 255)
@@ -191,9 +194,10 @@ def _batches(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
 class _Run:
     """Enlarges pictures (F, 3, H, W) to a size, or to the network's own, as the node for pictures does."""
 
-    def __init__(self, model: Descriptor, settings: VideoSettings) -> None:
-        self._model, self._settings = model, settings
-        self.network: Network = _network(model, settings.precision, settings.compile)
+    def __init__(self, model: Descriptor, settings: VideoSettings, size: Size) -> None:
+        self._settings = settings
+        self._budget = Budget(size[0] * size[1], _look_for_cancel)
+        self.network: Network = ready_network(model, settings.precision, settings.compile, size, self._budget)
         self._logged: set[str] = set()
         self._free = free_memory(self.network.device)  # asked once: all frames are cut in the same way
 
@@ -211,23 +215,22 @@ class _Run:
         options = Options(size, self._settings.tile_size, device=torch.device("cpu"))
         hooks = Hooks(
             free=lambda: self._free,
-            recover=partial(_recovered, network.device),
-            report=lambda _: comfy.model_management.throw_exception_if_processing_interrupted(),
+            recover=partial(recovered, network.device),
+            report=_look_for_cancel,
             log=self._log,
+            check=_look_for_cancel,
+            budget=self._budget,
         )
         devices = [worker.device for worker in network.stages[-1].workers if worker.device.type == "cuda"]
-        try:
-            with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
-                torch.manual_seed(0)
-                return upscale_pictures(pictures, network, options, hooks)
-        except Exception as error:
-            if not fails_to_compile(error):
-                raise
-            log.warning("compile: torch.compile fails here (%s). Going on without it.", type(error).__name__)
-        self.network = _network(self._model, self._settings.precision, False)
-        return self(pictures, size)
+        with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
+            torch.manual_seed(0)
+            return upscale_pictures(pictures, network, options, hooks)
 
     def _log(self, plan: str) -> None:
         if plan not in self._logged:
             self._logged.add(plan)
             log.info("Upscale video: %s", plan)
+
+
+def _look_for_cancel(*_: object) -> None:
+    comfy.model_management.throw_exception_if_processing_interrupted()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.notice import logged, with_notices
-from ..host.upscale import upscale_images
+from ..host.upscale import fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
 
@@ -110,4 +110,5 @@ class MegapixelUpscale(io.ComfyNode):
     @classmethod
     def execute(cls, upscale_model, image, **settings) -> io.NodeOutput:
         texts = logged(upscale_hints(upscale_model, **settings))
-        return with_notices(texts, upscale_images(upscale_model, image, **settings))
+        enlarged = upscale_images(upscale_model, image, **settings)
+        return with_notices([*texts, *fallbacks(upscale_model)], enlarged)

@@ -8,7 +8,8 @@ the enlarged picture never has to exist in one piece.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -45,20 +46,44 @@ def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: i
     Equal source and target give the pixels themselves. Input pixels that the outputs ask for and that are not there
     are taken as beyond the picture's end.
     """
-    dimension %= pixels.dim()
     if axis.source == axis.target:
         return pixels.narrow(dimension, low - first, high - low)
-    pixels = pixels.movedim(dimension, -1).float()
-    blocks: list[Tensor] = []
+    bands = resample_bands(axis, first, pixels.shape[dimension], low, high)
+    return apply_bands(
+        pixels, dimension, [replace(band, weights=band.weights.to(pixels.device)) for band in bands]
+    )
+
+
+@dataclass(frozen=True)
+class Band:
+    """What some neighbouring output pixels are made of: `weights` (outputs, inputs) of the inputs from `begin` of a tile."""
+
+    begin: int
+    weights: Tensor
+
+
+def resample_bands(axis: Axis, first: int, length: int, low: int, high: int) -> list[Band]:
+    """Return what output pixels `low` to `high` are made of, in a tile of `length` input pixels from `first` of the axis.
+
+    There are none where source and target are equal.
+    """
+    if axis.source == axis.target:
+        return []
+    bands: list[Band] = []
     for start in range(low, high, _BLOCK):
         stop = min(high, start + _BLOCK)
         begin = max(first, math.floor(_centre(axis, start) - axis.support))
-        end = min(
-            first + pixels.shape[-1], axis.source, math.ceil(_centre(axis, stop - 1) + axis.support) + 1
-        )
-        weights = resample_weights(axis, begin, end, start, stop).to(pixels.device)
-        blocks.append(pixels[..., begin - first : end - first] @ weights.T)
-    return torch.cat(blocks, dim=-1).movedim(-1, dimension)
+        end = min(first + length, axis.source, math.ceil(_centre(axis, stop - 1) + axis.support) + 1)
+        bands.append(Band(begin - first, resample_weights(axis, begin, end, start, stop)))
+    return bands
+
+
+def apply_bands(pixels: Tensor, dimension: int, bands: Sequence[Band]) -> Tensor:
+    """Return the output pixels of all bands along `dimension` of a tile, in float32."""
+    dimension %= pixels.dim()
+    pixels = pixels.movedim(dimension, -1).float()
+    parts = [pixels[..., band.begin : band.begin + band.weights.shape[1]] @ band.weights.T for band in bands]
+    return torch.cat(parts, dim=-1).movedim(-1, dimension)
 
 
 def resample_weights(axis: Axis, begin: int, end: int, low: int, high: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 A call that runs out of memory costs only its own tiles, which are cut into pieces: of a size that has passed before, or
 else of what fits the memory that is free by then, at most half the side. What is done stays, and what is still to do is
-cut as small. A tile in which the network gives no numbers is computed again in float32 and never written as it is.
+cut as small. Errors that may mean the same are treated so once; when one comes again in a smaller call, it is raised. A tile
+in which the network gives no numbers is computed again in float32 and never written as it is.
 
 F pictures, C channels, H and W pixels.
 """
@@ -25,11 +26,13 @@ from torch import Tensor
 
 from ..errors import bad_input
 from ..scaling.size import Size
-from .memory import is_out_of_memory
+from .float32 import true_float32
+from .memory import is_out_of_memory, may_be_out_of_memory
 from .placement import Placement
 from .stage import Stage, Worker
 from .tile_size import fitting_pixels
 from .tiles import Span, TilePlan, split_tile
+from .transfer import Check, deliver
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ def enlarge(
     batch_pixels: int = 0,
     report: Callable[[Tile, Tensor, int, int], None] | None = None,
     recover: Callable[[], float] | None = None,
+    check: Check = lambda: None,
 ) -> Tensor:
     """Run (F, C, H, W) through `stage` tile by tile and return (F, C', placement's height, width).
 
@@ -80,6 +84,7 @@ def enlarge(
         report: called after every tile, in this thread, with what was written of it, and how many tiles are done and
             left; what it raises ends the loop.
         recover: called after running out of memory: gives back what the allocator keeps, and returns the free bytes.
+        check: called again and again while a GPU is waited for; what it raises ends the loop.
 
     Raises:
         OutOfMemory: when even the smallest tile does not fit.
@@ -87,10 +92,9 @@ def enlarge(
     """
     waiting = _Waiting(plan, len(pictures), stage, placement, batch_pixels, recover)
     size, device = (placement.rows.target, placement.columns.target), device or pictures.device
-    result, done = None, 0
-    with closing(_calls(pictures, stage.workers, waiting, device)) as calls:
-        for tiles, fitted in calls:
-            spoiled = [bool(written.sum(dtype=torch.float32).isnan()) for written in fitted]
+    result, done, begun = None, 0, set[int]()
+    with closing(_calls(pictures, stage.workers, waiting, device, check)) as calls:
+        for tiles, fitted, spoiled in calls:
             waiting.passed(tiles, again=list(compress(tiles, spoiled)))
             for tile, written, is_spoiled in zip(tiles, fitted, spoiled, strict=True):
                 if is_spoiled:
@@ -99,7 +103,10 @@ def enlarge(
                     result = written.to(device, dtype)  # a tile that is the whole result becomes it
                 else:
                     if result is None:
-                        result = blank_pictures(written, len(pictures), size, device, dtype)
+                        result = empty_pictures(written, len(pictures), size, device, dtype)
+                    if waiting.placement.mixes and tile.picture not in begun:
+                        result[tile.picture].zero_()
+                        begun.add(tile.picture)
                     waiting.placement.write(result[tile.picture], written[0], tile.row, tile.column)
                 done += 1
                 if report:
@@ -108,12 +115,15 @@ def enlarge(
     return result
 
 
-def blank_pictures(like: Tensor, count: int, size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return (count, C, *size) of zeros, in the memory layout of `like` (B, C, h, w)."""
+def empty_pictures(like: Tensor, count: int, size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return (count, C, *size), not filled, in the memory layout of `like` (B, C, h, w)."""
     flat = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
     layout = torch.channels_last if flat else torch.contiguous_format
-    shape = count, like.shape[1], *size
-    return torch.empty(shape, device=device, dtype=dtype, memory_format=layout).zero_()
+    return torch.empty((count, like.shape[1], *size), device=device, dtype=dtype, memory_format=layout)
+
+
+class _GivenUp(Exception):
+    """The loop has ended."""
 
 
 class _Waiting:
@@ -134,6 +144,7 @@ class _Waiting:
         self._taken = 0
         self._passed = 0  # pixels of the largest call that passed
         self._ceiling = sys.maxsize  # pixels above which nothing is tried any more
+        self._doubt: Exception | None = None  # that may have meant being out of memory
         self._ended = False
         self._change = threading.Condition()
 
@@ -172,26 +183,42 @@ class _Waiting:
             self._passed = max(self._passed, _pixels(tiles))
             self._put_back(tiles, [replace(tile, careful=True) for tile in again])
 
-    def failed(self, tiles: Sequence[Tile]) -> None:
+    def failed(self, tiles: Sequence[Tile], doubt: Exception | None = None) -> None:
         """Note that these ran out of memory: they wait again in pieces.
+
+        `doubt` is the error, where it may have had another reason.
 
         Raises:
             OutOfMemory: when they were as small as they can be.
+            Exception: the first doubt, when there is another one in a call that was smaller already.
         """
         pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
-        if len(tiles) == 1 and max(tiles[0].shape) <= smallest:
+        as_small_as_can_be = len(tiles) == 1 and max(tiles[0].shape) <= smallest
+        if doubt and (as_small_as_can_be or (self._doubt and pixels <= self._ceiling)):
+            raise self._doubt or doubt
+        if as_small_as_can_be:
             height, width = tiles[0].shape
             expected = f"memory for a tile of {width}x{height} pixels"
             hint = "Close other programs, or use a smaller model."
             raise bad_input("upscale_model", expected, "none", hint, OutOfMemory)
         free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
         with self._change:
+            self._doubt = self._doubt or doubt
             # A plan of one tile was made without asking for the reach: until now nothing had to be mixed.
             self.placement = self.placement.with_blend(self._stage.reach().blend)
             safe = self._passed if 0 < self._passed < pixels else min(pixels // 4, free)
             self._ceiling = max(safe, smallest**2)
             self._batch_pixels = min(self._batch_pixels, self._ceiling)
             self._put_back(tiles, tiles)
+
+    def check(self) -> None:
+        """Let a worker's thread end whose results nobody waits for any more.
+
+        Raises:
+            _GivenUp: when nothing is handed out any more.
+        """
+        if self._ended:
+            raise _GivenUp
 
     def give_up(self) -> None:
         """Hand out no more, whatever still fails."""
@@ -216,18 +243,23 @@ def _pixels(tiles: Sequence[Tile]) -> int:
     return len(tiles) * math.prod(tiles[0].shape)
 
 
-_Call: TypeAlias = tuple[list[Tile], list[Tensor]]
+_Call: TypeAlias = tuple[
+    list[Tile], list[Tensor], list[bool]
+]  # tiles, what each writes, whether that holds NaN
+_Started: TypeAlias = Callable[[Check], _Call]
+
+LOOK = 0.1  # seconds after which the host is asked again whether to go on
 
 
 def _calls(
-    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device
+    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device, check: Check
 ) -> Generator[_Call, None, None]:
     """Yield every call with what its tiles write, on `device`, as they are done."""
     if len(workers) > 1:
-        yield from _calls_in_threads(pictures, workers, waiting, device)
+        yield from _calls_in_threads(pictures, workers, waiting, device, check)
         return
     [worker] = workers
-    flying: Callable[[], _Call] | None = None
+    flying: _Started | None = None
     while len(waiting):
         tiles = waiting.take()
         started = _start(pictures, worker, tiles, device, waiting) if tiles else None
@@ -235,21 +267,21 @@ def _calls(
         if worker.runs_ahead:
             started, flying = flying, started
         if started:
-            yield started()
+            yield started(check)
 
 
 def _calls_in_threads(
-    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device
+    pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device, check: Check
 ) -> Generator[_Call, None, None]:
     """The same with a thread for each of several devices; each takes the next call as soon as it is free."""
-    done: queue.SimpleQueue[_Call | BaseException] = queue.SimpleQueue()
+    done: queue.Queue[_Call | BaseException] = queue.Queue()
 
     def work(worker: Worker) -> None:
         try:
             with torch.inference_mode():  # a thread does not inherit it
                 while tiles := waiting.take(wait=True):
                     if started := _start(pictures, worker, tiles, device, waiting):
-                        done.put(started())
+                        done.put(started(waiting.check))
         except BaseException as error:
             done.put(error)
 
@@ -258,49 +290,48 @@ def _calls_in_threads(
         thread.start()
     try:
         while len(waiting):
-            call = done.get()
-            if isinstance(call, BaseException):
-                raise call
-            yield call
+            yield _next(done, check)
     finally:
         waiting.give_up()
         for thread in threads:
             thread.join()
 
 
+def _next(done: queue.Queue[_Call | BaseException], check: Check) -> _Call:
+    while True:
+        try:
+            call = done.get(timeout=LOOK)
+        except queue.Empty:
+            check()
+            continue
+        if isinstance(call, BaseException):
+            raise call
+        return call
+
+
 def _start(
     pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
-) -> Callable[[], _Call] | None:
+) -> _Started | None:
     """Compute a call and send it on its way; return what waits for it. None: memory ran out, its tiles wait again."""
-    placement = waiting.placement
+    placement, doubt = waiting.placement, None
     try:
+        for tile in tiles:
+            placement.prepare(tile.row, tile.column, worker.device)
         seen = [tile.of(pictures) for tile in tiles]
         enlarged = worker(seen[0] if len(seen) == 1 else torch.cat(seen), tiles[0].careful)
-        parts = [placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)]
-        deliveries = [_deliver(part, device) for part in parts]
-        return lambda: (tiles, [wait() for wait in deliveries])
+        with true_float32():
+            parts = [
+                placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)
+            ]
+        # Where they were computed, because a sum over a large picture takes the host as long as the network.
+        spoiled = deliver(torch.stack([part.sum(dtype=torch.float32).isnan() for part in parts]), device)
+        deliveries = [deliver(part, device) for part in parts]
+        return lambda check: (tiles, [wait(check) for wait in deliveries], spoiled(check).tolist())
     except Exception as error:
         if not is_out_of_memory(error):
-            raise
+            if not may_be_out_of_memory(error):
+                raise
+            doubt = error.with_traceback(None)
     # Outside the handler: the error's traceback would keep the tensors of the failed call alive.
-    waiting.failed(tiles)
+    waiting.failed(tiles, doubt)
     return None
-
-
-def _deliver(tile: Tensor, device: torch.device) -> Callable[[], Tensor]:
-    """Send a tile to where the result lies, from a GPU by way of pinned memory while the GPU goes on.
-
-    Return what waits until it is there.
-    """
-    if tile.device.type != "cuda" or device.type != "cpu":
-        there = tile.to(device)
-        return lambda: there
-    pinned = torch.empty(tile.shape, dtype=tile.dtype, pin_memory=True).copy_(tile, non_blocking=True)
-    event = torch.cuda.Event()
-    event.record(torch.cuda.current_stream(tile.device))
-
-    def wait() -> Tensor:
-        event.synchronize()
-        return pinned
-
-    return wait

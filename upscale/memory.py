@@ -19,37 +19,85 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True)
 class Need:
-    """What a network needs: `peak` bytes for an input pixel, of all tensors alive at once, input and output included."""
+    """What a network needs for an input pixel.
+
+    Attributes:
+        peak: bytes of all tensors alive at once, input and output included.
+        largest: values of its largest tensor.
+    """
 
     peak: float
+    largest: float = 0.0
 
 
 def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
     """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
-    peak, more_peak = measure_peak(run, small), measure_peak(run, large)
+    peak, _ = measure_peak(run, small)
+    more_peak, largest = measure_peak(run, large)
     pixels, more_pixels = small[:, 0].numel(), large[:, 0].numel()
-    return Need(max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels))
+    return Need(
+        max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels), largest / more_pixels
+    )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether `error` means that a device or the host has no memory left, whichever class it has."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    words = str(error).lower()
-    signs = ("out of memory", "not enough memory", "can't allocate memory", "alloc_failed")
-    return isinstance(error, RuntimeError) and any(sign in words for sign in signs)
+    return _has_words(error, OUT_OF_MEMORY)
 
 
-def measure_peak(run: Callable[[Tensor], Tensor], picture: Tensor) -> int:
-    """Return the most bytes that tensors on the picture's device take at once in `run(picture)`, itself included."""
-    if picture.device.type == "cuda":
+def may_be_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error` is one that libraries raise, among other reasons, where memory is short."""
+    return _has_words(error, MAYBE_OUT_OF_MEMORY)
+
+
+OUT_OF_MEMORY = (
+    "out of memory",
+    "out_of_memory",
+    "out_of_device_memory",
+    "out_of_host_memory",
+    "not enough memory",
+    "not enough gpu video memory",
+    "can't allocate memory",
+    "alloc_failed",
+    "allocfailed",
+)
+# cuDNN finds no algorithm where none has room for its workspace; handles that cannot be made; tensors beyond an index.
+MAYBE_OUT_OF_MEMORY = (
+    "unable to find an engine",
+    "allocation_failed",
+    "cudnn_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cudnn_status_not_initialized",
+    "cublas_status_not_initialized",
+    "miopenstatusinternalerror",
+    "out_of_resources",
+    "canuse32bitindexmath",
+    "int_max",
+    "invalid buffer size",
+)
+
+
+def _has_words(error: BaseException, signs: tuple[str, ...]) -> bool:
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
+
+
+def measure_peak(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int, int]:
+    """Run on a picture and return two numbers.
+
+    The most bytes that tensors on the picture's device take at once, the picture included, and the values of the
+    largest of them.
+    """
+    on_gpu = picture.device.type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats(picture.device)
-        before = torch.cuda.memory_allocated(picture.device)
-        run(picture)
-        return torch.cuda.max_memory_allocated(picture.device) - before + picture.nbytes
+    before = torch.cuda.memory_allocated(picture.device) if on_gpu else 0
     with _LivingTensors(picture.device) as living:
         run(picture)
-    return living.peak + picture.nbytes
+    peak = torch.cuda.max_memory_allocated(picture.device) - before if on_gpu else living.peak
+    return peak + picture.nbytes, max(living.largest, picture.numel())
 
 
 class _LivingTensors(TorchDispatchMode):
@@ -58,7 +106,7 @@ class _LivingTensors(TorchDispatchMode):
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.device = device
-        self.now = self.peak = 0
+        self.now = self.peak = self.largest = 0
         self._known: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
@@ -69,6 +117,7 @@ class _LivingTensors(TorchDispatchMode):
         given = {id(leaf.untyped_storage()) for leaf in leaves if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and leaf.device == self.device:
+                self.largest = max(self.largest, leaf.numel())
                 storage = leaf.untyped_storage()
                 if id(storage) not in given and storage not in self._known:
                     self._known.add(storage)

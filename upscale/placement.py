@@ -10,13 +10,14 @@ B tiles, C channels, H and W in pixels of the result.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from ..scaling.resample import Axis, resample_axis
+from ..scaling.resample import Axis, Band, apply_bands, resample_bands
 from .tiles import Span
+from .transfer import upload
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,16 @@ class Line:
         low, high = self.place(span.low), self.place(span.high)
         return (low - zone if span.low else low), (high + zone if span.high < self.length else high)
 
-    def cut(self, enlarged: Tensor, dimension: int, span: Span) -> Tensor:
+    def bands(self, span: Span) -> list[Band]:
+        """Return what the tile at `span` is resampled with; nothing where the result has the network's own size."""
+        return resample_bands(self.axis, span.start * self.scale, span.size * self.scale, *self.kept(span))
+
+    def cut(self, enlarged: Tensor, dimension: int, span: Span, bands: list[Band]) -> Tensor:
         """Return what the tile at `span` writes along `dimension` of what the network made of it."""
+        if bands:
+            return apply_bands(enlarged, dimension, bands)
         low, high = self.kept(span)
-        return resample_axis(enlarged, dimension, self.axis, span.start * self.scale, low, high)
+        return enlarged.narrow(dimension, low - span.start * self.scale, high - low)
 
     def weights(self, span: Span) -> Tensor:
         """Return the weights of what `cut` returns; all ones where nothing is mixed."""
@@ -79,11 +86,22 @@ class Line:
 
 
 @dataclass(frozen=True)
+class _Fit:
+    """What fits a tile along one axis, on a device: what it is resampled with, and its weights where tiles are mixed."""
+
+    bands: list[Band]
+    weights: Tensor | None
+
+
+@dataclass(frozen=True)
 class Placement:
-    """Both axes of a picture."""
+    """Both axes of a picture. What a position needs is computed and uploaded once for each device."""
 
     rows: Line
     columns: Line
+    _fits: dict[tuple[Line, Span, torch.device], _Fit] = field(
+        default_factory=dict[tuple[Line, Span, torch.device], _Fit], repr=False, compare=False
+    )
 
     @property
     def mixes(self) -> bool:
@@ -99,15 +117,29 @@ class Placement:
         """Return the same with neighbours mixed so many input pixels on either side of a border."""
         return Placement(replace(self.rows, blend=blend), replace(self.columns, blend=blend))
 
+    def prepare(self, row: Span, column: Span, device: torch.device) -> None:
+        """Compute and upload what `fit` needs, before the device is busy."""
+        self._fit(self.rows, row, device)
+        self._fit(self.columns, column, device)
+
     def fit(self, enlarged: Tensor, row: Span, column: Span) -> Tensor:
         """Return what a tile writes, from what the network made of it: (B, C, h, w)."""
-        fitted = self.columns.cut(self.rows.cut(enlarged, -2, row), -1, column)
+        down = self._fit(self.rows, row, enlarged.device)
+        across = self._fit(self.columns, column, enlarged.device)
+        fitted = self.rows.cut(enlarged, -2, row, down.bands)
+        fitted = self.columns.cut(fitted, -1, column, across.bands)
         if self.support:
             fitted = fitted.clamp_(0, 1)  # the kernel overshoots at edges
-        if self.mixes:
-            weights = self.rows.weights(row)[:, None] * self.columns.weights(column)
-            fitted = fitted * weights.to(fitted)
+        if down.weights is not None and across.weights is not None:
+            fitted = fitted * (down.weights[:, None] * across.weights).to(fitted)
         return fitted
+
+    def _fit(self, line: Line, span: Span, device: torch.device) -> _Fit:
+        key = line, span, device
+        if key not in self._fits:
+            bands = [replace(band, weights=upload(band.weights, device)) for band in line.bands(span)]
+            self._fits[key] = _Fit(bands, upload(line.weights(span), device) if self.mixes else None)
+        return self._fits[key]
 
     def write(self, result: Tensor, fitted: Tensor, row: Span, column: Span) -> None:
         """Put what `fit` returned into its place of `result`: (C, H, W)."""

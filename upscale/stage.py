@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .memory import Need
 from .tiles import Reach
+from .transfer import upload
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h, scale * w)
 
@@ -35,23 +36,25 @@ class Worker:
 
     def __call__(self, tiles: Tensor, careful: bool = False) -> Tensor:
         """Run on (B, C, h, w) from anywhere; in float32 where `careful`."""
+        there = upload(tiles, self.device)
         if careful and self.careful:
-            return self.careful(tiles.to(self.device, torch.float32).contiguous())
-        return self.run(tiles.to(self.device, self.dtype).contiguous(memory_format=self.layout))
+            return self.careful(there.to(torch.float32).contiguous())
+        return self.run(there.to(self.dtype).contiguous(memory_format=self.layout))
 
 
 @dataclass(frozen=True)
 class Stage:
     """What the loop needs to know: who computes, how much larger the result is, how to cut.
 
-    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment. `channels` are
-    those of the result, which `gives_features` for another stage or else is a picture.
+    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment. It takes a budget
+    and whether it must be known whatever it costs, and may raise `BudgetSpent`. `channels` are those of the result, which
+    `gives_features` for another stage or else is a picture.
     """
 
     workers: Sequence[Worker]
     scale: int
     need: Need
-    reach: Callable[[], Reach]
+    reach: Callable[..., Reach]
     channels: int = 3
     gives_features: bool = False
 

@@ -1,16 +1,20 @@
-"""Which tile is best: few enough to waste little, small enough for the memory."""
+"""Which tiles are best: few enough to waste little, small enough for the memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
+from .budget import BudgetSpent
 from .memory import Need
-from .tiles import Reach, TilePlan, plan_tiles, single_tile
+from .tiles import Reach, Span, TilePlan, cut_axis, cut_evenly, plan_tiles, single_tile
 
-SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 288, 320, 352, 384, 448, 512, 640, 768, 896, 1024, 1280)
-LARGE = 1024**2  # pixels of a tile; beyond, a GPU gains nothing and a preview waits
+LEAST = 64  # side of the smallest tiles that are tried
 RESERVE = 0.8  # of the free memory; the rest is for what is not counted
+INDEXED = (
+    2**31
+)  # values of a tensor from which on many kernels cannot index it, and cuDNN finds none that can
 
 WASTE = 1.2  # pixels computed by pixels needed that is accepted for the sake of small tensors
 
@@ -22,7 +26,7 @@ CPU_HELD, CPU_PENALTY = 56 * 2**20, 1.4
 
 def fitting_pixels(need: Need, free: float) -> int:
     """Return how many input pixels a call may have with `free` bytes."""
-    return int(RESERVE * free / max(need.peak, 1.0))
+    return int(min(RESERVE * free / max(need.peak, 1.0), (INDEXED - 1) / max(need.largest, 1.0)))
 
 
 def choose_plan(
@@ -30,26 +34,32 @@ def choose_plan(
 ) -> TilePlan:
     """Return the tiles with the least work that fit `free` bytes; the smallest possible where none fits.
 
-    A network that looks at the whole picture is given it in one piece wherever that fits. `reach` is asked only where
-    one tile may not be best.
+    A GPU is given the picture in one piece wherever that fits, and so is a network that looks at the whole picture.
+    `reach` is asked only where one piece may not be best; if it raises `BudgetSpent`, one piece it is.
     """
     pixels = fitting_pixels(need, free)
     whole = single_tile(height, width)
-
-    def is_large(plan: TilePlan) -> bool:
-        area = math.prod(plan.tile_size)
-        return need.peak * area > CPU_HELD if on_cpu else area > LARGE
-
     fits = height * width <= pixels
-    if fits and (not is_large(whole) or reach().blend):
+    if fits and not (on_cpu and need.peak * height * width > CPU_HELD):
         return whole
-    plans = [plan_tiles(height, width, reach(), side) for side in SIDES]
-    fitting = [plan for plan in plans if math.prod(plan.tile_size) <= pixels]
-    if fits and (on_cpu or not fitting):
-        fitting.append(whole)
-    sparing = [plan for plan in fitting if plan.redundancy <= WASTE]
+    try:
+        looks = reach()
+    except BudgetSpent:
+        return whole
+    if fits and looks.blend:
+        return whole
+    held = CPU_HELD / max(need.peak, 1.0) if on_cpu else math.inf
+    best, least = None, (True, math.inf, 0)
+    for rows, columns in product(_cuts(height, looks), _cuts(width, looks)):
+        tiles, area = len(rows) * len(columns), rows[0].size * columns[0].size
+        waste = tiles * area / (height * width)
+        work = waste > WASTE, waste * (CPU_PENALTY if area > held else 1.0), tiles
+        if area <= pixels and work < least:
+            best, least = TilePlan(height, width, rows, columns), work
+    return best or plan_tiles(height, width, looks, LEAST)
 
-    def work(plan: TilePlan) -> tuple[float, int]:
-        return plan.redundancy * (CPU_PENALTY if on_cpu and is_large(plan) else 1.0), len(plan.tiles)
 
-    return min(sparing or fitting or plans[:1], key=work)
+def _cuts(length: int, reach: Reach) -> list[tuple[Span, ...]]:
+    """Return all ways to cut an axis into tiles of one size, from one tile to the smallest tiles."""
+    most = len(cut_axis(length, reach, LEAST))
+    return [cut_evenly(length, reach, 0, length, count) for count in range(1, most + 1)]

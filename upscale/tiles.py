@@ -116,13 +116,14 @@ def cut_axis(length: int, reach: Reach, tile: int, low: int = 0, high: int | Non
     largest = max(tile, reach.smallest_tile)
     count = -(-(high - low) // largest)  # no fewer, even without margins
     while True:
-        spans = _cut_evenly(length, reach, low, high, count)
+        spans = cut_evenly(length, reach, low, high, count)
         if spans[0].size <= largest:
             return spans
         count += 1
 
 
-def _cut_evenly(length: int, reach: Reach, low: int, high: int, count: int) -> tuple[Span, ...]:
+def cut_evenly(length: int, reach: Reach, low: int, high: int, count: int) -> tuple[Span, ...]:
+    """Cut [low, high) of an axis of `length` into `count` spans of one size, whatever size that is."""
     margin, period = reach.margin, reach.period
     # At the picture's ends no margin is read, so the cores there may be longer by it.
     first = low + (margin if low == 0 else 0)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..scaling.box import Box
 from ..scaling.size import Size
+from .budget import Budget
 from .channels import Channels
-from .enlarge import Tile, blank_pictures, enlarge
+from .enlarge import Tile, empty_pictures, enlarge
 from .network import Network
 from .placement import Line, Placement
 from .stage import Stage
 from .tile_size import choose_plan, fitting_pixels
-from .tiles import TilePlan, plan_tiles, single_tile
+from .tiles import Reach, TilePlan, plan_tiles, single_tile
 
 FEATURES_SHARE = 0.3  # of the free memory that a trunk's result may take; else it lies in main memory
 BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the CPU it gains nothing
@@ -74,12 +76,16 @@ class Hooks:
         recover: the same after giving back what the allocator keeps.
         report: called after every tile; what it raises ends the work.
         log: called with a line on how each stage is cut.
+        check: called again and again while a GPU is waited for; what it raises ends the work.
+        budget: of what may be measured on the way.
     """
 
     free: Callable[[], float]
     recover: Callable[[], float] | None = None
     report: Callable[[Progress], None] = lambda progress: None
     log: Callable[[str], None] = lambda plan: None
+    check: Callable[[], None] = lambda: None
+    budget: Budget = field(default_factory=Budget)
 
 
 def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks: Hooks) -> Tensor:
@@ -103,7 +109,7 @@ def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks
             return enlarged
         if result is None:
             size = enlarged.shape[-2], enlarged.shape[-1]
-            result = blank_pictures(enlarged, count, size, enlarged.device, options.dtype)
+            result = empty_pictures(enlarged, count, size, enlarged.device, options.dtype)
         result[index] = enlarged[0]
     assert result is not None, "there is at least one picture"
     return result
@@ -141,7 +147,11 @@ def _run(
     source: Tensor, stage: Stage, placement: Placement, options: Options, hooks: Hooks, work: _Work
 ) -> Tensor:
     support = placement.support
-    wider = replace(stage, reach=lambda: stage.reach().with_margin(support))
+
+    def reach(must: bool = True) -> Reach:
+        return stage.reach(hooks.budget, must).with_margin(support)
+
+    wider = replace(stage, reach=reach)
     free = hooks.free()
     plan = _plan(source, wider, options.tile, free)
     if len(plan.tiles) > 1:
@@ -172,6 +182,7 @@ def _run(
         batch_pixels=0 if stage.on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
         report=tile_done,
         recover=hooks.recover,
+        check=hooks.check,
     )
 
 
@@ -182,7 +193,7 @@ def _plan(source: Tensor, stage: Stage, tile: int, free: float) -> TilePlan:
         return single_tile(height, width)
     if tile:
         return plan_tiles(height, width, stage.reach(), tile)
-    return choose_plan(height, width, stage.reach, stage.need, free, stage.on_cpu)
+    return choose_plan(height, width, partial(stage.reach, must=not fits), stage.need, free, stage.on_cpu)
 
 
 def _description(plan: TilePlan, placement: Placement) -> str:

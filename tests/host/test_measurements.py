@@ -9,7 +9,9 @@ import folder_paths
 import pytest
 import torch
 from megapixel.host.measurements import FORMAT, MeasuredModel
-from megapixel.upscale.network import Network, choose_form
+from megapixel.upscale.budget import Budget
+from megapixel.upscale.form import choose_form
+from megapixel.upscale.network import Network
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
@@ -17,10 +19,13 @@ from devhost.tiny.random_upscalers import pictures, random_upscaler
 CPU = torch.device("cpu")
 PLENTY = 1e15
 
-KEYS = {"form": "form cpu float32", "need": "need whole cpu torch.float32 False", "reach": "reach whole"}
+KEYS = {"form": "form cpu float32 32", "need": "need whole cpu torch.float32 False", "reach": "reach whole"}
 NOT_A_RECORD = [None, 5, "text", True, [], [[]], {}, {"other": 1}]
 NOT_A_FIELD = {
-    "need": {"peak": [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-9, 1e30, 10**400, "1000", None, True, [9.0]]},
+    "need": {
+        "peak": [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-9, 1e30, 10**400, "1000", None, True, [9.0]],
+        "largest": [math.nan, -1.0, 1e-9, 1e30, "64", None, True, [9.0]],
+    },
     "reach": {
         "bound": [-1, 0.5, math.nan, 10**9, "6", False, [6]],
         "margin": [-1, 0, 6.5, 6.0, math.nan, 10**9, 300, 7, "6", None, True],
@@ -61,7 +66,10 @@ class Measurements:
         """Return what becomes of a picture by what the file holds."""
         store = MeasuredModel(self.descriptor, CPU)
         with torch.inference_mode():
-            choose_form(self.descriptor, CPU, lambda descriptor, device: None, "float32", store)
+            budget = Budget(45 * 70)
+            choose_form(
+                self.descriptor, CPU, lambda *_: None, "float32", store, (45, 70), lambda: 45 * 70, budget
+            )
             network = Network(self.descriptor, [CPU], lambda descriptor, device: None, store=store)
             return upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=48), Hooks(lambda: PLENTY))
 

@@ -270,9 +270,11 @@ def test_segments_of_a_smaller_picture_of_nearly_the_same_shape_are_ordinary(ups
 def test_hints_before_an_upscale_starts(monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(upscale_hints, "computes_natively", lambda dtype, device: False)
     assert upscale_hints.upscale_hints(None, "float16") == [
-        "precision: float16 is slower than float32 on a CPU. Choose auto."
+        "precision: this processor has no instructions for float16, float32 is used. Choose auto."
     ]
+    assert upscale_hints.upscale_hints(None, "auto") == []
     assert upscale_hints.upscale_hints(None, compile=True) == [
         "compile: nothing to do, there is no C++ compiler (g++, clang++, cl): the model runs as it is. Switch it off."
     ]

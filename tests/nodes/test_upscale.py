@@ -18,9 +18,11 @@ import pytest
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
 from megapixel.host import progress, upscale as host_upscale_module
+from megapixel.host.log import forget_lines
 from megapixel.host.measurements import FORMAT, fingerprint
 from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale
+from megapixel.upscale import form
 from PIL import Image
 from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelLoader, ModelTiling
 from spandrel.architectures.Compact import Compact, CompactArch
@@ -153,6 +155,12 @@ def picture():
         return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 0.6 + 0.2
 
     return drawn
+
+
+@pytest.fixture
+def native_half(monkeypatch):
+    """As on a processor with instructions for half precision."""
+    monkeypatch.setattr(form, "computes_natively", lambda dtype, device: True)
 
 
 @pytest.fixture
@@ -323,7 +331,7 @@ def test_another_size_is_the_models_result_resampled_by_lanczos(settings, size, 
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_half_precision_stays_close_and_auto_closer(picture):
+def test_half_precision_stays_close_and_auto_closer(picture, native_half):
     model = described(compact)
     image = picture(1, 64, 51, 3)
     exact = upscale(model, image, precision="float32")
@@ -520,6 +528,59 @@ def test_cancelling_in_the_middle_of_a_tile_stops_at_the_next_layer(picture):
     assert not comfy.model_management.processing_interrupted()
 
 
+def test_cancelling_a_measurement_stops_at_the_next_layer_and_what_is_left_is_measured_later(picture):
+    model, image = described(compact), picture(1, 150, 131, 3)
+    expected = upscale(described(compact), image, precision="float32")
+    layers = []
+
+    def cancel(module, arguments, result):
+        layers.append(module)
+        if len(layers) == 1:
+            comfy.model_management.interrupt_current_processing(True)
+
+    folder_paths.set_user_directory(folder_paths.get_user_directory() + "/other")  # nothing is measured there
+    model.model.body[0].register_forward_hook(cancel)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        upscale(model, image, precision="float32")
+    assert len(layers) == 1
+    torch.testing.assert_close(upscale(model, image, precision="float32"), expected, rtol=0, atol=SAME)
+
+
+def work_of(model):
+    """Return a list that gets the multiplications of every convolution of the network and its copies."""
+    work = []
+
+    def note(layer, arguments, result):
+        work.append(result[0, 0].numel() * result.shape[0] * layer.weight.numel())
+
+    for layer in model.model.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(note)
+    return work
+
+
+@pytest.mark.parametrize("name", ["compact", "dncnn", "esrgan"])
+@pytest.mark.parametrize("precision", ["auto", "bfloat16"])
+def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwhile(
+    name, precision, picture, on_progress
+):
+    image, model = picture(1, 128, 128, 3), described(NETWORKS[name])
+    work, values = work_of(model), []
+    with torch.inference_mode():
+        model(image.movedim(-1, 1))
+    plain = sum(work)
+    work.clear()
+    on_progress(lambda value, total, preview, node_id=None: values.append(value))
+    upscale(model, image, precision=precision)
+    assert plain < sum(work) <= 3 * plain
+    assert values == sorted(values)
+    assert (values[0], values[-1]) == (0, 1000)
+    assert any(0 < value < 600 for value in values)  # the host hears of some steps only
+    work.clear()
+    upscale(model, image, precision=precision)
+    assert sum(work) <= 2 * plain  # only what was left for later is measured again
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("name", ["compact", "esrgan"])
 def test_progress_rises_to_the_end_and_the_preview_fills(name, channels, picture, on_progress, monkeypatch):
@@ -587,7 +648,7 @@ def test_progress_never_falls_back_whatever_is_measured_between(picture, monkeyp
 
 @pytest.mark.parametrize("patched", [False, True], ids=["bare", "with patcher"])
 @pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
-def test_the_model_that_others_hold_stays_as_it_is(patched, precision, picture):
+def test_the_model_that_others_hold_stays_as_it_is(patched, precision, picture, native_half):
     model = described(esrgan)
     model = with_patcher(model) if patched else model
     before = state_of(model)
@@ -616,7 +677,7 @@ def test_the_picture_that_others_hold_stays_as_it_is(picture):
     assert torch.equal(image, before)
 
 
-def test_one_copy_of_the_model_stays_ready_for_the_next_run_and_goes_with_it(picture):
+def test_one_copy_of_the_model_stays_ready_for_the_next_run_and_goes_with_it(picture, native_half):
     def living():
         gc.collect()
         networks = [thing for thing in gc.get_objects() if type(thing) is kind]
@@ -633,7 +694,7 @@ def test_one_copy_of_the_model_stays_ready_for_the_next_run_and_goes_with_it(pic
     assert living() == 0
 
 
-def test_the_copy_of_another_precision_is_gone_before_the_new_one_is_made(picture, monkeypatch):
+def test_the_copy_of_another_precision_is_gone_before_the_new_one_is_made(picture, monkeypatch, native_half):
     image, model = picture(1, 60, 51, 3), described(compact)
     kept, living = [], []
     make = host_upscale_module._new_network
@@ -734,6 +795,22 @@ def test_compiling_changes_neither_the_picture_nor_the_model(picture):
         compiled = upscale(model, image, precision="float32", tile_size=48, compile=True)
     assert torch.equal(compiled, expected)
     assert model.model._compiled_call_impl is None
+
+
+def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(picture, caplog, monkeypatch):
+    monkeypatch.setenv("CXX", "/bin/false")
+    model, image = described(compact), picture(2, 60, 51, 3)
+    expected = upscale(model, image, precision="float32", tile_size=48)
+    settings = {"precision": "float32", "tile_size": 48, "compile": True}
+    for _ in range(2):  # also where the network is ready from before
+        forget_lines()
+        caplog.clear()
+        with caplog.at_level("WARNING", "megapixel"), torch.inference_mode():
+            output = MegapixelUpscale.execute(model, image, **settings)
+        assert torch.equal(output.args[0], expected)
+        [line] = caplog.messages
+        assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
+        assert output.ui["text"] == (line,)
 
 
 def test_a_fresh_node_does_what_it_shows(picture):

@@ -22,6 +22,7 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from megapixel.host import upscale as host_upscale
+from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.host.video import Job, remove_stale
 from megapixel.nodes.upscale import MegapixelUpscale
@@ -205,14 +206,27 @@ def test_a_folder_of_pictures_is_a_video_in_the_order_of_its_numbers(model, fold
     assert times_of(written) == [Fraction(index, Fraction(12.5)) for index in range(11)]
 
 
+def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, clip, caplog, monkeypatch):
+    monkeypatch.setenv("CXX", "/bin/false")
+    clip(6)
+    expected = numbers_of(file_of(run(model, file="a.mp4", codec="ffv1")))
+    forget_lines()
+    with caplog.at_level("WARNING", "megapixel"):
+        output = run(model, file="a.mp4", codec="ffv1", filename_prefix="video/compiled", compile=True)
+    assert torch.equal(numbers_of(file_of(output)), expected)
+    [line] = caplog.messages
+    assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
+    assert line in output.ui["text"][0]
+
+
 def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, monkeypatch):
     clip(20)
     alone = file_of(run(model, file="a.mp4", tile_size=48))
     monkeypatch.setattr(host_upscale, "_networks", WeakKeyDictionary())
     monkeypatch.setattr(host_upscale, "sibling_devices", lambda first: [first, torch.device(first.type, 0)])
     together = file_of(run(model, file="a.mp4", tile_size=48))
-    [(_, network)] = host_upscale._networks.values()
-    assert len(network.stages[0].workers) == 2
+    [ready] = host_upscale._networks.values()
+    assert len(ready.network.stages[0].workers) == 2
     assert Path(together).read_bytes() == Path(alone).read_bytes()
 
 
@@ -248,6 +262,7 @@ import_host()
 import folder_paths, torch
 folder_paths.set_output_directory(sys.argv[3])
 folder_paths.set_user_directory(sys.argv[4])
+from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.video.file_reader import FileReader
 from devhost.tiny.random_upscalers import random_upscaler

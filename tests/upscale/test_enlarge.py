@@ -12,12 +12,13 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.upscale import enlarge as loop
+from megapixel.upscale import enlarge as loop, placement as placement_module
 from megapixel.upscale.enlarge import NotANumber, OutOfMemory, Tile, enlarge
 from megapixel.upscale.memory import Need
 from megapixel.upscale.placement import Line, Placement
 from megapixel.upscale.stage import Stage, Worker
 from megapixel.upscale.tiles import Reach, plan_tiles
+from megapixel.upscale.transfer import wait_for
 
 CPU = torch.device("cpu")
 NEED = Need(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
@@ -477,9 +478,9 @@ def failures(monkeypatch):
     seen = []
     real = loop._Waiting.failed
 
-    def failed(waiting, tiles):
+    def failed(waiting, tiles, doubt=None):
         seen.extend(tiles)
-        return real(waiting, tiles)
+        return real(waiting, tiles, doubt)
 
     monkeypatch.setattr(loop._Waiting, "failed", failed)
     return seen
@@ -603,3 +604,114 @@ def test_other_errors_are_not_taken_for_the_end_of_memory(picture):
     with pytest.raises(RuntimeError, match="device-side assert"):
         run_tiled(picture(1, 3, 61, 90), stage_of([run], 1, Reach(4)), 90)
     assert len(calls) == 1
+
+
+# Errors that may mean that memory is out
+
+
+DOUBTS = [
+    "GET was unable to find an engine to execute this computation",
+    "FIND was unable to find an engine to execute this computation",
+    "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+]
+
+
+class Doubtful(Memory):
+    """The same with an error that does not say what it means."""
+
+    def __init__(self, run, cap, text):
+        super().__init__(run, cap)
+        self.text = text
+
+    def __call__(self, tiles):
+        try:
+            return super().__call__(tiles)
+        except torch.OutOfMemoryError:
+            raise RuntimeError(f"{self.text} (call {len(self.failed)})") from None
+
+
+@pytest.mark.parametrize("text", DOUBTS)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_that_may_mean_so_is_tried_again_once_with_smaller_tiles(text, workers, picture):
+    pictures = picture(2, 3, 120, 150)
+    memory = Doubtful(blurred, 80 * 80, text)
+    result = run_tiled(pictures, stage_of([memory] * workers, 1, Reach(2)), 150, recover=memory.recover)
+    torch.testing.assert_close(result, blurred(pictures), atol=1e-6, rtol=0)
+    assert 1 <= len(memory.failed) <= workers
+
+
+@pytest.mark.parametrize("text", DOUBTS)
+@pytest.mark.parametrize("tile", [40, 150])
+def test_the_first_of_such_errors_is_raised_when_it_comes_again(text, tile, picture):
+    memory = Doubtful(blurred, 10, text)
+    with pytest.raises(RuntimeError) as raised:
+        run_tiled(picture(1, 3, 120, 150), stage_of([memory], 1, Reach(2)), tile, recover=memory.recover)
+    assert str(raised.value) == f"{text} (call 1)"
+    assert len(memory.failed) == 2
+
+
+# Waiting for a GPU
+
+
+class Event:
+    """A GPU that is done after so many looks."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def query(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_while_a_gpu_computes_the_host_is_asked_whether_to_go_on():
+    asked = []
+    wait_for(Event(5), lambda: asked.append(1))
+    assert len(asked) == 5
+
+    def cancel():
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        wait_for(Event(10**9), cancel)
+
+
+def test_cancel_ends_the_wait_for_workers_that_are_busy(picture):
+    busy = threading.Event()
+
+    def slow(tiles):
+        busy.wait(10)
+        return halved(tiles)
+
+    def cancel():
+        busy.set()  # else the test would wait for the threads' end
+        raise Interrupted
+
+    before = threading.active_count()
+    stage = stage_of([slow, slow], 2, Reach(2))
+    assert isinstance(finish(lambda: run_tiled(picture(1, 3, 90, 91), stage, 48, check=cancel)), Interrupted)
+    assert threading.active_count() == before
+
+
+# What a position needs is computed once
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_weights_are_computed_once_for_each_position_and_before_the_network_runs(mixed, picture, monkeypatch):
+    log = []
+    real = placement_module.resample_bands
+    monkeypatch.setattr(placement_module, "resample_bands", lambda *key: log.append(key) or real(*key))
+
+    def run(tiles):
+        log.append("network")
+        return halved(tiles)
+
+    reach = Reach(16, 1, 5) if mixed else Reach(10)
+    run_tiled(picture(3, 3, 150, 201), stage_of([run], 2, reach), 96, (170, 230))
+    keys = [entry for entry in log if entry != "network"]
+    plan = plan_tiles(150, 201, reach, 96)
+    assert len(keys) == len(set(keys)) == len(plan.rows) + len(plan.columns)
+    assert log.count("network") == 3 * len(plan.tiles)
+    assert "network" not in log[:2]
+    last = max(place for place, entry in enumerate(log) if entry != "network")
+    assert log[last:].count("network") > 2 * len(plan.tiles)

@@ -5,13 +5,18 @@ from __future__ import annotations
 import gc
 import json
 import re
+import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
-from megapixel.upscale import network as network_module
+from megapixel.upscale import form as form_module
+from megapixel.upscale.budget import Budget, BudgetSpent
+from megapixel.upscale.float32 import true_float32
+from megapixel.upscale.form import TOLERANCE, Form, copy_descriptor
 from megapixel.upscale.memory import _LivingTensors
-from megapixel.upscale.network import TOLERANCE, Form, Network, choose_form, copy_descriptor
+from megapixel.upscale.network import Network
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
 
@@ -25,6 +30,23 @@ PLENTY = 1e15
 
 def load(descriptor, device):
     descriptor.model.to(device)
+
+
+def choose_form(descriptor, device, load, precision, store, size=(180, 230)):
+    """Choose for a picture of this size, of which all fits in one call."""
+    budget = Budget(size[0] * size[1])
+    return form_module.choose_form(
+        descriptor, device, load, precision, store, size, lambda: size[0] * size[1], budget
+    )
+
+
+@pytest.fixture(autouse=True)
+def native(monkeypatch):
+    """As on a processor with instructions for half precision; returns a function that takes them away."""
+    monkeypatch.setattr(form_module, "computes_natively", lambda dtype, device: True)
+    return lambda: monkeypatch.setattr(
+        form_module, "computes_natively", lambda dtype, device: dtype == torch.float32
+    )
 
 
 class Loads:
@@ -83,26 +105,26 @@ class TestForms:
         error = float((half(pictures(1, 3, 64, 64).bfloat16()).float() - exact).abs().max())
         assert error > 2 * TOLERANCE
         # Even where bfloat16 is by far the fastest.
-        timed = network_module._timed
+        timed = form_module._timed
 
-        def fast_half(descriptor, form, probe, load):
-            enlarged, _ = timed(descriptor, form, probe, load)
-            return enlarged, 1.0 if form.dtype == torch.float32 else 0.1
+        def fast_half(probe, form, limit, exact):
+            enlarged, _ = timed(probe, form, limit, exact)
+            return enlarged, form_module._Times(*(2 * [1.0 if form.dtype == torch.float32 else 0.1]))
 
-        monkeypatch.setattr(network_module, "_timed", fast_half)
+        monkeypatch.setattr(form_module, "_timed", fast_half)
         assert choose_form(bad, CPU, load, "auto", {}).dtype == torch.float32
         good = random_upscaler("ESRGAN 32x2 2x")
         assert choose_form(good, CPU, load, "auto", {}).dtype == torch.bfloat16
 
     def test_one_without_numbers_is_never_chosen(self, compact, monkeypatch):
-        timed = network_module._timed
+        timed = form_module._timed
 
-        def spoiled(descriptor, form, probe, load):
-            enlarged, _ = timed(descriptor, form, probe, load)
+        def spoiled(probe, form, limit, exact):
+            enlarged, _ = timed(probe, form, limit, exact)
             half = form.dtype != torch.float32
-            return enlarged * (torch.nan if half else 1), 0.1 if half else 1.0
+            return enlarged * (torch.nan if half else 1), form_module._Times(*(2 * [0.1 if half else 1.0]))
 
-        monkeypatch.setattr(network_module, "_timed", spoiled)
+        monkeypatch.setattr(form_module, "_timed", spoiled)
         assert choose_form(compact, CPU, load, "auto", {}).dtype == torch.float32
 
     def test_the_chosen_one_is_within_a_step_of_float32(self):
@@ -155,6 +177,191 @@ class TestForms:
         loads = Loads()
         assert choose_form(compact, CPU, loads, "auto", {}).dtype == torch.float32
         assert set(loads.types) == {torch.float32}
+
+
+class Clock:
+    """Seconds as forms need them, by the number of their run: the first one prepares."""
+
+    def __init__(self, monkeypatch, seconds):
+        self.runs = {}
+        real = form_module._Probe.runs
+
+        def runs(probe, form):
+            for number, (enlarged, _) in enumerate(real(probe, form)):
+                self.runs[form] = number + 1
+                yield enlarged, seconds[form][min(number, 1)]
+
+        monkeypatch.setattr(form_module._Probe, "runs", runs)
+
+
+PLAIN, LAST = Form(), Form(torch.float32, True)
+HALF, HALF_LAST = Form(torch.bfloat16), Form(torch.bfloat16, True)
+
+
+class TestCost:
+    """What may be spent to find the fastest form."""
+
+    @pytest.mark.parametrize("size", [(128, 128), (181, 320)])
+    def test_all_candidates_together_cost_one_pass_over_the_picture(self, compact, monkeypatch, size):
+        Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})  # none is dropped
+        spent = []
+        budget = Budget(size[0] * size[1], spent.append)
+        form = form_module.choose_form(compact, CPU, load, "auto", {}, size, lambda: 10**9, budget)
+        assert form == HALF_LAST
+        assert len(spent) == 4 * form_module.RUNS
+        assert 0.8 <= sum(spent) <= 1
+
+    def test_one_is_dropped_after_its_first_run_where_that_is_slower_than_the_best_ones(
+        self, compact, monkeypatch
+    ):
+        clock = Clock(monkeypatch, {PLAIN: (5, 3), LAST: (6, 1), HALF: (4, 2), HALF_LAST: (4.5, 1)})
+        assert choose_form(compact, CPU, load, "auto", {}) == HALF
+        assert clock.runs == {PLAIN: form_module.RUNS, LAST: 1, HALF: form_module.RUNS, HALF_LAST: 1}
+
+    def test_it_ends_where_nothing_is_left_to_spend(self, compact, monkeypatch):
+        clock = Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})
+        budget = Budget(128 * 128)
+        budget.spend(1.5 * 128 * 128)
+        chosen = form_module.choose_form(compact, CPU, load, "auto", {}, (128, 128), lambda: 10**9, budget)
+        assert chosen in (LAST, HALF)
+        assert sum(clock.runs.values()) < 4 * form_module.RUNS
+        assert 0 <= budget.left < 0.1 * 128 * 128
+
+    @pytest.mark.parametrize("precision", ["auto", "float16", "bfloat16"])
+    def test_a_processor_without_instructions_for_half_precision_is_not_asked_for_it(
+        self, compact, native, precision
+    ):
+        native()
+        loads = Loads()
+        assert choose_form(compact, CPU, loads, precision, {}).dtype == torch.float32
+        assert set(loads.types) == {torch.float32}
+
+    def test_a_probe_has_the_size_that_will_run(self):
+        side = form_module._side_of_probe
+        assert side((128, 128), 10**9, 2, on_cpu=True) == 52  # three runs of two candidates: one pass
+        assert side((2000, 3000), 90_000, 2, on_cpu=True) == 300
+        assert side((2000, 3000), 10**9, 4, on_cpu=False) == form_module.LARGEST_PROBE
+        assert side((64, 64), 10**9, 4, on_cpu=False) == form_module.SMALLEST_ON_GPU
+        assert side((2000, 3000), 500_000, 4, on_cpu=False) == 707
+
+    def test_what_the_processor_can_do_is_asked_of_torch(self, monkeypatch):
+        monkeypatch.undo()
+        asked = {}
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: asked, raising=False)
+        natively = form_module.computes_natively
+        assert not natively(torch.bfloat16, CPU)
+        asked["avx512_bf16"] = True
+        assert natively(torch.bfloat16, CPU)
+        assert not natively(torch.float16, CPU)
+        assert natively(torch.float32, CPU)
+        assert natively(torch.float16, torch.device("cuda"))
+
+
+class TestReachWithinABudget:
+    def test_a_reach_that_costs_too_much_is_left_for_later_and_not_tried_for_little_more(self):
+        store, descriptor = {}, random_upscaler("PLKSR 12")
+        stage = Network(descriptor, [CPU], load, store=store).stages[0]
+        budget = Budget(128 * 128)
+        with pytest.raises(BudgetSpent):
+            stage.reach(budget, must=False)
+        assert 0 <= budget.left < 2 * 128 * 128
+        again = Budget(128 * 128)
+        with pytest.raises(BudgetSpent):
+            stage.reach(again, must=False)
+        assert again.left == 2 * 128 * 128
+
+
+class TestTrueFloat32:
+    def seen(self, network, picture):
+        """Return what the layers see of the process's settings while a picture goes through, and after it."""
+        settings = []
+        for layer in network.modules[0].modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_pre_hook(lambda *_: settings.append(torch.backends.cudnn.allow_tf32))
+        upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
+        return set(settings), torch.backends.cudnn.allow_tf32
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_tf32_is_off_inside_exact_calls_alone(self, compact, monkeypatch, workers):
+        network = Network(compact, [CPU], load, exact=True)
+        [stage] = network.stages
+        network.stages = [replace(stage, workers=stage.workers * workers)]  # two threads
+        picture = pictures(1, 3, 45, 70)
+        assert torch.backends.cudnn.allow_tf32
+        assert self.seen(network, picture) == ({False}, True)
+        assert self.seen(Network(compact, [CPU], load), picture) == ({True}, True)
+
+    def test_it_is_as_before_after_an_exception_and_between_two_threads(self):
+        matmul = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        first, second = threading.Event(), threading.Event()
+
+        def stay():
+            with true_float32():
+                first.set()
+                second.wait(5)
+
+        try:
+            with true_float32():
+                assert torch.get_float32_matmul_precision() == "highest"
+            with pytest.raises(ZeroDivisionError), true_float32():
+                _ = 1 / 0
+            assert torch.get_float32_matmul_precision() == "high"
+            other = threading.Thread(target=stay)
+            with true_float32():
+                other.start()
+                first.wait(5)
+            assert not torch.backends.cudnn.allow_tf32  # the other one is still inside
+            second.set()
+            other.join()
+            assert torch.backends.cudnn.allow_tf32
+            assert torch.get_float32_matmul_precision() == "high"
+        finally:
+            torch.set_float32_matmul_precision(matmul)
+
+    def test_the_reach_is_measured_without_tf32_whatever_the_precision(self, compact):
+        settings = []
+        compact.model.body[0].register_forward_pre_hook(
+            lambda *_: settings.append(torch.backends.cudnn.allow_tf32)
+        )
+        network = Network(compact, [CPU], load, Form(torch.bfloat16))
+        settings.clear()
+        network.stages[0].reach()
+        assert set(settings) == {False}
+
+
+class TestCompile:
+    @pytest.mark.parametrize("name", ["Compact 16x4", "ESRGAN 32x2"])
+    @pytest.mark.parametrize("error", [AssertionError("expected stride 9==1"), RuntimeError("inductor")])
+    def test_the_layers_run_as_they_are_where_the_compiler_fails(self, name, error):
+        descriptor, picture, failed = random_upscaler(name), pictures(2, 3, 33, 40), []
+
+        def compile_badly(*_, **__):
+            raise error
+
+        expected = upscale_pictures(
+            picture, Network(descriptor, [CPU], load), Options(), Hooks(lambda: PLENTY)
+        )
+        network = Network(descriptor, [CPU], load)
+        network.compile(failed.append)
+        for part in network._copies.made[CPU]._modules:
+            part._compiled_call_impl = compile_badly  # what torch puts there
+        for _ in range(2):
+            enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: PLENTY))
+            assert torch.equal(enlarged, expected)
+        assert failed == [error]
+        assert network.compile_error is error
+
+    def test_an_error_of_the_model_is_its_own(self, compact):
+        network = Network(compact, [CPU], load)
+
+        def broken(*_):
+            raise RuntimeError("a layer is broken")
+
+        network.modules[0].body[0].register_forward_pre_hook(broken)
+        network.compile(lambda error: pytest.fail("it is not the compiler's fault"))
+        with torch.compiler.set_stance("force_eager"), pytest.raises(RuntimeError, match="layer is broken"):
+            upscale_pictures(pictures(1, 3, 33, 40), network, Options(), Hooks(lambda: PLENTY))
 
 
 def snapshot(module):

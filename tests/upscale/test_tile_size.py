@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import product
 from random import Random
 
 import pytest
 import torch
 from megapixel.upscale.memory import Need
 from megapixel.upscale.network import Network
-from megapixel.upscale.tile_size import CPU_HELD, CPU_PENALTY, RESERVE, SIDES, WASTE, choose_plan
-from megapixel.upscale.tiles import Reach, plan_tiles
+from megapixel.upscale.tile_size import CPU_HELD, CPU_PENALTY, LEAST, RESERVE, WASTE, choose_plan
+from megapixel.upscale.tiles import Reach, TilePlan, cut_axis, plan_tiles
 
 from devhost.tiny.random_upscalers import random_upscaler
 
 GB = 2**30
+SIDES = (64, 100, 128, 200, 256, 333, 512, 700, 1024, 1280, 1500, 2048, 3000)
 MIXED = Reach(32, 1, 16)
 
 
@@ -38,7 +41,7 @@ def test_the_chosen_tile_fits_the_memory_wherever_any_does():
         height, width, reach, need, free, on_cpu = random_cell(random)
         plan = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu)
         fits = math.prod(plan.tile_size) * need.peak <= RESERVE * free
-        least = plan_tiles(height, width, reach, SIDES[0])
+        least = plan_tiles(height, width, reach, LEAST)
         if math.prod(least.tile_size) * need.peak <= RESERVE * free:
             assert fits
             fitting += 1
@@ -55,7 +58,7 @@ def test_no_listed_side_would_be_less_work():
     for _ in range(120):
         height, width, reach, need, free, _ = random_cell(random)
         plan = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu=False)
-        others = [plan_tiles(height, width, reach, side) for side in SIDES]
+        others = [plan_tiles(height, width, reach, side) for side in SIDES if side >= LEAST]
         fitting = [other for other in others if math.prod(other.tile_size) * need.peak <= RESERVE * free]
         assert not fitting or plan.redundancy <= min(other.redundancy for other in fitting) + 1e-9
 
@@ -93,10 +96,44 @@ def test_a_cpu_never_computes_more_than_the_pages_would_cost():
         assert plan.redundancy <= CPU_PENALTY * plain.redundancy + 1e-9
 
 
-def test_a_gpu_takes_no_more_than_the_largest_side_at_once():
-    plan = choose_plan(4096, 4096, lambda: Reach(18), Need(100), 64 * GB, on_cpu=False)
-    assert max(plan.tile_size) <= SIDES[-1]
-    assert len(plan.tiles) > 1
+@pytest.mark.parametrize("size", [(1080, 1920), (2048, 2048), (1440, 2560), (2160, 3840)], ids=str)
+@pytest.mark.parametrize("reach", [Reach(2), Reach(100), Reach(34, 8)], ids=str)
+def test_a_gpu_with_memory_to_spare_computes_nothing_twice(size, reach):
+    # bytes and values for a pixel: Compact 64x32, SPAN and a trunk of ESRGAN in half precision
+    for need in (Need(300, 64), Need(1000, 192), Need(1200, 192)):
+        plan = choose_plan(*size, lambda: reach, need, 80 * GB, on_cpu=False)
+        assert (len(plan.tiles), plan.redundancy) == (1, 1)
+    # A tail of ESRGAN makes tensors of 1024 values a pixel.
+    plan = choose_plan(*size, lambda: Reach(2), Need(4200, 1024), 80 * GB, on_cpu=False)
+    assert math.prod(plan.tile_size) * 1024 < 2**31
+    assert round(plan.redundancy, 2) == 1.0
+
+
+def test_a_gpu_cuts_where_no_memory_is_left_for_the_whole():
+    for gigabytes, limit in ((16, 1.0), (6, 1.16), (3, 1.32), (1.5, 1.68)):
+        plan = choose_plan(1440, 2560, lambda: Reach(100), Need(3000, 192), gigabytes * GB, on_cpu=False)
+        assert plan.redundancy <= limit
+        assert math.prod(plan.tile_size) * 3000 <= RESERVE * gigabytes * GB
+
+
+def test_the_waste_stays_below_its_limit_wherever_any_tiles_do():
+    """Against all pairs of sides that a person could name."""
+    random, close = Random(3), 0
+    for _ in range(60):
+        height, width, reach, need, free, on_cpu = random_cell(random)
+        reach = replace(reach, margin=min(reach.margin, 60), blend=0)
+        rows, columns = (
+            {cut_axis(length, reach, side) for side in range(LEAST, length + 40, 40)}
+            for length in (height, width)
+        )
+        plans = [TilePlan(height, width, *cuts) for cuts in product(rows, columns)]
+        fitting = [plan for plan in plans if math.prod(plan.tile_size) * need.peak <= RESERVE * free]
+        least = min((plan.redundancy for plan in fitting), default=math.inf)
+        chosen = choose_plan(height, width, lambda reach=reach: reach, need, free, on_cpu)
+        if least <= WASTE:
+            assert chosen.redundancy <= WASTE
+            close += len(chosen.tiles) > 1
+    assert close > 5
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from typing import Any
 from PIL.PngImagePlugin import PngInfo
 
 from .environment import ROOT, Environment
+from .families_demo import EXAMPLES as FAMILY_EXAMPLES, example_of
 from .segs_demo import EXAMPLE as SEGS_EXAMPLE, example_prompt as segs_example_prompt
 from .server import Prompt, PromptFailure, Server, ServerFailure, current_environment, running_server
 from .sheet import Block, Cell, draw_sheet
@@ -398,6 +399,8 @@ def _write_examples(environment: Environment) -> None:
     graphs[UPSCALE_EXAMPLE] = to_graph(upscale_prompt(), object_info)
     graphs[VIDEO_EXAMPLE] = to_graph(video_prompt(), object_info)
     graphs[SEGS_EXAMPLE] = _with_download(to_graph(segs_example_prompt(EXAMPLE_CHECKPOINT), object_info))
+    for name, make in FAMILY_EXAMPLES.items():
+        graphs[example_of(name)] = to_graph(make(), object_info)
     for file, make in ((WORKERS_EXAMPLE, workers_prompt), (WORKERS_VIDEO_EXAMPLE, workers_video_prompt)):
         graphs[file] = _with_download(to_graph(make(EXAMPLE_CHECKPOINT), with_collector(object_info)))
     for file, graph in graphs.items():

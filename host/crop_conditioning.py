@@ -139,7 +139,7 @@ class _Cropper:
             ]
             mask = getattr(control, "mask", None)  # of InstantID: where a face may go
             if isinstance(mask, Tensor):
-                copy.mask = self._stack(mask)
+                copy.mask = crop_fields(mask, self._crops, self._canvas)
             copy.set_previous_controlnet(self._control(control.previous_controlnet))
             self._controls[id(control)] = copy
         return self._controls[id(control)]

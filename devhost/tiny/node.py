@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import ComfyExtension, io
 
 from . import random_models, topology
+from .families import FAMILIES, IdentityVae
 from .forms import EMPTY_CLASS
 from .text import build_clip
 from .unet import load_sd15, load_sdxl
@@ -110,8 +111,61 @@ class TinyControlNet(io.ComfyNode):
         )
 
 
+def _family_socket() -> io.Combo.Input:
+    return io.Combo.Input("family", options=list(FAMILIES), tooltip="The family; its weights are random.")
+
+
+class TinyFamilyModel(io.ComfyNode):
+    """Drop-in for the host's UNETLoader."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevFamilyModel", display_name="Tiny model of a family", category=CATEGORY,
+            inputs=[_family_socket()], outputs=[io.Model.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, family: str) -> io.NodeOutput:
+        return io.NodeOutput(FAMILIES[family].model())
+
+
+class TinyFamilyClip(io.ComfyNode):
+    """Drop-in for the host's CLIPLoader."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevFamilyClip", display_name="Tiny text encoder of a family", category=CATEGORY,
+            inputs=[_family_socket()], outputs=[io.Clip.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, family: str) -> io.NodeOutput:
+        generator = torch.Generator().manual_seed(0)
+        width = FAMILIES[family].text_width
+        sequences = torch.randn(EMPTY_CLASS + 1, 8, width, generator=generator)
+        pooled = torch.randn(EMPTY_CLASS + 1, 16, generator=generator)
+        return io.NodeOutput(build_clip(sequences, pooled))
+
+
+class TinyFamilyVae(io.ComfyNode):
+    """Drop-in for the host's VAELoader: latents are the pictures themselves."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevFamilyVae", display_name="VAE of a tiny family", category=CATEGORY,
+            inputs=[_family_socket()], outputs=[io.Vae.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, family: str) -> io.NodeOutput:
+        return io.NodeOutput(IdentityVae(FAMILIES[family].has_time))
+
+
 class TinyModelsExtension(ComfyExtension):
     """The loaders of the tiny models."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyCheckpoint, TinyControlNet]
+        return [TinyCheckpoint, TinyControlNet, TinyFamilyModel, TinyFamilyClip, TinyFamilyVae]

@@ -86,17 +86,17 @@ def _axis(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return for one side: the places in each window (count, window), and each place's window and place in it (length,)."""
     window = -(-length // count)
-    starts = [number * (length - window) // max(count - 1, 1) for number in range(count)]
-    nearest = [
-        min(range(count), key=lambda number: abs(2 * (place - starts[number]) - (window - 1)))
-        for place in range(length)
-    ]
-    shift = quarter * (window // QUARTERS)
-    begin = torch.tensor(starts, device=device)
+    numbers = torch.arange(count, device=device)
     places = torch.arange(length, device=device)
+    begin = numbers * (length - window) // max(count - 1, 1)
+    distance = (
+        2 * (places - begin[:, None]) - (window - 1)
+    ).abs()  # of a place from a window's centre, doubled
+    nearest = (distance * count + numbers[:, None]).argmin(0)  # of two alike, the first
+    shift = quarter * (window // QUARTERS)
     source = (begin[:, None] + places[:window] + shift) % length
     moved = (places - shift) % length
-    owner = torch.tensor(nearest, device=device)[moved]
+    owner = nearest[moved]
     return source, owner, moved - begin[owner]
 
 

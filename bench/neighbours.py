@@ -11,7 +11,8 @@ A cell states:
     SILENT          it changes nothing, and no line says so
     FAILS: ...      the error message
 
-`plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did. Weights are random.
+`plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did; where they did not, whether
+the neighbour alone does. Weights are random.
 """
 
 from __future__ import annotations
@@ -224,8 +225,8 @@ PACKS = [
     ),
     Neighbour("DeepCache, every 2nd step", of_pack("DeepCache", "apply", 2, 3, 0, 1000), "ComfyUI-deepcache"),
     Neighbour("WaveSpeed, first block cached", of_pack("ApplyFBCacheOnModel", "patch", "diffusion_model", 0.5, -1, 0.0, 1.0), "Comfy-WaveSpeed"),
-    Neighbour("PAG advanced", from_module("pag_nodes", "PerturbedAttention", "patch", 3.0, 0.0, -1.0, -1.0, 0.0, "full"), GUIDANCE),
-    Neighbour("SEG", from_module("pag_nodes", "SmoothedEnergyGuidanceAdvanced", "patch", 3.0, 10.0, -1.0, -1.0, 0.0, "full"), GUIDANCE),
+    Neighbour("PAG advanced", from_module("pag_nodes", "PerturbedAttention", "patch"), GUIDANCE),
+    Neighbour("SEG", from_module("pag_nodes", "SmoothedEnergyGuidanceAdvanced", "patch"), GUIDANCE),
     Neighbour("sliding window guidance", from_module("pag_nodes", "SlidingWindowGuidanceAdvanced", "patch", 5.0, 128, 128, 64), GUIDANCE),
     Neighbour("TPG", from_module("tpg_nodes", "TokenPerturbationGuidance", "patch", 3.0), GUIDANCE),
     Neighbour("PLADIS", from_module("pladis_nodes", "Pladis", "patch", 2.0), GUIDANCE),
@@ -268,16 +269,17 @@ def load_pack(folder: Path) -> Any:
 
 def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> torch.Tensor:
     """Sample with the global random state set, for neighbours that draw from it, and left as it was."""
-    settings = neighbour.settings(model, pack)
+    settings: dict[str, Any] = {"batch": 2, "steps": 2, **neighbour.settings(model, pack)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return sample(model, size, **{"batch": 2, "steps": 3} | settings)
+        return sample(model, size, **settings)
 
 
 def compare(neighbour: Neighbour, plain: Any, pack: Any, lines: Lines) -> dict[str, Outcome]:
-    """Return what came of each effect, by its name."""
+    """Return what came of each effect, by its name; "" has the neighbour alone."""
     alone = {size: run(neighbour, neighbour.apply(plain, pack), pack, size) for size in SIZES}
-    outcomes: dict[str, Outcome] = {}
+    again = run(neighbour, neighbour.apply(plain, pack), pack, SIZES[0])
+    outcomes = {"": Outcome(repeats=torch.equal(alone[SIZES[0]], again))}
     for name, effect in EFFECTS.items():
         outcome = outcomes[name] = Outcome()
         for size, ours_first in zip(SIZES, (True, False), strict=True):
@@ -320,11 +322,13 @@ def rows(family: str, packs: Path | None, only: str | None) -> Iterator[str]:
             yield f"| {neighbour.pack or 'ComfyUI'} | {neighbour.name} | {family} | fails alone: {type(error).__name__} {str(error)[:90]} |"
             continue
         same = torch.equal(sample(plain, SIZES[1]), before)
-        repeats = all(outcome.repeats for outcome in outcomes.values())
+        repeats = "same" if all(outcome.repeats for outcome in outcomes.values()) else "OTHER"
+        if not outcomes[""].repeats:
+            repeats = "other, alone too"
         cells = " | ".join(str(outcomes[name]) for name in EFFECTS)
         yield (
             f"| {neighbour.pack or 'ComfyUI'} | {neighbour.name} | {family} | {cells} | {'same' if same else 'CHANGED'} | "
-            f"{'same' if repeats else 'OTHER'} |"
+            f"{repeats} |"
         )
         gc.collect()
 

@@ -12,8 +12,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -24,9 +28,18 @@ import_host()
 
 import numpy as np
 import torch
+from comfy.samplers import calculate_sigmas
 from megapixel.attention.instant_id import InstantID, projection_key
 from megapixel.attention.resampler import ResamplerShape
 from megapixel.nodes.instant_id import MegapixelInstantIDApply
+from megapixel.patches.model_call import first_call
+from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
+from megapixel.patches.rau_net import apply_rau_net
+from megapixel.patches.rau_net_preset import Resolution, known_preset
+from megapixel.patches.rau_net_settings import RAUNet
+from megapixel.patches.topology import topology_of
+from megapixel.patches.wrapper import effects_of
+from megapixel.scaling.size import Size
 from torch import Tensor, nn
 
 from devhost.sampling import sample
@@ -35,7 +48,7 @@ from devhost.tiny.random_faces import as_bin
 
 Difference = tuple[str, float]
 
-INSTANT_ID = "ComfyUI_InstantID"
+INSTANT_ID, JANK = "ComfyUI_InstantID", "comfyui_jankhidiffusion"
 
 
 def load_pack(folder: Path) -> ModuleType:
@@ -137,7 +150,145 @@ def instant_id(packs: Path) -> Iterator[Difference]:
             yield f"{name}, batch {batch}", difference(*results)
 
 
-PARTS: dict[str, Callable[[Path], Iterator[Difference]]] = {"instant_id": instant_id}
+# RAU-Net and MSW-MSA
+
+SCHEDULERS = (
+    "normal",
+    "sgm_uniform",
+    "simple",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "linear_quadratic",
+    "kl_optimal",
+)
+HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
+
+
+def sizes(count: int, multiple: int = 1) -> list[Size]:
+    """Return different latent sizes from 9 to 40 pixels, that is pictures with sides that are multiples of 8."""
+    rng = random.Random(1)
+    sides = [side for side in range(9, 41) if side % multiple == 0]
+    return rng.sample([(height, width) for height in sides for width in sides], count)
+
+
+def jank(packs: Path) -> tuple[dict[str, Any], Any]:
+    """Return the nodes of the pack, and its module of shared functions; what it puts into ComfyUI itself is taken out again."""
+    pack = load_pack(packs / JANK)
+    rau_net = sys.modules[f"{pack.__name__}.py.raunet"]
+    rau_net.GLOBAL_STATE.no_controlnet_workaround = True
+    return pack.NODE_CLASS_MAPPINGS, sys.modules[f"{pack.__name__}.py.utils"]
+
+
+def families() -> dict[str, Any]:
+    shallow = {
+        "transformer_depth": [0, 0, 1, 1, 1, 1],
+        "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1],
+    }
+    return {"SD 1.5": random_models.sd15(), "SDXL": random_models.sdxl(transformer_depth_middle=1, **shallow)}
+
+
+RESOLUTIONS: dict[Resolution, str] = {
+    "low": "low (1024 or lower)",
+    "high": "high (1536-2048)",
+    "ultra": "ultra (over 2048)",
+}
+
+
+def rau_net(packs: Path) -> Iterator[Difference]:
+    nodes, _ = jank(packs)
+    for family, model in families().items():
+        topology_here = topology_of(model.get_model_object("diffusion_model"))
+        variants: dict[str, tuple[Any, Any]] = {}
+        for ours, theirs in RESOLUTIONS.items():
+            [original] = nodes["ApplyRAUNetSimple"].patch(
+                model=model,
+                model_type="auto",
+                res_mode=theirs,
+                upscale_mode="default",
+                ca_upscale_mode="default",
+            )
+            variants[f"simple, {ours}"] = apply_rau_net(model, known_preset(topology_here, ours)), original
+        for mode in ("avg_pool2d", "adaptive_avg_pool2d", "bicubic"):
+            settings = replace(
+                RAUNet(), **asdict(known_preset(topology_here, "ultra")) | {"ca_downscale_mode": mode}
+            )
+            variants[mode] = apply_rau_net(model, settings), original_rau_net(nodes, model, settings)
+        yield from over_sizes(family, variants, sizes(200))
+
+
+def original_rau_net(nodes: dict[str, Any], model: Any, settings: RAUNet) -> Any:
+    given = {name: value for name, value in asdict(settings).items() if value is not None}
+    lists = {name: ",".join(map(str, blocks)) for name, blocks in given.items() if name.endswith("_blocks")}
+    return nodes["ApplyRAUNet"].patch(model=model, **given | lists)[0]
+
+
+def over_sizes(
+    family: str, variants: dict[str, tuple[Any, Any]], chosen: Sequence[Size]
+) -> Iterator[Difference]:
+    """Yield the largest difference of each variant; the variants take turns over the sizes."""
+    largest = dict.fromkeys(variants, 0.0)
+    counts = dict.fromkeys(variants, 0)
+    raised: list[Size] = []
+    for number, size in enumerate(chosen):
+        name = list(variants)[number % len(variants)]
+        ours, theirs = (partial(sample, each, size, cfg=1.0, sigmas=HIGH) for each in variants[name])
+        result = ours()
+        try:
+            expected = theirs()
+        except (RuntimeError, ValueError):
+            raised.append(size)
+            continue
+        largest[name] = max(largest[name], difference(result, expected))
+        counts[name] += 1
+    for name, value in largest.items():
+        yield f"{family}, {name}: {counts[name]} sizes", value
+    yield f"{family}, sizes at which the original raises: {raised or 'none'}", 0.0
+
+
+def ends(packs: Path) -> Iterator[Difference]:
+    """Yield for each end the steps at which one is on and the other is not, over schedulers and 4 to 50 steps."""
+    _, utils = jank(packs)
+    sampling = random_models.sd15().get_model_object("model_sampling")
+    for end in (0.3, 0.35, 0.4, 0.45, 0.5, 0.6):
+        start_sigma, end_sigma = utils.convert_time(sampling, utils.TimeMode.PERCENT, 0.0, end)
+        differing = count = 0
+        for scheduler in SCHEDULERS:
+            for steps in range(4, 51):
+                sigmas = calculate_sigmas(sampling, scheduler, steps)
+                window = RAUNet(end_time=end).schedule.resolve(sampling, tuple(sigmas.tolist()))
+                on = [bool(window.strength(sigma)) for sigma in sigmas[:-1].tolist()]
+                theirs = [
+                    utils.check_time({"sigmas": each[None]}, start_sigma, end_sigma) for each in sigmas[:-1]
+                ]
+                differing += sum(one != other for one, other in zip(on, theirs, strict=True))
+                count += len(on)
+        yield f"end {end}: steps of {count} that differ", float(differing)
+
+
+def msw_msa(packs: Path) -> Iterator[Difference]:
+    nodes, _ = jank(packs)
+    original = nodes["ApplyMSWMSAAttention"]
+    for family, model in families().items():
+        settings = known_windows(topology_of(model.get_model_object("diffusion_model")), 0.0)
+        blocks = {
+            name: ",".join(map(str, getattr(settings, name)))
+            for name in ("input_blocks", "middle_blocks", "output_blocks")
+        }
+        [theirs] = original.patch(model=model, time_mode="percent", start_time=0.0, end_time=1.0, **blocks)
+        ours = apply_msw_msa(model, settings)
+        shifts = cycle(effects_of(ours)["msw_msa"].plan(first_call(ours, (32, 32), HIGH)).quarters)
+        original.get_shift = staticmethod(
+            lambda *_, shifts=shifts, **__: next(shifts)
+        )  # the same draws for both
+        even = {"SD 1.5": 2, "SDXL": 4}[family]  # grids of even sides at the first level with attention
+        yield from over_sizes(family, {"even grids": (ours, theirs)}, sizes(40, even))
+
+
+PARTS: dict[str, Callable[[Path], Iterator[Difference]]] = {
+    "instant_id": instant_id, "rau_net": rau_net, "ends": ends, "msw_msa": msw_msa,
+}  # fmt: skip
 
 
 def main() -> None:

@@ -32,7 +32,13 @@ from .tiny.counting import PictureCount, count_objects, summarise
 from .tiny.forms import CLASS_TEXTS
 from .upscale_demo import EXAMPLE as UPSCALE_EXAMPLE, upscale_photographs, upscale_prompt
 from .video_demo import EXAMPLE as VIDEO_EXAMPLE, video_prompt
-from .workers_demo import EXAMPLE as WORKERS_EXAMPLE, with_collector, workers_prompt
+from .workers_demo import (
+    EXAMPLE as WORKERS_EXAMPLE,
+    VIDEO_EXAMPLE as WORKERS_VIDEO_EXAMPLE,
+    with_collector,
+    workers_prompt,
+    workers_video_prompt,
+)
 from .workflow import Graph, prompt_node, to_graph
 
 OUTPUT = ROOT / "output"
@@ -392,8 +398,8 @@ def _write_examples(environment: Environment) -> None:
     graphs[UPSCALE_EXAMPLE] = to_graph(upscale_prompt(), object_info)
     graphs[VIDEO_EXAMPLE] = to_graph(video_prompt(), object_info)
     graphs[SEGS_EXAMPLE] = _with_download(to_graph(segs_example_prompt(EXAMPLE_CHECKPOINT), object_info))
-    workers = to_graph(workers_prompt(EXAMPLE_CHECKPOINT), with_collector(object_info))
-    graphs[WORKERS_EXAMPLE] = _with_download(workers)
+    for file, make in ((WORKERS_EXAMPLE, workers_prompt), (WORKERS_VIDEO_EXAMPLE, workers_video_prompt)):
+        graphs[file] = _with_download(to_graph(make(EXAMPLE_CHECKPOINT), with_collector(object_info)))
     for file, graph in graphs.items():
         file.parent.mkdir(exist_ok=True)
         _write_json(file, graph)

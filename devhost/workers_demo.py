@@ -12,6 +12,8 @@ from .upscale_demo import MODEL
 from .workflow import prompt_node
 
 EXAMPLE = ROOT / "example_workflows" / "segs_workers.json"
+VIDEO_EXAMPLE = ROOT / "example_workflows" / "segs_workers_video.json"
+SAVE = "14"
 ENLARGE, SEND, COLLECT, MERGE = "6", "10", "11", "12"
 # What a graph must know of ComfyUI-Distributed's node; no server here has it.
 COLLECTOR: Mapping[str, Any] = {
@@ -63,5 +65,20 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
         "13": prompt_node(
             "MegapixelSEGSUpscale", "Refine what a lost worker left", image=[MERGE, 0], segs=[MERGE, 1], **refining
         ),
-        "14": prompt_node("SaveImage", "Save", images=["13", 0], filename_prefix="megapixel/refined"),
+        SAVE: prompt_node("SaveImage", "Save", images=["13", 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip
+
+
+def workers_video_prompt(checkpoint: str, file: str = "example.mp4", **settings: Any) -> Prompt:
+    """Return the same for the frames of a video: each machine refines its tiles in every frame."""
+    prompt = workers_prompt(checkpoint, **settings)
+    prompt["1"] = prompt_node("LoadVideo", "Video", file=file)
+    prompt["15"] = prompt_node("GetVideoComponents", "Its frames", video=["1", 0])
+    prompt[ENLARGE]["inputs"]["image"] = ["15", 0]
+    prompt["16"] = prompt_node(
+        "CreateVideo", "The refined frames", images=["13", 0], audio=["15", 1], fps=["15", 2]
+    )
+    prompt[SAVE] = prompt_node(
+        "SaveVideo", "Save", video=["16", 0], filename_prefix="megapixel/refined", format="auto", codec="auto"
+    )
+    return prompt

@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import comfy.model_management
@@ -48,6 +49,23 @@ def is_supir(patch: Any) -> bool:
 def original_module(model: Any) -> Any:
     """Return the module inside a compiled one; any other module itself."""
     return getattr(model, "_orig_mod", model)
+
+
+def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
+    """Return the numbers of the pictures in a model call, where a long batch is sampled in windows; None is all of them.
+
+    `options` are those that a patch inside a layer was given: AnimateDiff-Evolved's parameters, or the host's own window.
+    """
+    own = options.get("context_window")  # new after 0.16
+    if own is not None and getattr(own, "dim", None) == 0:
+        return own.index_list
+    return (options.get("ad_params") or {}).get("sub_idxs")
+
+
+def chosen_attention(layer: Any) -> dict[str, Any]:
+    """Return by which keyword an attention layer asks for a kernel of its own, as a checkpoint may; empty where it does not."""
+    own = getattr(layer, "comfy_attention", None)  # new after 0.30
+    return {} if own is None else {"preferred_attention": own}
 
 
 def intermediate_dtype() -> torch.dtype:
@@ -119,5 +137,6 @@ def takes_batch_as_time(vae: Any) -> bool:
 def patch_side(model: Any) -> int:
     """Return the latent pixels to the side of a transformer's token; 1 for a UNet."""
     network = model.get_model_object("diffusion_model")
-    size = getattr(network, "patch_size", None) or getattr(network, "patch_spatial", None) or 1
+    sizes = (getattr(network, name, None) for name in ("patch_size", "patch_spatial", "patch"))
+    size = next((size for size in sizes if isinstance(size, (int, list, tuple))), 1)
     return int(size[-1]) if isinstance(size, (list, tuple)) else int(size)

@@ -137,6 +137,9 @@ class _Cropper:
             copy.extra_concat_orig = [
                 each if each.shape[-1:] == (1,) else self._hint(each) for each in extras
             ]
+            mask = getattr(control, "mask", None)  # of InstantID: where a face may go
+            if isinstance(mask, Tensor):
+                copy.mask = self._stack(mask)
             copy.set_previous_controlnet(self._control(control.previous_controlnet))
             self._controls[id(control)] = copy
         return self._controls[id(control)]

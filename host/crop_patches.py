@@ -64,7 +64,7 @@ class _Cutting:
 Cutter = Callable[[Any, _Cutting], Any]
 
 
-def _changed(patch: Any, **values: Any) -> Any:
+def _changed(patch: Any, /, **values: Any) -> Any:
     """Return a copy of a patch with other attributes."""
     made = copy.copy(patch)
     vars(made).update(values)

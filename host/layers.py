@@ -29,16 +29,23 @@ def with_cast_weights(
 
 
 def attend(
-    queries: Tensor, keys: Tensor, values: Tensor, heads: int, options: Mapping[str, Any] | None = None
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    heads: int,
+    options: Mapping[str, Any] | None = None,
+    kernel: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
 
-    `options` are those that a patch inside a layer was given; a replacement of the host's attention is found in them.
+    Args:
+        options: those that a patch inside a layer was given; a replacement of the host's attention is found in them.
+        kernel: `chosen_attention` of that layer.
     """
     options = {} if options is None else options
     precision = options.get("attn_precision")
     return attention.optimized_attention(
-        queries, keys, values, heads, attn_precision=precision, transformer_options=options
+        queries, keys, values, heads, attn_precision=precision, transformer_options=options, **(kernel or {})
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..errors import bad_input
@@ -9,12 +11,15 @@ from ..faces.face import Face
 from ..host.faces import faces_in
 from ..host.images import check_pixels
 from ..host.notice import nothing_to_do
+from ..patches.trained_size import trained_pixels
 from ..scaling.grow import box_around, enlarge_box
 from ..scaling.size import Size
 from ..segs.find import box_part, box_segment, ellipse_part, mask_segments, tile_segments
 from ..segs.segment import SEG, SEGS, FrameSEG
 from .face_sockets import FaceAnalysis
 from .segs_sockets import CATEGORY
+
+SMALLEST_TILE = 32  # pixels
 
 
 class MegapixelMaskToSEGS(io.ComfyNode):
@@ -106,10 +111,11 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                 io.Int.Input(
                     "tile_size",
                     default=512,
-                    min=32,
+                    min=0,
                     max=16384,
                     step=8,
-                    tooltip="Side of the tiles in pixels of this picture. Enlarged by 2, tiles of 512 are sampled at 1024: good for SDXL; 256 for SD 1.x.",
+                    tooltip="Side of the tiles in pixels of this picture. Enlarged by 2, tiles of 512 are sampled at 1024: good for SDXL; 256 for SD 1.x. "
+                    "0 takes the size that the model was trained at, divided by rescale_factor.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -124,17 +130,35 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                     optional=True,
                     tooltip="Only tiles that it touches, and only what it covers. Of any size.",
                 ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model that will sample the tiles; read only where tile_size is 0.",
+                ),
+                io.Float.Input(
+                    "rescale_factor",
+                    default=2.0,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    optional=True,
+                    tooltip="rescale_factor of Upscale SEGS; read only where tile_size is 0. 1 keeps the size.",
+                ),
             ],
             outputs=[io.SEGS.Output()],
         )
 
     @classmethod
-    def execute(cls, image, tile_size, overlap, mask=None) -> io.NodeOutput:
-        if overlap >= tile_size:
-            expected = f"less than tile_size {tile_size}"
+    def execute(cls, image, tile_size, overlap, mask=None, model=None, rescale_factor=2.0) -> io.NodeOutput:
+        side = tile_size or _trained_tile(model, rescale_factor)
+        if side < SMALLEST_TILE:
+            expected = f"0 or at least {SMALLEST_TILE}"
+            raise bad_input("tile_size", expected, side, "Take larger tiles, or a lower rescale_factor.")
+        if overlap >= side:
+            expected = f"less than tile_size {side}"
             raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
         size = image.shape[1], image.shape[2]
-        tiles = tile_segments(size, tile_size, overlap, mask)
+        tiles = tile_segments(size, side, overlap, mask)
         if tiles:
             return io.NodeOutput((size, tiles))
         return nothing_to_do("mask: nothing to do, it is black: there is no tile.", (size, tiles))
@@ -190,6 +214,20 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             "image: nothing to do, no face is found: there is no segment. Use a larger or more frontal face."
         )
         return nothing_to_do(text, _joined(size, found))
+
+
+def _trained_tile(model: Any, rescale_factor: float) -> int:
+    """Return the side of tiles that are of the model's trained size when they are enlarged, a multiple of 8."""
+    hint = "Type the side of the tiles, in pixels of this picture."
+    if model is None:
+        raise bad_input("tile_size", "a model for 0", "none", f"Connect model. {hint}")
+    pixels = trained_pixels(model.model)
+    if pixels is None:
+        name = type(model.model).__name__
+        raise bad_input(
+            "tile_size", f"the side of a tile for {name}, whose trained size is not known", 0, hint
+        )
+    return round(pixels / rescale_factor / 8) * 8
 
 
 def _crop_factor_socket() -> io.Float.Input:

@@ -8,7 +8,8 @@ does the prompt.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,8 +137,7 @@ def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
     colours = guide.keypoints[..., :3].movedim(-1, 1)  # transparency is left out
     hint = colours.expand(-1, 3, -1, -1)  # and grey repeated
     network = guide.network.copy().set_cond_hint(hint, guide.strength, (guide.start_at, guide.end_at))
-    link = FaceControl(network, f"{KEY}_{_length(before)}")
-    link.mask = guide.mask
+    link = FaceControl(network, f"{KEY}_{_length(before)}", guide.mask)
     link.set_previous_controlnet(before)
     return link
 
@@ -158,15 +158,23 @@ def _length(control: ControlBase | None) -> int:
 class FaceControl(ControlBase):
     """A link in a chain of ControlNets, around one network that reads the tokens under `key`.
 
-    Pictures whose mask is black get nothing of it.
+    Attributes:
+        mask: where the face may go, (M, H, W), one for each picture and the last one for the rest; None is everywhere. Pictures
+            whose mask is black get nothing. Whoever cuts the keypoints of a copy for a part of the picture cuts this too.
+        sub_idxs: the numbers of the pictures in this call, where a pack samples a long batch in windows; None is all of them.
+        full_latent_length, context_length: set with it by such packs.
     """
 
-    def __init__(self, network: Any, key: str) -> None:
+    sub_idxs: Sequence[int] | None = None
+    full_latent_length = context_length = 0
+
+    def __init__(self, network: Any, key: str, mask: Tensor | None = None) -> None:
         self.network = network
         hint = network.cond_hint_original
         super().__init__()
         self.cond_hint_original = hint
         self.key = key
+        self.mask = mask
         self.shown: Tensor | None = None  # which pictures (M,) have the face, while a run lasts; None is all
 
     @property
@@ -179,14 +187,17 @@ class FaceControl(ControlBase):
         self.network.cond_hint_original = hint
 
     @property
-    def mask(self) -> Tensor | None:
-        """Where the face may go, (M, H, W); None is everywhere."""
-        return self.extra_concat_orig[0].squeeze(1) if self.extra_concat_orig else None
+    def cond_hint(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The keypoints of this call; packs that sample in tiles put those of the tiles here."""
+        return self.network.cond_hint
 
-    @mask.setter
-    def mask(self, mask: Tensor | None) -> None:
-        # With the pictures that belong to a hint: whoever cuts the hint cuts these as well.
-        self.extra_concat_orig = [] if mask is None else [mask.unsqueeze(1)]
+    @cond_hint.setter
+    def cond_hint(self, hint: Tensor | None) -> None:
+        self.network.cond_hint = hint
+
+    @cond_hint.deleter
+    def cond_hint(self) -> None:
+        self.network.cond_hint = None
 
     def get_control(
         self,
@@ -200,13 +211,32 @@ class FaceControl(ControlBase):
         chain: Any = self.previous_controlnet
         before = chain and chain.get_control(x_noisy, t, cond, batched_number, transformer_options)
         reading = cond | {TEXT: cond[self.key]} if self.key in cond else cond
-        own = self.network.get_control(x_noisy, t, reading, batched_number, transformer_options)
+        with self._keypoints_of_the_window():
+            own = self.network.get_control(x_noisy, t, reading, batched_number, transformer_options)
         if own is None:
             return before
         if self.shown is not None:
-            pictures = for_pictures(self.shown, len(x_noisy) // batched_number)
+            pictures = self._of_the_window(self.shown, len(x_noisy) // batched_number)
             own = _in_pictures(own, pictures.repeat(batched_number))
         return self.control_merge(own, before, output_dtype=None)
+
+    def _of_the_window(self, each: Tensor, pictures: int) -> Tensor:
+        """Return (B, …) of what each picture has (M, …), for the B pictures of this call."""
+        if self.sub_idxs is None:
+            return for_pictures(each, pictures)
+        return for_pictures(each, max(self.sub_idxs) + 1)[list(self.sub_idxs)]
+
+    @contextmanager
+    def _keypoints_of_the_window(self) -> Iterator[None]:
+        whole = self.cond_hint_original
+        if self.sub_idxs is None or whole is None or len(whole) == 1:
+            yield
+            return
+        self.cond_hint, self.cond_hint_original = None, self._of_the_window(whole, len(self.sub_idxs))
+        try:
+            yield
+        finally:
+            self.cond_hint_original = whole
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
@@ -216,7 +246,7 @@ class FaceControl(ControlBase):
 
     def cleanup(self) -> None:
         super().cleanup()
-        self.shown = None
+        self.shown = self.sub_idxs = None
         self.network.cleanup()
 
     def get_models(self) -> list[Any]:
@@ -231,12 +261,12 @@ class FaceControl(ControlBase):
         )
 
     def copy(self) -> FaceControl:
-        clone = FaceControl(self.network.copy(), self.key)
+        clone = FaceControl(self.network.copy(), self.key, self.mask)
         self.copy_to(clone)
         return clone
 
     def deepclone_multigpu(self, load_device: torch.device, autoregister: bool = False) -> FaceControl:
-        clone = FaceControl(self.network.deepclone_multigpu(load_device), self.key)
+        clone = FaceControl(self.network.deepclone_multigpu(load_device), self.key, self.mask)
         self.copy_to(clone)
         if autoregister:
             self.multigpu_clones[load_device] = clone

@@ -15,7 +15,7 @@ layer and S the sum of the widths of all layers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -28,20 +28,22 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
-from ..attention.token_mask import mask_view
+from ..attention.resampler import Attend
+from ..attention.token_mask import for_pictures, mask_view
 from ..errors import bad_input
+from ..host.compat import chosen_attention, pictures_in
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
 from ..host.layers import attend, compute_dtype
 from ..scaling.size import Size
-from .conditions import MARK, Condition, conditions_of, mark_conditions
+from .conditions import Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
 from .face_idle import why_idle
 from .model_call import ModelCall
 from .plan import Plan
 from .schedule import Schedule
 from .token_grid import token_grid
-from .topology import BlockId, LayerId, Topology, topology_of
+from .topology import BlockId, LayerId, Topology, cross_attention, topology_of
 from .wrapper import add_effect, planned
 
 CLONE_KEY = "megapixel.instant_id"
@@ -137,11 +139,22 @@ Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 def _present(model: ModelPatcher, layer: LayerId) -> Replacement:
     """Return what a layer's cross-attention is now, as a replacement of it."""
     patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-    return patches.get(layer, patches.get(layer[:2], _host_attention))
+    return patches.get(layer, patches.get(layer[:2], _HostAttention(_kernel(model, layer))))
 
 
-def _host_attention(queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
-    return attend(queries, keys, values, options["n_heads"], options)
+def _kernel(model: ModelPatcher, layer: LayerId) -> Mapping[str, Any]:
+    """Return the kernel that a layer asks for: the host gives its replacement only what goes in."""
+    return chosen_attention(cross_attention(model.get_model_object("diffusion_model"), layer))
+
+
+@dataclass(frozen=True)
+class _HostAttention:
+    """The replacement of a cross-attention by itself."""
+
+    kernel: Mapping[str, Any]
+
+    def __call__(self, queries: Tensor, keys: Tensor, values: Tensor, options: dict[str, Any]) -> Tensor:
+        return attend(queries, keys, values, options["n_heads"], options, self.kernel)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +167,7 @@ class _FaceAttention:
 
     effect: str
     span: slice
+    kernel: Mapping[str, Any]
     before: Replacement
     appended: list[tuple[Callable[..., Tensor], dict[str, Any]]] = field(default_factory=list)
 
@@ -168,7 +182,8 @@ class _FaceAttention:
         result = self.before(queries, keys, values, options)
         plan = planned(self.effect, queries, options)
         if isinstance(plan, FacePlan):
-            result = plan.add_face(result, queries, self.span, options)
+            attention = partial(attend, options=options, kernel=self.kernel)
+            result = plan.add_face(result, queries, self.span, options, attention)
         for callback, settings in self.appended:
             if _is_on(settings, options):
                 result = result + callback(result, queries, keys, values, options, **settings)
@@ -197,19 +212,19 @@ class FacePlan(Plan):
     blocks: tuple[BlockId, ...]
     mask: TokenMask | None = None
 
-    def add_face(self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any]) -> Tensor:
+    def add_face(
+        self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any], attention: Attend
+    ) -> Tensor:
         """Return a layer's result (C * B, N, D) with the face added."""
+        keys, values = self.keys_values[..., span].unbind(1)
         if self.mask is None:
-            return result + self._face(queries, span, options)
+            return result + attend_to_face(queries, keys, values, options["n_heads"], attention)
         grid = token_grid(FaceEffect.label, options, queries)
         if grid is None:  # the mask cannot fit
             return result
-        added = self._face(queries, span, options)
-        return result + added * self.mask.on(grid, len(queries) // len(self.keys_values)).to(added.dtype)
-
-    def _face(self, queries: Tensor, span: slice, options: dict[str, Any]) -> Tensor:
-        keys, values = self.keys_values[..., span].unbind(1)
-        return attend_to_face(queries, keys, values, options["n_heads"], partial(attend, options=options))
+        added = attend_to_face(queries, keys, values, options["n_heads"], attention)
+        pictures = len(queries) // len(self.keys_values)
+        return result + added * self.mask.on(grid, pictures, pictures_in(options)).to(added.dtype)
 
     def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
         return dict.fromkeys(self.blocks, "face")
@@ -223,10 +238,14 @@ class TokenMask:
     conditions: tuple[Condition, ...]
     fitted: dict[tuple[Size, int], Tensor] = field(default_factory=dict)
 
-    def on(self, grid: Size, pictures: int) -> Tensor:
-        """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them."""
+    def on(self, grid: Size, pictures: int, window: Sequence[int] | None = None) -> Tensor:
+        """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them.
+
+        `window` has the numbers of the pictures in this call; None is all of them.
+        """
         if (grid, pictures) not in self.fitted:
-            parts = [mask_view(self.mask, each.view, each.part, grid, pictures) for each in self.conditions]
+            mask = self.mask if window is None else for_pictures(self.mask, max(window) + 1)[list(window)]
+            parts = [mask_view(mask, each.view, each.part, grid, pictures) for each in self.conditions]
             self.fitted[grid, pictures] = torch.cat(parts)
         return self.fitted[grid, pictures]
 
@@ -249,7 +268,8 @@ class FaceEffect(Effect):
         for number, layer in enumerate(cross_attentions(model.get_model_object("diffusion_model"))):
             if layer[0] != "middle" or self.person.middle_block:
                 span = self.person.face.span(number)
-                model.set_model_attn2_replace(_FaceAttention(name, span, _present(model, layer)), *layer)
+                own = _FaceAttention(name, span, _kernel(model, layer), _present(model, layer))
+                model.set_model_attn2_replace(own, *layer)
         model.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONE_KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _own_replacements)
 
@@ -274,7 +294,7 @@ class FaceEffect(Effect):
         if not call.strength(self.person.schedule):
             return None
         faces, mask = _on_device(self.person, call.device, compute_dtype(call.model))
-        conditions = conditions_of(call.marks.get(MARK), call.cond_or_uncond)
+        conditions = conditions_of(call.marks, call.cond_or_uncond, call.latent_size)
         return FacePlan(
             keys_values=torch.stack([faces[int(condition.is_negative)] for condition in conditions]),
             blocks=_blocks(call.topology, self.person.middle_block),

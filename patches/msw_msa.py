@@ -223,7 +223,7 @@ class WindowedAttention(Effect):
         return WindowPlan(
             numbers={layer: number for number, layer in enumerate(layers)},
             quarters=quarters,
-            shifts=torch.tensor(quarters).to(call.device, non_blocking=True),
+            shifts=_shifts(quarters, call.device),
             levels=levels,
             trained=trained_side(call.model, config.trained_size) if config.windows == "native" else None,
             multiplier=config.pre_window_multiplier * config.post_window_multiplier,
@@ -255,6 +255,13 @@ def _quarters(
         taken = quarters[-1:] if mode in ("global", "both") else []
         quarters.append(_draw(generator, taken, strategy))
     return tuple(quarters)
+
+
+@lru_cache(maxsize=16)
+def _shifts(quarters: tuple[int, ...], device: torch.device | None) -> Tensor:
+    """Return the same as a tensor: copied to the device once, not once for every call of a step."""
+    with torch.inference_mode(False):  # it outlives this run
+        return torch.tensor(quarters).to(device, non_blocking=True)
 
 
 def _draw(generator: random.Random, taken: Sequence[int], strategy: ShiftStrategy) -> int:

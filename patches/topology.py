@@ -162,6 +162,17 @@ def _has(block: nn.Module, kind: type[nn.Module]) -> bool:
 
 
 def _widths(block: Any) -> tuple[int, ...]:
+    return tuple(attention.heads * attention.dim_head for attention in _cross_attentions(block))
+
+
+def cross_attention(model: nn.Module, layer: LayerId) -> Any:
+    """Return the module of a UNet's cross-attention."""
+    kind, number, depth = layer
+    unet = original_module(model)
+    block = unet.middle_block if kind == "middle" else getattr(unet, f"{kind}_blocks")[number]
+    return _cross_attentions(block)[depth]
+
+
+def _cross_attentions(block: Any) -> list[Any]:
     transformers: list[Any] = [layer for layer in block.children() if isinstance(layer, SpatialTransformer)]
-    attentions = [each.attn2 for transformer in transformers for each in transformer.transformer_blocks]
-    return tuple(attention.heads * attention.dim_head for attention in attentions)
+    return [each.attn2 for transformer in transformers for each in transformer.transformer_blocks]

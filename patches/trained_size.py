@@ -1,10 +1,10 @@
-"""The size that a model was trained at, and whether a latent is clearly larger."""
+"""The size that a model was trained at, from one table, and whether a latent is clearly larger."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from comfy.latent_formats import SD15, SDXL, SDXL_Playground_2_5
 from comfy.model_base import BaseModel, ModelType
 
 from ..errors import bad_input
@@ -15,24 +15,59 @@ NOT_LARGER = "not clearly above the trained size"  # why an effect is idle
 _LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
 
 
-def trained_side(model: BaseModel, pixels: int = 0) -> int:
-    """Return the side of the square latent that `model` was trained on, in latent pixels.
+@dataclass(frozen=True)
+class Trained:
+    """The side of the square that a family was trained on, in picture pixels.
 
-    `pixels` is the side in picture pixels; 0 takes it from the model. No topology shows it (a UNet runs at any
-    size), so it comes from the family: 1024 px for SDXL, 768 px for the v-prediction SD 2.x, 512 px for the other
-    SD 1.x and 2.x.
+    Attributes:
+        pixels: the side.
+        source: where it is published.
+        models: names of the host's model classes.
+        latents: names of its latent formats, where all of a family share one.
+    """
+
+    pixels: int
+    source: str
+    models: frozenset[str] = frozenset()
+    latents: frozenset[str] = frozenset()
+
+
+TABLE: tuple[Trained, ...] = (
+    Trained(1024, "arXiv 2307.01952, section 2.2", latents=frozenset({"SDXL", "SDXL_Playground_2_5"})),
+    Trained(512, "model card of stable-diffusion-v1-5; SD 2.x: see trained_pixels", latents=frozenset({"SD15"})),
+    Trained(1024, "arXiv 2403.03206, section 5.3", models=frozenset({"SD3"})),
+    Trained(1024, "model card of FLUX.1-dev: the size in its example", models=frozenset({"Flux"})),
+    Trained(1024, "diffusers, Flux2Pipeline: the area that references are reduced to", models=frozenset({"Flux2"})),
+    Trained(1328, "model card of Qwen-Image: its aspect ratio 1:1", models=frozenset({"QwenImage"})),
+    Trained(1024, "model cards of Z-Image-Turbo and Lumina-Image-2.0: the size in their examples", models=frozenset({"Lumina2"})),
+)  # fmt: skip
+
+
+def trained_pixels(model: BaseModel) -> int | None:
+    """Return the side of the square picture that `model` was trained on, in pixels; None where the table has no row for it.
+
+    No topology shows it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px with v-prediction, 512 px without.
+    """
+    latents = {each.__name__ for each in type(model.latent_format).__mro__}
+    row = next((row for row in TABLE if type(model).__name__ in row.models or row.latents & latents), None)
+    if row is None:
+        return None
+    is_sd2 = model.model_config.unet_config.get("context_dim") == 1024
+    is_v = model.model_type == ModelType.V_PREDICTION
+    return 768 if row.pixels == 512 and is_sd2 and is_v else row.pixels
+
+
+def trained_side(model: BaseModel, pixels: int = 0) -> int:
+    """Return the side of the square latent that a UNet was trained on, in latent pixels.
+
+    `pixels` is the side in picture pixels; 0 takes it from the table.
 
     Raises:
-        ValueError: the family is not known and `pixels` is 0.
+        ValueError: the family is not in the table and `pixels` is 0.
     """
-    if pixels:
-        return max(1, pixels // _LATENT_PIXEL)
-    if isinstance(model.latent_format, (SDXL, SDXL_Playground_2_5)):
-        return 1024 // _LATENT_PIXEL
-    if isinstance(model.latent_format, SD15):
-        is_sd2 = model.model_config.unet_config.get("context_dim") == 1024
-        side = 768 if is_sd2 and model.model_type == ModelType.V_PREDICTION else 512
-        return side // _LATENT_PIXEL
+    side = pixels or trained_pixels(model)
+    if side:
+        return max(1, side // _LATENT_PIXEL)
     side_of = f"the pixels of a side for {type(model).__name__}"
     raise bad_input("trained_size", side_of, 0, "Type the picture size that this model was trained at.")
 

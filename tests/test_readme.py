@@ -9,7 +9,7 @@ from megapixel.nodes import NODES
 
 from devhost.environment import ROOT
 
-PAPERS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+PAPERS = ("README.md", "TROUBLESHOOTING.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 
 @pytest.mark.parametrize("node", NODES, ids=lambda node: node.__name__)
@@ -37,4 +37,5 @@ def test_the_version_is_one_everywhere():
         r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE
     )[1]
     assert f"Version {version}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\n## {version} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

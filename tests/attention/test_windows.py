@@ -281,3 +281,27 @@ class TestNativeCount:
             assert columns == 1
         edge = 2 * trained * 7 // 8
         assert native_count((edge - 1, edge), (trained, trained)) == (1, 2)
+
+
+def test_compiled_it_is_traced_once_and_once_more_for_all_other_sizes():
+    """What traces it takes sizes for symbols after the second one; it must not be told any of them."""
+    graphs = []
+
+    def count(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    def moved_through_windows(tokens, size, quarter):
+        source, position = window_indices(WindowGrid(size), quarter)
+        windows = partition_windows(tokens, source, 4)
+        return merge_windows(windows + windows.mean(1, keepdim=True), position, 4)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(moved_through_windows, backend=count, fullgraph=True)
+    for run in range(2):
+        for size in ((10, 13), (9, 11), (12, 8), (11, 9), (14, 15)):
+            tokens = torch.arange(size[0] * size[1] * 2.0).reshape(1, -1, 2)
+            quarter = torch.tensor(run + 1)
+            assert torch.equal(compiled(tokens, size, quarter), moved_through_windows(tokens, size, quarter))
+    torch._dynamo.reset()
+    assert len(graphs) == 2

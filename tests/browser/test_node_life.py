@@ -113,10 +113,35 @@ _EARLIER = f"""async (order) => {{
         if (link[3] === node.id) link[4] = node.inputs.findIndex((input) => input.link === link[0])
     await app.loadGraphData(saved)
 }}"""
+# As ComfyUI Manager's "Fix node (recreate)" does: a new node of the type takes over all links, by the names of the sockets.
+_MAKE_ANEW = f"""() => {{
+    const old = ({_TESTED})(app.graph)
+    const made = LiteGraph.createNode(old.type)
+    app.graph.add(made)
+    for (const input of old.inputs.filter((input) => input.link != null)) {{
+        const link = app.graph.links.get(input.link)
+        app.graph.getNodeById(link.origin_id).connect(link.origin_slot, made, input.name)
+    }}
+    for (const output of old.outputs) {{
+        const place = made.outputs.findIndex((other) => other.name === output.name)
+        for (const id of [...(output.links ?? [])]) {{
+            const link = app.graph.links.get(id)
+            made.connect(place, app.graph.getNodeById(link.target_id), link.target_slot)
+        }}
+    }}
+    app.graph.remove(old)
+    made.title = 'tested'
+}}"""
 _LINKS = f"""() => Object.fromEntries(({_TESTED})(app.graph).inputs.filter((input) => input.link != null).map((input) => {{
     const link = app.graph.links.get(input.link)
     return [input.name, app.graph.getNodeById(link.origin_id).title]
 }}))"""
+
+_LAST_RUN = "() => fetch('/api/history?max_items=1').then((answer) => answer.json())"
+_RUN_SELECTED = """(title) => {
+    app.canvas.selectItems([app.graph.nodes.find((node) => node.title === title)])
+    return app.extensionManager.command.execute('Comfy.QueueSelectedOutputNodes')
+}"""
 
 
 @pytest.fixture
@@ -167,6 +192,18 @@ def test_graphs_saved_with_the_earlier_order_of_sockets_open_whole_and_bypass_th
         assert named(node_type, page.evaluate(_REACH)) == PASSES[node_type]
 
 
+def test_a_node_that_is_made_anew_keeps_its_links(build):
+    for node_type in PASSES:
+        page = build(node_type)
+        if node_type in EARLIER_SOCKETS:
+            page.evaluate(_EARLIER, EARLIER_SOCKETS[node_type])
+        links, reached = page.evaluate(_LINKS), page.evaluate(_REACH)
+        page.evaluate(_MAKE_ANEW)
+        assert page.evaluate(_LINKS) == links
+        assert named(node_type, page.evaluate(_REACH)) == named(node_type, reached)
+        assert set(named(node_type, reached).values()) == {"tested"}
+
+
 def test_a_muted_node_gives_nothing(build):
     for node_type, outputs in PASSES.items():
         page = build(node_type)
@@ -174,20 +211,46 @@ def test_a_muted_node_gives_nothing(build):
         assert named(node_type, page.evaluate(_REACH)) == dict.fromkeys(outputs)
 
 
-def test_what_a_node_reports_appears_at_it_and_disappears_in_a_run_that_acts(server, front_end, tmp_path):
-    prompt = {
+def black_mask(**previews):
+    """Nodes that make segments of a black mask, and previews of them by their ids."""
+    return {
         "1": prompt_node("LoadImage", "Picture", image="example.png"),
         "2": prompt_node("SolidMask", "Mask", value=0.0, width=48, height=32),
         "3": prompt_node(
             "MegapixelMaskToSEGS", "Segments", mask=["2", 0], combined=False, crop_factor=2.0, bbox_fill=False, drop_size=4,
             contour_fill=False, label="mask",
         ),
-        "4": prompt_node("MegapixelSEGSPreview", "Preview", segs=["3", 0], image=["1", 0]),
+    } | {
+        number: prompt_node("MegapixelSEGSPreview", title, segs=["3", 0], image=["1", 0])
+        for number, title in previews.items()
     }  # fmt: skip
-    file = tmp_path / "black.json"
-    file.write_text(json.dumps(to_graph(prompt, server.object_info())), encoding="utf-8")
-    front_end.drop(file)
-    saved = front_end.graph()
+
+
+@pytest.fixture
+def opened(server, front_end, tmp_path):
+    """A function that opens the graph of a prompt."""
+
+    def open_prompt(prompt):
+        file = tmp_path / "graph.json"
+        file.write_text(json.dumps(to_graph(prompt, server.object_info())), encoding="utf-8")
+        front_end.drop(file)
+        return front_end.graph()
+
+    return open_prompt
+
+
+def test_only_the_output_that_is_selected_is_run(front_end, opened):
+    opened(black_mask(**{"4": "First", "5": "Second"}))
+    front_end.page.evaluate(_RUN_SELECTED, "Second")
+    front_end.page.get_by_text("segs: nothing to do, there is no segment to draw.").wait_for()
+    [run] = front_end.page.evaluate(_LAST_RUN).values()
+    assert "5" in run["outputs"]
+    assert "4" not in run["outputs"]
+    assert "3" in run["outputs"]  # what leads to it tells its notices as ever
+
+
+def test_what_a_node_reports_appears_at_it_and_disappears_in_a_run_that_acts(front_end, opened):
+    saved = opened(black_mask(**{"4": "Preview"}))
     front_end.press_run()
     front_end.page.get_by_text("mask: nothing to do, the mask is black: there is no segment.").wait_for()
     front_end.page.get_by_text("segs: nothing to do, there is no segment to draw.").wait_for()

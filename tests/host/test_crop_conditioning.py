@@ -421,13 +421,5 @@ def test_each_name_that_the_host_knows_is_cut_or_has_no_place():
     for path in [*root.glob("comfy_extras/*.py"), root / "nodes.py"]:
         names |= set(names_in(path, set()))
     assert len(names) > 60
-    listed = {
-        *SPATIAL,
-        *OWN_WAY,
-        *UNCUT,
-        *NOT_SPATIAL,
-        *NUMBERS_AND_TEXTS,
-        *MADE_BY_THE_SAMPLER,
-        *OTHER_SHAPES,
-    }
+    listed = {*SPATIAL, *OWN_WAY, *UNCUT, *NOT_SPATIAL, *NUMBERS_AND_TEXTS, *MADE_BY_THE_SAMPLER}
     assert names <= listed

@@ -12,10 +12,12 @@ from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
 from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
+from megapixel.patches.trained_size import TABLE, trained_pixels
 from megapixel.segs.segment import SEG, FrameSEG
 from PIL import Image
 
 from devhost.tiny.faces import Portrait, draw_portraits
+from devhost.tiny.families import FAMILIES
 
 MASK = {"combined": False, "crop_factor": 1.5, "bbox_fill": False, "drop_size": 1, "contour_fill": False}
 ALL = {
@@ -342,3 +344,36 @@ def test_faces_of_several_pictures_belong_to_their_frames_and_a_box_has_corners(
     [(_, segments)] = MegapixelFacesToSEGS.execute(face_analysis, image, 1.0, "box", 1.0).args
     assert [entry.frame for entry in segments] == [1, 2]
     assert all(entry.cropped_mask.all() for entry in segments)
+
+
+@pytest.mark.parametrize(("factor", "side"), [(2.0, 256), (1.0, 512), (1.5, 344), (4.0, 128)])
+def test_tiles_of_size_0_are_of_the_models_trained_size_when_they_are_enlarged(sd15, factor, side):
+    image = torch.zeros(1, 1024, 1100, 3)
+    [(_, tiles)] = MegapixelTilesToSEGS.execute(image, 0, 32, model=sd15, rescale_factor=factor).args
+    assert {tile.cropped_mask.shape for tile in tiles} == {(side, side)}
+    assert abs(side * factor - 512) <= 4 * factor
+
+
+def test_tiles_of_size_0_need_a_model_that_is_known(sd15):
+    image = torch.zeros(1, 64, 64, 3)
+    with pytest.raises(ValueError, match=r"^tile_size: expected a model for 0, got none\. Connect model\."):
+        MegapixelTilesToSEGS.execute(image, 0, 16)
+    unknown = FAMILIES["Anima"].model()
+    with pytest.raises(ValueError, match=r"^tile_size: expected the side of a tile for Anima, whose trained"):
+        MegapixelTilesToSEGS.execute(image, 0, 16, model=unknown)
+    with pytest.raises(ValueError, match=r"^tile_size: expected 0 or at least 32, got 24"):
+        MegapixelTilesToSEGS.execute(image, 24, 16)
+
+
+def test_each_trained_size_has_a_source_and_belongs_to_one_row():
+    names = [name for row in TABLE for name in (*row.models, *row.latents)]
+    assert len(names) == len(set(names))
+    assert all(row.source and row.pixels % 16 == 0 for row in TABLE)
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [("Flux", 1024), ("Flux.2", 1024), ("Qwen-Image", 1328), ("Z-Image", 1024), ("Wan", None)],
+)
+def test_the_trained_size_of_a_family(name, pixels):
+    assert trained_pixels(FAMILIES[name].model().model) == pixels

@@ -8,6 +8,7 @@ import comfy.ops
 import comfy.t2i_adapter.adapter
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from megapixel.patches.face_control import FaceControl, FaceGuide, check_control_net, guide_by_face
 
 from devhost.sampling import sample
@@ -336,10 +337,55 @@ class TestMasks:
         )
         options = positive[0][1]
         crop = options["control"].copy()
-        crop.extra_concat_orig = [each[..., :10] for each in crop.extra_concat_orig]
+        crop.mask = crop.mask[..., :10]
         beside = [[positive[0][0], {**options, "control": crop, "mask": torch.ones(1, 4, 4)}]]
         result = run(shallow_sdxl, (beside, conditions[1]), steps=1)
         assert relative(result, run(shallow_sdxl, conditions, steps=1)) < 1e-5
+
+
+class TestTilesAndWindows:
+    """As packs do it that call the model for parts of a picture, or of a long batch."""
+
+    def test_keypoints_that_a_pack_cuts_for_its_tiles_are_those_that_are_seen(
+        self, shallow_sdxl, conditions, network, keypoints, draw
+    ):
+        guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
+        link = guided[0][0][1]["control"]
+        tile = draw(1, 3, SIZE[0] * 8, SIZE[1] * 8, seed=5)
+
+        def put_it_there(executor, model, conds, x, *args):
+            link.cond_hint = tile.repeat(2 * len(x), 1, 1, 1)
+            return executor(model, conds, x, *args)
+
+        tiled = shallow_sdxl.clone()
+        tiled.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "tiles", put_it_there)
+        result = run(tiled, guided)
+        expected = guide_by_face(*conditions, FaceGuide(network, tile.movedim(1, -1)), tokens_of(0))
+        assert torch.equal(result, run(shallow_sdxl, expected))
+        assert relative(result, run(shallow_sdxl, guided)) > 1e-4
+        del link.cond_hint
+        assert link.network.cond_hint is None
+
+    def test_a_window_of_a_long_batch_sees_the_keypoints_and_masks_of_its_pictures(
+        self, shallow_sdxl, conditions, network, draw
+    ):
+        poses, mask = draw(3, 40, 56, 3), masks(True, False, True)
+        guided = guide_by_face(*conditions, FaceGuide(network, poses, mask=mask), tokens_of(0))
+        link = guided[0][0][1]["control"]
+
+        def of_the_window(executor, model, conds, x, *args):
+            link.sub_idxs = [1, 2]
+            return executor(model, conds, x, *args)
+
+        windowed = shallow_sdxl.clone()
+        windowed.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "window", of_the_window)
+        positive = [[guided[0][0][0], {**guided[0][0][1], "mask": torch.ones(1, 4, 4)}]]
+        result = run(windowed, (positive, guided[1]), batch=2)
+        own = guide_by_face(*conditions, FaceGuide(network, poses[1:], mask=mask[1:]), tokens_of(0))
+        own[0][0][1]["mask"] = torch.ones(1, 4, 4)
+        assert relative(result, run(shallow_sdxl, own, batch=2)) < 1e-5
+        assert torch.equal(link.cond_hint_original, poses.movedim(-1, 1))
+        assert link.sub_idxs is None
 
 
 class TestGuard:

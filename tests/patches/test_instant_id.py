@@ -31,7 +31,7 @@ from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_published import pairs_of
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
-from megapixel.patches.topology import topology_of
+from megapixel.patches.topology import cross_attention, topology_of
 from megapixel.patches.wrapper import effects_of, planned
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -338,6 +338,74 @@ class TestAgainstTheTranscription:
         assert relative(plain, exact) > relative(half, exact)
 
 
+class TestTilesAndWindows:
+    """As packs do it that call the model for parts of a picture, several in one batch, or of a long batch."""
+
+    TILES = ((0, 0), (0, 10), (7, 0), (7, 10))  # top, left of 10 x 12 latent pixels
+
+    def in_tiles(self, model, together):
+        """A clone that is called for tiles, `together` of them at once: each with all rows of the batch, one after another."""
+
+        def call(apply_model, arguments):
+            x, t, c = (arguments[name] for name in ("input", "timestep", "c"))
+            total, times = torch.zeros_like(x), torch.zeros_like(x)
+            for first in range(0, len(self.TILES), together):
+                slices = [
+                    (..., slice(top, top + 10), slice(left, left + 12))
+                    for top, left in self.TILES[first : first + together]
+                ]
+                cut = {name: self.cut(value, x, slices) for name, value in c.items()}
+                tiles = torch.cat([x[each] for each in slices])
+                results = apply_model(tiles, t.repeat(len(slices)), **cut).split(len(x))
+                for each, result in zip(slices, results, strict=True):
+                    total[each] += result
+                    times[each] += 1
+            return total / times
+
+        clone = model.clone()
+        clone.set_model_unet_function_wrapper(call)
+        return clone
+
+    def cut(self, value, x, slices):
+        if not isinstance(value, torch.Tensor):
+            return value
+        if value.ndim == x.ndim:
+            return torch.cat([value[each] for each in slices])
+        return value.repeat(len(slices), *[1] * (value.ndim - 1))
+
+    @pytest.mark.parametrize("case", ["one", "three people", "a mask of its own for each picture"])
+    def test_several_tiles_in_one_batch_are_as_one_after_another(self, shallow_sdxl, person, case):
+        model = applied(shallow_sdxl, person, case)
+        single, several = (
+            sample(self.in_tiles(model, together), SIZE, batch=2, steps=1) for together in (1, 2)
+        )
+        assert relative(several, single) < TOLERANCE
+
+    def test_a_tile_sees_its_part_of_the_mask(self, shallow_sdxl, person):
+        """A mask that is white in the upper tiles alone: they are as with the face everywhere, the lower ones plain."""
+        mask = torch.zeros(1, SIZE[0], SIZE[1])
+        mask[:, :10] = 1.0
+        upper = slice(0, 7)
+        run = {"steps": 1, "cfg": 1.0}
+        masked, everywhere, plain = (
+            sample(self.in_tiles(model, 4), SIZE, **run)
+            for model in (
+                apply_instant_id(shallow_sdxl, person(FACES[0], mask=mask)),
+                apply_instant_id(shallow_sdxl, person(FACES[0])),
+                shallow_sdxl,
+            )
+        )
+        assert relative(masked[..., upper, :], everywhere[..., upper, :]) < TOLERANCE
+        assert relative(masked[..., upper, :], plain[..., upper, :]) > 1e-3
+
+    def test_a_window_of_a_long_batch_sees_the_masks_of_its_pictures(self, shallow_sdxl, person):
+        mask = spot(0.1, 0.1, 0.8, 0.4, pictures=3)
+        windowed = apply_instant_id(shallow_sdxl, person(FACES[0], mask=mask)).clone()
+        windowed.model_options["transformer_options"]["ad_params"] = {"sub_idxs": [1, 2], "full_length": 3}
+        own = apply_instant_id(shallow_sdxl, person(FACES[0], mask=mask[1:]))
+        assert torch.equal(sample(windowed, SIZE, batch=2, steps=1), sample(own, SIZE, batch=2, steps=1))
+
+
 def shrunk(model):
     return apply_deep_shrink(model, DeepShrink(3, 1.5, end_percent=1.0))
 
@@ -560,6 +628,27 @@ class TestOtherPacks:
         assert (
             relative(sample(stripped, SIZE), sample(literal(shallow_sdxl, state, "masked"), SIZE)) < TOLERANCE
         )
+
+
+def test_each_layer_keeps_the_kernel_that_it_asks_for(shallow_sdxl, person, monkeypatch):
+    """Newer hosts let a checkpoint choose the attention of a layer; a replacement has to ask the layer for it."""
+    unet = shallow_sdxl.get_model_object("diffusion_model")
+    kernels = {layer: object() for layer in cross_attentions(unet)}
+    for layer, kernel in kernels.items():
+        monkeypatch.setattr(cross_attention(unet, layer), "comfy_attention", kernel, raising=False)
+    asked = []
+
+    def note(attention, q, k, v, heads, preferred_attention=None, transformer_options=None, **settings):
+        if preferred_attention is not None:
+            layer = (*transformer_options["block"], transformer_options["block_index"])
+            asked.append((layer, k.shape[1]))
+            assert preferred_attention is kernels[layer]
+        return attention(q, k, v, heads, transformer_options=transformer_options, **settings)
+
+    model = shallow_sdxl.clone()
+    model.model_options["transformer_options"]["optimized_attention_override"] = note
+    sample(applied(model, person, "one"), SIZE, steps=1, cfg=1.0)
+    assert sorted(asked) == sorted((layer, tokens) for layer in kernels for tokens in (16, 77))
 
 
 class Products(TorchDispatchMode):

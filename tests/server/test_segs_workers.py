@@ -13,8 +13,20 @@ import torch.nn.functional as F
 from devhost.demo import EXAMPLE_CHECKPOINT, EXAMPLE_MODEL, PACK, TINY_PACK
 from devhost.segs_demo import SCALE, UPSCALE, draw_figures, tiny_prompt
 from devhost.server import PromptFailure, current_environment, running_server
+from devhost.tiny.videos import sound_of, times_of
 from devhost.upscale_demo import read_picture, write_picture
-from devhost.workers_demo import COLLECT, EXAMPLE, MERGE, SEND, with_collector, workers_prompt
+from devhost.video_demo import write_example_video
+from devhost.workers_demo import (
+    COLLECT,
+    EXAMPLE,
+    MERGE,
+    SAVE,
+    SEND,
+    VIDEO_EXAMPLE,
+    with_collector,
+    workers_prompt,
+    workers_video_prompt,
+)
 from devhost.workflow import prompt_node, to_graph
 
 pytestmark = pytest.mark.slow
@@ -156,14 +168,36 @@ def test_a_lost_worker_ends_the_run_where_nobody_can_refine(server, sent):
         server.run(with_batch({"9": enlarged_prompt("merge")["9"]}, *sent))
 
 
-def test_the_example_is_the_prompt_that_runs_here_without_the_collector(server, figures):
-    example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
-    [loader] = [node for node in example["nodes"] if node["type"] == "CheckpointLoaderSimple"]
-    assert loader["properties"].pop("models") == [EXAMPLE_MODEL]
-    assert example == to_graph(workers_prompt(EXAMPLE_CHECKPOINT), with_collector(server.object_info()))
-    prompt = workers_prompt("tiny_sd15.safetensors", "figures.png", steps=1)
+def runs_alone(make, source):
+    """Return an example's prompt on the tiny model, without the collector that no server here has."""
+    prompt = make("tiny_sd15.safetensors", source, steps=1)
     prompt["2"]["class_type"] = "MegapixelDevCheckpoint"
     del prompt[COLLECT]
     prompt[MERGE]["inputs"]["results"] = [SEND, 0]
-    [file] = server.images(server.run(prompt), "14")
+    return prompt
+
+
+@pytest.mark.parametrize(
+    ("file", "make"),
+    [(EXAMPLE, workers_prompt), (VIDEO_EXAMPLE, workers_video_prompt)],
+    ids=["picture", "video"],
+)
+def test_the_example_is_the_prompt(file, make, server):
+    example = json.loads(file.read_text(encoding="utf-8"))
+    [loader] = [node for node in example["nodes"] if node["type"] == "CheckpointLoaderSimple"]
+    assert loader["properties"].pop("models") == [EXAMPLE_MODEL]
+    assert example == to_graph(make(EXAMPLE_CHECKPOINT), with_collector(server.object_info()))
+
+
+def test_the_example_of_a_picture_runs(server, figures):
+    result = server.run(runs_alone(workers_prompt, "figures.png"))
+    [file] = server.images(result, SAVE)
     assert read_picture(file).shape[-2:] == tuple(2 * side for side in figures.small.shape[-2:])
+
+
+def test_the_example_of_a_video_runs(server):
+    given = write_example_video(server.base / "input" / "workers.mp4", 3)
+    result = server.run(runs_alone(workers_video_prompt, "workers.mp4"))
+    [file] = server.images(result, SAVE)
+    assert len(times_of(file)) == len(times_of(given)) == 3
+    assert sound_of(file)

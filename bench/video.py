@@ -127,8 +127,9 @@ def _measure(way: str, source: Path, work: Path) -> dict[str, float]:
 def _node(source: Path, work: Path):
     import folder_paths
     import torch
-    from megapixel.host.upscale import _network
+    from megapixel.host.upscale import ready_network
     from megapixel.host.upscale_video import VideoSettings, upscale_video
+    from megapixel.upscale.budget import Budget
     from megapixel.video.file_reader import FileReader
     from spandrel import ModelLoader
 
@@ -136,7 +137,9 @@ def _node(source: Path, work: Path):
     folder_paths.set_user_directory(str(source.parent))  # measurements of the model are shared by all runs
     model = ModelLoader().load_from_file(str(MODEL)).eval()
     with torch.inference_mode():
-        _network(model, "float32", False).stages[0].reach()  # measured once a model, not once a video
+        form = FileReader(str(source)).form
+        network = ready_network(model, "float32", False, (form.height, form.width), Budget())
+        network.stages[0].reach()  # measured once a model, not once a video
 
     def work_through() -> None:
         with torch.inference_mode():

@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+import bench  # noqa: F401 - so that tests of benchmarks find it
 from devhost.host import import_host
 
 import_host()  # takes the pack's folder off sys.path again

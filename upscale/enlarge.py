@@ -326,7 +326,7 @@ def _start(
         # Where they were computed, because a sum over a large picture takes the host as long as the network.
         spoiled = deliver(torch.stack([part.sum(dtype=torch.float32).isnan() for part in parts]), device)
         deliveries = [deliver(part, device) for part in parts]
-        return lambda check: (tiles, [wait(check) for wait in deliveries], spoiled(check).tolist())
+        return lambda check: (tiles, [wait(check) for wait in deliveries], list(map(bool, spoiled(check))))
     except Exception as error:
         if not is_out_of_memory(error):
             if not may_be_out_of_memory(error):

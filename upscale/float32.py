@@ -53,7 +53,7 @@ def _switch() -> list[Callable[[], None]]:
     def write_cudnn(allow: bool) -> None:
         backends.cudnn.allow_tf32 = allow
 
-    newer = [
+    newer: list[Any] = [
         part
         for backend, names in (
             (backends.cudnn, ("conv", "rnn")),

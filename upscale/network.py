@@ -65,7 +65,7 @@ class _Copy:
             failure = error.with_traceback(None)  # which would keep the tensors of the failed call
         failed, self._compile_failed = self._compile_failed, None
         for module in self._modules:
-            module._compiled_call_impl = None
+            module._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage] - torch has no way back
         result = self._run(part, tiles)  # raises what is not the compiler's fault
         self.compile_error = failure
         failed(failure)

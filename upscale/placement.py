@@ -100,7 +100,7 @@ class Placement:
     rows: Line
     columns: Line
     _fits: dict[tuple[Line, Span, torch.device], _Fit] = field(
-        default_factory=dict[tuple[Line, Span, torch.device], _Fit], repr=False, compare=False
+        init=False, default_factory=dict[tuple[Line, Span, torch.device], _Fit], repr=False, compare=False
     )
 
     @property

@@ -129,7 +129,7 @@ def attend_to_face(queries: Tensor, keys: Tensor, values: Tensor, heads: int, at
 def combine_embeddings(embeddings: Tensor, how: str) -> Tensor:
     """Combine the embeddings (R, 512) of several pictures of one person.
 
-    "average" gives (1, 512); "norm average" first divides every value by its norm over the pictures, as the known node
+    "average" gives (1, 512); "norm average" first divides every value by its norm over the pictures, as the original node
     does; "concat" keeps all, each to be read into tokens of its own. One embedding is returned as it is.
     """
     if len(embeddings) == 1 or how == "concat":

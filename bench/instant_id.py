@@ -2,7 +2,7 @@
 
 CPU seconds, one process, interleaved. SDXL's topology at 64 channels for 320, heads of 64, tokens of 2048, both halves of
 the guidance in one call. "projecting" is the attention of the same face with keys and values computed anew at each layer and
-call, and the noise level read from the device there, as the known node does it.
+call, and the noise level read from the device there, as the original node does it.
 
 Expected: at most 1.05 for one person. In multiply-accumulates it is 1.001 to 1.01, most of what is measured is calls.
 """

@@ -34,7 +34,7 @@ import folder_paths
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from megapixel.nodes.upscale import MegapixelUpscale
-from megapixel.upscale.form import Form, copy_descriptor
+from megapixel.upscale.form import TensorFormat, copy_descriptor
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,7 +102,7 @@ def count(work: Callable[[], object]) -> Counts:
 def bound(name: str, images: Tensor, device: torch.device) -> dict[str, Callable[[], object]]:
     """Return the network alone on pictures on the device, as it is and compiled; on a CPU in float32."""
     dtype = torch.float32 if device.type == "cpu" else torch.float16
-    network = copy_descriptor(loaded(name), Form(dtype, channels_last=True)).model.to(device)
+    network = copy_descriptor(loaded(name), TensorFormat(dtype, channels_last=True)).model.to(device)
     given = images.movedim(-1, 1).to(device, dtype).contiguous(memory_format=torch.channels_last)
     ways = {"eager": network}
     if device.type == "cuda":

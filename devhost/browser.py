@@ -67,7 +67,7 @@ _HELP = ".node-help-content"
 
 
 class BrowserFailure(Exception):
-    """There is no browser; the message is one sentence for the person at the terminal."""
+    """There is no browser; the message is for the person at the terminal."""
 
 
 @dataclass(frozen=True)

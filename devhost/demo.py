@@ -79,7 +79,7 @@ _SAMPLE, _DECODE, _SAVE, _SAVE_LATENT, _PICK = range(5)
 
 
 class DemoFailure(Exception):
-    """The demo cannot run; the message is one sentence for the person at the terminal."""
+    """The demo cannot run; the message is for the person at the terminal."""
 
 
 @dataclass(frozen=True)

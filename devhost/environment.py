@@ -41,7 +41,7 @@ _NO_NETWORK = re.compile(
 
 
 class EnvironmentFailure(Exception):
-    """The environment cannot be made; the message is one sentence for the person at the terminal."""
+    """The environment cannot be made; the message is for the person at the terminal."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def prepare() -> Environment:
     """Return the environment, made if it is missing or its pins have changed.
 
     Raises:
-        EnvironmentFailure: one sentence about what is missing and what to do.
+        EnvironmentFailure: something is missing; the message says what to do.
     """
     low, high = PYTHON_RANGE
     if not low <= sys.version_info[:2] <= high:

@@ -174,7 +174,7 @@ def node(name, inputs, outputs):
     kinds = {key: kind for group in inputs.values() for key, (kind, *_) in group.items()}
 
     def run(self, **given):
-        print("known node ran:", name)
+        print("original node ran:", name)
         return tuple(next((v for k, v in given.items() if kinds[k] == kind), None) for kind in outputs)
 
     return type(name, (), {

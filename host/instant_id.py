@@ -26,7 +26,7 @@ State = Mapping[str, Tensor]
 class InstantIDModel:
     """An InstantID on the INSTANTID socket. Its weights wait in main memory; the host fetches each layer's when it runs.
 
-    The nodes of the known pack take it too: the last three members are what they ask for.
+    The nodes of the original pack take it too: the last three members are what they ask for.
     """
 
     network: InstantID
@@ -52,7 +52,7 @@ class InstantIDModel:
 
     @property
     def ip_layers(self) -> SimpleNamespace:
-        """The projections by the names that the known pack gives them, such as 1_to_k_ip."""
+        """The projections by the names that the original pack gives them, such as 1_to_k_ip."""
         projections = self.network.ip_adapter.items()
         return SimpleNamespace(
             to_kvs={

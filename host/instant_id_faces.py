@@ -59,7 +59,7 @@ def face_tokens(
 
 
 def embeds_of(tokens: Tokens) -> dict[str, Tensor]:
-    """Return tokens as FACE_EMBEDS, as the known nodes do."""
+    """Return tokens as FACE_EMBEDS, as the original nodes do."""
     return dict(zip(("cond", "uncond"), tokens, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Known nodes of other packs, and which of ours run in their place where no pack brings them.
+"""Nodes of other packs, and which of ours run in their place where no pack brings them.
 
 ComfyUI offers the replacement to whoever opens such a graph, and makes it in a prompt that comes over HTTP.
 There it fails on a node without `_meta`, and on one with an optional input that is not connected; so a
@@ -41,10 +41,10 @@ def replacement(
 
     Args:
         known, ours: ids of nodes.
-        links, widgets: the known node's inputs. Graphs save the values of widgets in this order only.
-        outputs: how many the known node has; ours begin with the same ones.
+        links, widgets: the original node's inputs. Graphs save the values of widgets in this order only.
+        outputs: how many the original node has; ours begin with the same ones.
         renamed: what an input is called in ours, where not the same.
-        settings: of ours, where its default is another than what the known node does.
+        settings: of ours, where its default is another than what the original node does.
     """
     inputs = [name for name in (*links.split(), *widgets.split()) if name != SEED_CONTROL]
     return io.NodeReplace(

@@ -19,7 +19,7 @@ from ..errors import bad_input
 from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.channels import Channels
-from ..upscale.form import Descriptor, Form, choose_form
+from ..upscale.form import Descriptor, TensorFormat, choose_form
 from ..upscale.network import Network
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
@@ -185,7 +185,7 @@ def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, 
     exact, watched = precision == "float32", partial(_load, watched=True)
 
     def fitting() -> int:
-        plain = Network(model, devices[:1], watched, Form(), store, budget, exact)
+        plain = Network(model, devices[:1], watched, TensorFormat(), store, budget, exact)
         return plain.fitting_pixels(free_memory(devices[0]))
 
     form = choose_form(model, devices[0], watched, precision, store, size, fitting, budget)
@@ -203,7 +203,7 @@ def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, 
 def _new_network(
     model: Descriptor,
     devices: Sequence[torch.device],
-    form: Form,
+    form: TensorFormat,
     store: MeasuredModel,
     budget: Budget,
     exact: bool,

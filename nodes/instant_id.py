@@ -193,7 +193,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
                 *conditioning_sockets(),  # first in the order of the outputs: what a bypassed node hands on
-                FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, ours or the known pack's."),
+                FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, ours or the original pack's."),
                 control_net_socket(),
                 keypoints_socket("Drawn keypoints of the face, from Face Keypoints."),
                 strength_socket(

@@ -15,7 +15,7 @@ FaceEmbedsSocket = io.Custom("FACE_EMBEDS")
 def instant_id_socket() -> io.Input:
     """Return the socket of an InstantID model."""
     return InstantIDSocket.Input(
-        "instantid", tooltip="From Load InstantID Model, or the known pack's loader."
+        "instantid", tooltip="From Load InstantID Model, or the original pack's loader."
     )
 
 

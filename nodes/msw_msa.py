@@ -1,4 +1,4 @@
-"""The nodes of MSW-MSA: all numbers, and the known presets."""
+"""The nodes of MSW-MSA: all numbers, and the original pack's presets."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class MegapixelMSWMSA(io.ComfyNode):
 
 
 class MegapixelMSWMSASimple(io.ComfyNode):
-    """Windowed self-attention by the known presets."""
+    """Windowed self-attention with the original pack's presets."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

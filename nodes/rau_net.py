@@ -1,4 +1,4 @@
-"""The nodes of RAU-Net: all numbers, and the known presets."""
+"""The nodes of RAU-Net: all numbers, and the original pack's presets."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MegapixelRAUNet(io.ComfyNode):
             category="model/patch/unet",
             description=(
                 "Keeps the composition whole in pictures larger than the model was trained for: in the early steps a "
-                "Downsample goes four times as far instead of twice, and the features of an attention block (the CA "
+                "Downsample has stride 4 instead of 2, and the features of an attention block (the CA "
                 "pair) are pooled. All blocks and times are set here; RAU-Net Simple chooses them for you."
             ),
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
@@ -236,7 +236,7 @@ SCHEDULES = ("known", "published", "published (turbo)")
 
 
 class MegapixelRAUNetSimple(io.ComfyNode):
-    """RAU-Net by the known presets, or by the paper's."""
+    """RAU-Net with the original pack's presets, or by the paper's."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -247,7 +247,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
             category="model/patch/unet",
             description=(
                 "Keeps the composition whole in pictures larger than the model was trained for. Choose how large the "
-                "picture is; blocks and times come from the known presets, or from the paper, and are written to the "
+                "picture is; blocks and times come from the original pack's presets, or from the paper, and are written to the "
                 "log in the words of the RAU-Net node."
             ),
             search_aliases=["ApplyRAUNetSimple", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],

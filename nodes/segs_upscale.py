@@ -55,7 +55,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
                     tooltip="Samples the segments; with this pack's effects and others, at any size of segment.",
                 ),
                 io.Clip.Input(
-                    "clip", tooltip="Taken for workflows made with the known node; nothing here needs it."
+                    "clip", tooltip="Taken for workflows made with the original node; nothing here needs it."
                 ),
                 io.Vae.Input("vae", tooltip="The model's VAE."),
                 *enlarging_sockets(),

@@ -37,12 +37,12 @@ from .transfer import Check, deliver
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of one picture; `careful` ones are computed in float32."""
+    """One tile of one picture; `fp32_fallback` ones are computed in float32."""
 
     picture: int
     row: Span
     column: Span
-    careful: bool = False
+    fp32_fallback: bool = False
 
     @property
     def shape(self) -> Size:
@@ -175,13 +175,13 @@ class _Waiting:
             NotANumber: when it was float32 already.
         """
         for tile in again:
-            if tile.careful:
+            if tile.fp32_fallback:
                 expected = f"numbers for the tile at ({tile.column.low}, {tile.row.low})"
                 hint = "The model's file is damaged, or it is not for such pictures."
                 raise bad_input("upscale_model", expected, "NaN, in float32 too", hint, NotANumber)
         with self._change:
             self._passed = max(self._passed, _pixels(tiles))
-            self._put_back(tiles, [replace(tile, careful=True) for tile in again])
+            self._put_back(tiles, [replace(tile, fp32_fallback=True) for tile in again])
 
     def failed(self, tiles: Sequence[Tile], doubt: Exception | None = None) -> None:
         """Note that these ran out of memory: they wait again in pieces.
@@ -236,7 +236,7 @@ class _Waiting:
         if not self._tiles or _pixels(tiles) + math.prod(tiles[0].shape) > self._batch_pixels:
             return False
         one, other = tiles[0], self._tiles[0]
-        return one.shape == other.shape and one.careful == other.careful
+        return one.shape == other.shape and one.fp32_fallback == other.fp32_fallback
 
 
 def _pixels(tiles: Sequence[Tile]) -> int:
@@ -318,7 +318,7 @@ def _start(
         for tile in tiles:
             placement.prepare(tile.row, tile.column, worker.device)
         seen = [tile.of(pictures) for tile in tiles]
-        enlarged = worker(seen[0] if len(seen) == 1 else torch.cat(seen), tiles[0].careful)
+        enlarged = worker(seen[0] if len(seen) == 1 else torch.cat(seen), tiles[0].fp32_fallback)
         with true_float32():
             parts = [
                 placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)

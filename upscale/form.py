@@ -17,7 +17,7 @@ from ..errors import bad_input
 from ..scaling.size import Size
 from .budget import SMALLEST, Budget, BudgetSpent
 from .float32 import true_float32
-from .reach import textured_picture
+from .receptive_field import textured_picture
 
 TOLERANCE = (
     1.5 / 255
@@ -57,7 +57,7 @@ class Descriptor(Protocol):
 
 
 @dataclass(frozen=True)
-class Form:
+class TensorFormat:
     """A type and a memory layout."""
 
     dtype: torch.dtype = torch.float32
@@ -69,7 +69,7 @@ class Form:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def copy_descriptor(descriptor: Descriptor, form: Form) -> Descriptor:
+def copy_descriptor(descriptor: Descriptor, form: TensorFormat) -> Descriptor:
     """Return a copy with weights of its own in `form`; the host's handle on the original's weights is left out."""
     architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
@@ -101,7 +101,7 @@ def choose_form(
     size: Size,
     fitting: Callable[[], int],
     budget: Budget,
-) -> Form:
+) -> TensorFormat:
     """Return the fastest type and layout on `device` that `precision` allows; tried once, then cached in `store`.
 
     Args:
@@ -125,7 +125,7 @@ def choose_form(
         picture = textured_picture(descriptor.input_channels, side, side, device)
         form = _fastest(_Probe(descriptor, load, picture, budget), candidates, precision)
         store[key] = {"dtype": str(form.dtype).removeprefix("torch."), "channels_last": form.channels_last}
-    return Form(DTYPES[store[key]["dtype"]], store[key]["channels_last"])
+    return TensorFormat(DTYPES[store[key]["dtype"]], store[key]["channels_last"])
 
 
 def _kind_of(size: Size) -> int:
@@ -151,7 +151,7 @@ class _Probe:
     picture: Tensor
     budget: Budget
 
-    def runs(self, form: Form) -> Iterator[tuple[Tensor, float]]:
+    def runs(self, form: TensorFormat) -> Iterator[tuple[Tensor, float]]:
         """Yield run after run: the result in float32 on the CPU, and how many seconds it took.
 
         Raises:
@@ -169,7 +169,7 @@ class _Probe:
             yield enlarged.float().cpu(), time.perf_counter() - started
 
 
-def _fastest(probe: _Probe, candidates: list[Form], precision: str) -> Form:
+def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> TensorFormat:
     """Return the fastest of the candidates that gives about what the first one does."""
     plain = best = candidates[0]
     fastest, expected = _Times(math.inf, math.inf), None
@@ -202,7 +202,7 @@ class _Times:
     best: float
 
 
-def _timed(probe: _Probe, form: Form, limit: float, exact: bool) -> tuple[Tensor, _Times]:
+def _timed(probe: _Probe, form: TensorFormat, limit: float, exact: bool) -> tuple[Tensor, _Times]:
     """Return the result and the times of several runs, or of one alone where that is slower than `limit`."""
     runs = probe.runs(form)
     with true_float32() if exact else nullcontext():
@@ -216,7 +216,7 @@ def _timed(probe: _Probe, form: Form, limit: float, exact: bool) -> tuple[Tensor
     return enlarged, _Times(first, min(seconds))
 
 
-def _candidates(descriptor: Descriptor, device: torch.device, precision: str) -> list[Form]:
+def _candidates(descriptor: Descriptor, device: torch.device, precision: str) -> list[TensorFormat]:
     """Return the forms that `precision` allows and the device has instructions for, the plainest first."""
     asked = DTYPES.get(precision, torch.float32)
     types = [asked if computes_natively(asked, device) else torch.float32]
@@ -224,4 +224,4 @@ def _candidates(descriptor: Descriptor, device: torch.device, precision: str) ->
         types.append(torch.float16)
     elif precision == "auto" and descriptor.supports_bfloat16 and computes_natively(torch.bfloat16, device):
         types.append(torch.bfloat16)
-    return [Form(dtype, channels_last) for dtype in types for channels_last in (False, True)]
+    return [TensorFormat(dtype, channels_last) for dtype in types for channels_last in (False, True)]

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..scaling.size import Size
 from .network import Network
 from .placement import Line, Placement
-from .tiles import Reach, Span, TilePlan, plan_tiles
+from .tiles import ReceptiveField, Span, TilePlan, plan_tiles
 
 Run = Callable[[Tensor, "Size | None"], Tensor]  # (F, C, H, W) to this size, or to the network's own
 
@@ -47,7 +47,7 @@ def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | N
     That is so in networks that look at the whole picture or cut it by themselves, and where the reach is as large as
     the picture.
     """
-    reach = None if network.tiles_itself else reach_in_pixels(network)
+    reach = None if network.tiles_itself else receptive_field_in_pixels(network)
     lines = [
         Line(length, network.scale, target) for length, target in zip((height, width), size, strict=True)
     ]
@@ -59,7 +59,7 @@ def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | N
     return None if plan is None else Grid(plan, Placement(*lines))
 
 
-def reach_in_pixels(network: Network) -> Reach | None:
+def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
     """Return how far the network looks through all its stages, in pixels of the picture; None is without end."""
     reaches = [stage.reach() for stage in network.stages]
     if any(reach.blend for reach in reaches):
@@ -67,7 +67,7 @@ def reach_in_pixels(network: Network) -> Reach | None:
     # Every stage after the first one sees what the first one made of blocks of `shuffle` pixels.
     margin = sum(reach.margin for reach in reaches) * network.shuffle
     period = math.lcm(*(reach.period for reach in reaches)) * network.shuffle
-    return Reach(margin, period, 0, max(reach.minimum for reach in reaches) * network.shuffle)
+    return ReceptiveField(margin, period, 0, max(reach.minimum for reach in reaches) * network.shuffle)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 
 @dataclass(frozen=True)
-class Need:
+class MemoryEstimate:
     """What a network needs for an input pixel.
 
     Attributes:
@@ -30,12 +30,12 @@ class Need:
     largest: float = 0.0
 
 
-def measure_need(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> Need:
+def estimate_memory(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> MemoryEstimate:
     """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
     peak, _ = measure_peak(run, small)
     more_peak, largest = measure_peak(run, large)
     pixels, more_pixels = small[:, 0].numel(), large[:, 0].numel()
-    return Need(
+    return MemoryEstimate(
         max((more_peak - peak) / (more_pixels - pixels), more_peak / more_pixels), largest / more_pixels
     )
 

@@ -20,12 +20,12 @@ from torch.nn.functional import pixel_unshuffle
 
 from .budget import Budget, BudgetSpent
 from .float32 import true_float32
-from .form import Descriptor, Form, Load, Store, copy_descriptor
-from .memory import Need, is_out_of_memory, measure_need
-from .reach import Measured, measure_reach, textured_picture
+from .form import Descriptor, Load, Store, TensorFormat, copy_descriptor
+from .memory import MemoryEstimate, estimate_memory, is_out_of_memory
+from .receptive_field import Measured, measure_receptive_field, textured_picture
 from .stage import Run, Stage, Worker
 from .tile_size import CPU_HELD, fitting_pixels
-from .tiles import Reach
+from .tiles import ReceptiveField
 from .trunk import split_network
 
 WHOLE, TRUNK, TAIL = "whole", "trunk", "tail"
@@ -85,7 +85,7 @@ class _Copies:
     `exact` ones compute float32 with all its bits.
     """
 
-    def __init__(self, descriptor: Descriptor, form: Form, load: Load, exact: bool) -> None:
+    def __init__(self, descriptor: Descriptor, form: TensorFormat, load: Load, exact: bool) -> None:
         # Weak, so that networks can be cached by their descriptors and still go with them.
         self._descriptor = weakref.ref(descriptor)
         self.form, self._load, self._exact = form, load, exact
@@ -134,20 +134,20 @@ class Network:
         descriptor: Descriptor,
         devices: Sequence[torch.device],
         load: Load,
-        form: Form | None = None,
+        form: TensorFormat | None = None,
         store: Store | None = None,
         budget: Budget | None = None,
         exact: bool = False,
     ) -> None:
         self.scale, self.channels, self.device = descriptor.scale, descriptor.input_channels, devices[0]
-        self.form = form or Form()
+        self.form = form or TensorFormat()
         self.tiles_itself = getattr(descriptor.tiling, "name", "SUPPORTED") == "INTERNAL"
         self._sizes = descriptor.size_requirements
         self._store: Store = {} if store is None else store
         budget = budget or Budget()
         self._copies = _Copies(descriptor, self.form, load, exact)
         parts, *_ = [self._copies.on(device).parts for device in devices]
-        self._exact = _Copies(descriptor, Form(), load, exact=True)
+        self._exact = _Copies(descriptor, TensorFormat(), load, exact=True)
         self.shuffle = parts.shuffle if parts else 1
         if parts is None:
             self.work_shares = [1.0]
@@ -235,14 +235,14 @@ class Network:
 
 def _need(
     part: str, worker: Worker, channels: int, shuffle: int, store: Store, budget: Budget, worth: float
-) -> Need:
+) -> MemoryEstimate:
     key = f"need {part} {worker.device.type} {worker.dtype} {worker.layout == torch.channels_last}"
     if key not in store:
         # On a CPU tensors are counted exactly; what a GPU's allocator rounds up matters less in larger ones.
         sides = (32 // shuffle, 64 // shuffle) if worker.device.type == "cpu" else (64, 96)
         small, large = (textured_picture(channels, side, side, worker.device) for side in sides)
-        store[key] = asdict(measure_need(budget.counting(worker, worth, must=True), small, large))
-    return Need(**store[key])
+        store[key] = asdict(estimate_memory(budget.counting(worker, worth, must=True), small, large))
+    return MemoryEstimate(**store[key])
 
 
 def _reach(
@@ -255,7 +255,7 @@ def _reach(
     worth: float,
     budget: Budget | None = None,
     must: bool = True,
-) -> Reach:
+) -> ReceptiveField:
     """Return what was measured, or measure it.
 
     Raises:
@@ -271,7 +271,7 @@ def _reach(
         ):  # it was tried with less, and not for much less again
             raise BudgetSpent
         try:
-            measured = measure_reach(budget.counting(run, worth, must), channels, device, multiple)
+            measured = measure_receptive_field(budget.counting(run, worth, must), channels, device, multiple)
         except BudgetSpent:
             store[dearer] = before
             raise

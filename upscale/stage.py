@@ -9,8 +9,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from .memory import Need
-from .tiles import Reach
+from .memory import MemoryEstimate
+from .tiles import ReceptiveField
 from .transfer import upload
 
 Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h, scale * w)
@@ -20,25 +20,25 @@ Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h
 class Worker:
     """A network on one device, in the type and layout in which it is fastest there.
 
-    `careful`, where given, is the same network in float32, for tiles in which `run` gives no numbers.
+    `fp32_fallback`, where given, is the same network in float32, for tiles in which `run` gives no numbers.
     """
 
     run: Run
     device: torch.device
     dtype: torch.dtype = torch.float32
     layout: torch.memory_format = torch.contiguous_format
-    careful: Run | None = None
+    fp32_fallback: Run | None = None
 
     @property
     def runs_ahead(self) -> bool:
         """Whether a call returns before its work is done, as on a GPU."""
         return self.device.type == "cuda"
 
-    def __call__(self, tiles: Tensor, careful: bool = False) -> Tensor:
-        """Run on (B, C, h, w) from anywhere; in float32 where `careful`."""
+    def __call__(self, tiles: Tensor, fp32_fallback: bool = False) -> Tensor:
+        """Run on (B, C, h, w) from anywhere; in float32 where `fp32_fallback`."""
         there = upload(tiles, self.device)
-        if careful and self.careful:
-            return self.careful(there.to(torch.float32).contiguous())
+        if fp32_fallback and self.fp32_fallback:
+            return self.fp32_fallback(there.to(torch.float32).contiguous())
         return self.run(there.to(self.dtype).contiguous(memory_format=self.layout))
 
 
@@ -53,8 +53,8 @@ class Stage:
 
     workers: Sequence[Worker]
     scale: int
-    need: Need
-    reach: Callable[..., Reach]
+    need: MemoryEstimate
+    reach: Callable[..., ReceptiveField]
     channels: int = 3
     gives_features: bool = False
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from itertools import product
 
 from .budget import BudgetSpent
-from .memory import Need
-from .tiles import Reach, Span, TilePlan, cut_axis, cut_evenly, plan_tiles, single_tile
+from .memory import MemoryEstimate
+from .tiles import ReceptiveField, Span, TilePlan, cut_axis, cut_evenly, plan_tiles, single_tile
 
 LEAST = 64  # side of the smallest tiles that are tried
 RESERVE = 0.8  # of the free memory; the rest is for what is not counted
@@ -24,13 +24,18 @@ WASTE = 1.2  # pixels computed by pixels needed that is accepted for the sake of
 CPU_HELD, CPU_PENALTY = 56 * 2**20, 1.4
 
 
-def fitting_pixels(need: Need, free: float) -> int:
+def fitting_pixels(need: MemoryEstimate, free: float) -> int:
     """Return how many input pixels a call may have with `free` bytes."""
     return int(min(RESERVE * free / max(need.peak, 1.0), (INDEXED - 1) / max(need.largest, 1.0)))
 
 
 def choose_plan(
-    height: int, width: int, reach: Callable[[], Reach], need: Need, free: float, on_cpu: bool
+    height: int,
+    width: int,
+    reach: Callable[[], ReceptiveField],
+    need: MemoryEstimate,
+    free: float,
+    on_cpu: bool,
 ) -> TilePlan:
     """Return the tiles with the least work that fit `free` bytes; the smallest possible where none fits.
 
@@ -59,7 +64,7 @@ def choose_plan(
     return best or plan_tiles(height, width, looks, LEAST)
 
 
-def _cuts(length: int, reach: Reach) -> list[tuple[Span, ...]]:
+def _cuts(length: int, reach: ReceptiveField) -> list[tuple[Span, ...]]:
     """Return all ways to cut an axis into tiles of one size, from one tile to the smallest tiles."""
     most = len(cut_axis(length, reach, LEAST))
     return [cut_evenly(length, reach, 0, length, count) for count in range(1, most + 1)]

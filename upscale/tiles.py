@@ -29,7 +29,7 @@ class Span:
 
 
 @dataclass(frozen=True)
-class Reach:
+class ReceptiveField:
     """How far a network looks, as far as tiling needs to know.
 
     Attributes:
@@ -44,7 +44,7 @@ class Reach:
     blend: int = 0
     minimum: int = 1
 
-    def with_margin(self, more: int) -> Reach:
+    def with_margin(self, more: int) -> ReceptiveField:
         """Return the same with so many pixels more around a core."""
         return replace(self, margin=self.margin + more)
 
@@ -85,10 +85,10 @@ class TilePlan:
 
 def single_tile(height: int, width: int) -> TilePlan:
     """Return the plan that reads the picture in one piece."""
-    return plan_tiles(height, width, Reach(), max(height, width))
+    return plan_tiles(height, width, ReceptiveField(), max(height, width))
 
 
-def plan_tiles(height: int, width: int, reach: Reach, tile: int) -> TilePlan:
+def plan_tiles(height: int, width: int, reach: ReceptiveField, tile: int) -> TilePlan:
     """Return tiles of at most `tile` pixels a side, margins included; one if the picture is no larger.
 
     A `tile` too small for the network's reach is enlarged to `reach.smallest_tile`.
@@ -96,7 +96,7 @@ def plan_tiles(height: int, width: int, reach: Reach, tile: int) -> TilePlan:
     return TilePlan(height, width, cut_axis(height, reach, tile), cut_axis(width, reach, tile))
 
 
-def split_tile(plan: TilePlan, row: Span, column: Span, reach: Reach, tile: int) -> TilePlan:
+def split_tile(plan: TilePlan, row: Span, column: Span, reach: ReceptiveField, tile: int) -> TilePlan:
     """Return smaller tiles that together answer for what one tile of `plan` does."""
     return TilePlan(
         plan.height,
@@ -106,7 +106,9 @@ def split_tile(plan: TilePlan, row: Span, column: Span, reach: Reach, tile: int)
     )
 
 
-def cut_axis(length: int, reach: Reach, tile: int, low: int = 0, high: int | None = None) -> tuple[Span, ...]:
+def cut_axis(
+    length: int, reach: ReceptiveField, tile: int, low: int = 0, high: int | None = None
+) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most `tile` or `smallest_tile`.
 
     Laws: the cores are disjoint and cover [low, high); every start is a multiple of `reach.period`; every core lies
@@ -122,7 +124,7 @@ def cut_axis(length: int, reach: Reach, tile: int, low: int = 0, high: int | Non
         count += 1
 
 
-def cut_evenly(length: int, reach: Reach, low: int, high: int, count: int) -> tuple[Span, ...]:
+def cut_evenly(length: int, reach: ReceptiveField, low: int, high: int, count: int) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into `count` spans of one size, whatever size that is."""
     margin, period = reach.margin, reach.period
     # At the picture's ends no margin is read, so the cores there may be longer by it.

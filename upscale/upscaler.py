@@ -22,7 +22,7 @@ from .network import Network
 from .placement import Line, Placement
 from .stage import Stage
 from .tile_size import choose_plan, fitting_pixels
-from .tiles import Reach, TilePlan, plan_tiles, single_tile
+from .tiles import ReceptiveField, TilePlan, plan_tiles, single_tile
 
 FEATURES_SHARE = 0.3  # of the free memory that a trunk's result may take; else it lies in main memory
 BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the CPU it gains nothing
@@ -148,7 +148,7 @@ def _run(
 ) -> Tensor:
     support = placement.support
 
-    def reach(must: bool = True) -> Reach:
+    def reach(must: bool = True) -> ReceptiveField:
         return stage.reach(hooks.budget, must).with_margin(support)
 
     wider = replace(stage, reach=reach)

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import bad_input
 from .av_library import load_av
 from .colour import LIMITED, PIXELS, RGB_MATRIX, Colour, Pixels
-from .frame import Form
+from .frame import VideoFormat
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Encoding:
 
 
 def choose_encoding(
-    name: str, quality: int, form: Form, height: int, width: int, notes: list[str]
+    name: str, quality: int, form: VideoFormat, height: int, width: int, notes: list[str]
 ) -> Encoding:
     """Return how to write frames of `height` and `width` that come from a video of `form`.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import bad_input
 from .av_library import load_av
 from .colour import RGB_MATRIX, Colour
-from .frame import Form, Frame
+from .frame import Frame, VideoFormat
 from .sound import FileSound
 
 EIGHT_BIT = {
@@ -190,7 +190,7 @@ def _quarter_turns(decoded: Any) -> int:
     return round(decoded.rotation // 90) % 4 if decoded.rotation else 0
 
 
-def _form(container: Any, stream: Any, start: float, duration: float) -> Form:
+def _form(container: Any, stream: Any, start: float, duration: float) -> VideoFormat:
     """Return what a stream's header and its first frame say."""
     context = stream.codec_context
     rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
@@ -201,7 +201,7 @@ def _form(container: Any, stream: Any, start: float, duration: float) -> Form:
         RGB_MATRIX if is_rgb else context.colorspace, full, context.color_primaries, context.color_trc
     )
     aspect = Fraction(stream.sample_aspect_ratio or 1)
-    form = Form(context.height, context.width, stream.time_base, rate, bits, colour, aspect)
+    form = VideoFormat(context.height, context.width, stream.time_base, rate, bits, colour, aspect)
     form = replace(form, frames=_expected_frames(container, stream, rate, start, duration))
     first = next((frame for frame in _readable(container, stream)), None)
     if first is not None and _quarter_turns(first) % 2:

@@ -32,7 +32,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Form:
+class VideoFormat:
     """What all frames of a video have in common.
 
     Attributes:
@@ -70,7 +70,7 @@ class Reader(Protocol):
         metadata: the file's tags.
     """
 
-    form: Form
+    form: VideoFormat
     identity: str
     faults: list[str]
     metadata: dict[str, str]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import bad_input
 from .colour import Colour
-from .frame import Form, Frame
+from .frame import Frame, VideoFormat
 from .sound import WaveSound
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -39,7 +39,7 @@ class FolderReader:
         self._files = sorted(files, key=_natural)
         with image.open(self._files[0]) as first:
             width, height = first.size
-        self.form = Form(height, width, 1 / rate, rate, frames=len(files))
+        self.form = VideoFormat(height, width, 1 / rate, rate, frames=len(files))
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
         self.identity = f"{folder.resolve()} {rate} {hashlib.sha256(repr(states).encode()).hexdigest()}"
         self.faults: list[str] = []
@@ -100,7 +100,7 @@ class TensorReader:
             raise bad_input("video", "at least one frame", f"a tensor of {shape}", "Check the node before.")
         self._images, self._waveform, self._sample_rate = images, waveform, sample_rate
         count, height, width, channels = images.shape
-        self.form = Form(height, width, 1 / rate, rate, bits, Colour(), frames=count)
+        self.form = VideoFormat(height, width, 1 / rate, rate, bits, Colour(), frames=count)
         self.faults = ["Transparency is left out."] if channels == 4 else []
         self.metadata: dict[str, str] = {}
         digest = hashlib.sha256(f"{tuple(images.shape)} {rate}".encode())

@@ -16,14 +16,14 @@ from ..host import import_host
 from ..tiny import forms, scenes
 from ..tiny.counting import count_objects
 from ..tiny.forms import TEXTS
-from ..tiny.scenes import random_crowds, random_scenes
+from ..tiny.scenes import random_scenes, random_several_objects
 from .kept import Kept, Record, digest
 from .methods import DRAWN, SETTLED, curve_point, method_of
 from .plan import CFG, MODELS, SAMPLER, SCHEDULER, SIZES, STEPS, TRAINED_SIZE, Subject, Unit, class_of
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
 
-LOTS = {"one": random_scenes, "many": random_crowds}
+LOTS = {"one": random_scenes, "many": random_several_objects}
 
 Conditioning = list[list[Any]]
 

@@ -45,7 +45,7 @@ def border_patches(latents: Floats) -> Floats:
     return patches[crossed].reshape(-1, latents.shape[1] * PATCH * PATCH)
 
 
-def mottle(latents: Floats) -> float:
+def residual_noise(latents: Floats) -> float:
     """Return the noise that is left in the background of latents (B, 4, H, W); a drawn background is smooth.
 
     It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from every object.

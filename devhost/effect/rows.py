@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ..tiny.counting import PictureCount, summarise, wilson_interval
-from .features import FEWEST, Reference, border_patches, composition, mottle
+from .features import FEWEST, Reference, border_patches, composition, residual_noise
 from .kept import Kept, Sample
 from .methods import CURVES, DRAWN, METHODS, PLAIN, curve_point
 from .plan import SIZES, Cell
@@ -28,7 +28,7 @@ class ObjectRow:
     """Pictures of one object in a cell. Shares have 95 % intervals; changes are beside plain, with the same noise and prompts.
 
     edge: sharpness, mean gradient of the steepest pixels; `edge_ratio` to drawn scenes of the trained size.
-    mottle: noise that is left in the background; it makes edges seem sharper.
+    residual_noise: noise that is left in the background; it makes edges seem sharper.
     composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is nearer.
     """
 
@@ -43,7 +43,7 @@ class ObjectRow:
     mean_count: float
     edge: float
     edge_ratio: float | None
-    mottle: float
+    residual_noise: float
     composition: float | None
     patches: float | None
     cpu_seconds: float
@@ -86,7 +86,7 @@ class Figures:
     """All rows, in the order of a table, and how many drawn scenes the distances are from at the trained size."""
 
     objects: tuple[ObjectRow, ...]
-    crowds: tuple[CrowdRow, ...]
+    several_objects: tuple[CrowdRow, ...]
     curves: tuple[CurvePoint, ...]
     reference: int
 
@@ -94,7 +94,7 @@ class Figures:
 def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
     """Return all rows that what is kept allows."""
     yardstick = _Yardstick(kept, samples)
-    objects, crowds, curves = [], [], []
+    objects, several_objects, curves = [], [], []
     for cell in sorted(samples, key=_place):
         sample = _below_reference(samples[cell])
         if not sample.counts:
@@ -102,12 +102,12 @@ def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
         other = Cell(cell.model, cell.subject, cell.size, PLAIN)
         plain = samples.get(other) if cell != other else None
         if cell.subject == "many":
-            crowds.append(crowd_row(cell, sample, plain))
+            several_objects.append(crowd_row(cell, sample, plain))
         elif point := curve_point(cell.method):
             curves.append(CurvePoint(*point, yardstick.object_row(cell, sample, plain)))
         else:
             objects.append(yardstick.object_row(cell, sample, plain))
-    return Figures(tuple(objects), tuple(crowds), tuple(curves), yardstick.pictures)
+    return Figures(tuple(objects), tuple(several_objects), tuple(curves), yardstick.pictures)
 
 
 class _Yardstick:
@@ -140,7 +140,7 @@ class _Yardstick:
             mean_count=summary.mean_count,
             edge=summary.edge,
             edge_ratio=summary.edge / self._edge if self._edge else None,
-            mottle=mottle(latents),
+            residual_noise=residual_noise(latents),
             composition=of_composition.distance(composition(latents)) if of_composition else None,
             patches=of_patches.distance(border_patches(latents)) if of_patches else None,
             cpu_seconds=sample.seconds_per_picture,

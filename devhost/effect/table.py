@@ -19,11 +19,11 @@ Sampled with {settings}; picture i has the same noise and prompt whatever the me
 {trained} latent pixels; 1:2 is {wide[0]} x {wide[1]}. Intervals are 95 %, Wilson's for shares and Student's for means.
 
 *one*: exactly one object; *whole*: one, in its true shape; *edge*: mean gradient of the steepest pixels, and its ratio to drawn scenes
-of the trained size; *mottle*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance
+of the trained size; *residual_noise*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance
 from {reference} drawn scenes, of the whole at the trained size and of the patches that an object's border crosses, smaller is nearer;
 *gained / lost*: pictures that became or ceased to be whole beside plain, and the exact test's probability. The rows *drawn scenes*
 are real ones at that size: what the counter and the distances say where nothing is wrong."""
-CROWDS = """\
+SEVERAL_OBJECTS = """\
 The prompt names two to five objects. *counted / asked*: mean over pictures; *exact*: pictures with as many as asked; *gained / lost*:
 those that became or ceased to be exact beside plain. A cure that merges or deletes objects has more pictures with *fewer*."""
 CURVES = f"""\
@@ -38,8 +38,8 @@ def as_markdown(found: Figures, heading: str) -> str:
         settings=SETTINGS, trained=TRAINED_SIZE[0], wide=SIZES["1:2"], reference=found.reference
     )
     parts = [f"# {heading}", legend, _table(OBJECT_COLUMNS, found.objects)]
-    if found.crowds:
-        parts += ["## Several objects", CROWDS, _table(CROWD_COLUMNS, found.crowds)]
+    if found.several_objects:
+        parts += ["## Several objects", SEVERAL_OBJECTS, _table(CROWD_COLUMNS, found.several_objects)]
     if found.curves:
         parts += ["## When to end", CURVES, _table(CURVE_COLUMNS, found.curves)]
     return "\n\n".join(parts) + "\n"
@@ -102,7 +102,7 @@ _FOUND: list[tuple[str, Callable[[ObjectRow], str]]] = [
     ("whole", lambda row: _share(row.whole, row.whole_interval)),
     ("mean count", lambda row: _number(row.mean_count)),
     ("edge (ratio)", _edge),
-    ("mottle", lambda row: _number(row.mottle, 3)),
+    ("residual_noise", lambda row: _number(row.residual_noise, 3)),
     ("composition", lambda row: _number(row.composition)),
     ("patches", lambda row: _number(row.patches)),
     ("gained / lost, p", lambda row: _change(row.whole_change)),

@@ -97,7 +97,7 @@ def random_scenes(
     return _scenes(size, classes, height, torch.stack(centre, dim=1)[:, None], generator)
 
 
-def random_crowds(
+def random_several_objects(
     count: int, size: tuple[int, int], generator: torch.Generator, heights: tuple[float, float] = BALL_HEIGHTS
 ) -> Scenes:
     """Draw lots for ``count`` scenes of balls of one size, well apart."""

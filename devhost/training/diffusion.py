@@ -24,7 +24,7 @@ from comfy.cli_args import args as host_arguments
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from devhost.tiny.forms import EMPTY_CLASS, TEXTS
-from devhost.tiny.scenes import random_crowds, random_scenes
+from devhost.tiny.scenes import random_scenes, random_several_objects
 from devhost.tiny.topology import TRAINED_CONTEXT_DIM, TRAINED_SD15, TRAINED_SDXL, TRAINED_TOKENS, UnetConfig
 
 host_arguments.cpu = True  # read once, when the next imports run
@@ -36,7 +36,7 @@ from devhost.tiny.unet import CLASS_TOKENS_KEY, SceneOperations  # noqa: E402
 SIZE = (16, 16)
 SAMPLES = 4
 """Points a side that each latent pixel is the mean of."""
-CROWDS = 0.2
+SEVERAL_OBJECTS = 0.2
 """Share of scenes with several objects."""
 TIMESTEPS = 1000
 WINDOWS, WINDOWS_BELOW, ZOOMS = 0.5, 600, (1.2, 3.2)
@@ -133,10 +133,10 @@ def draw_batch(generator: torch.Generator) -> Batch:
     windows = torch.rand(BATCH, generator=generator) < WINDOWS * (timesteps < WINDOWS_BELOW)
     zooms = ZOOMS[0] + (ZOOMS[1] - ZOOMS[0]) * torch.rand(BATCH, generator=generator)
     zoom = torch.where(windows, zooms, 1.0)[:, None, None]
-    crowds = round(CROWDS * BATCH)
+    several_objects = round(SEVERAL_OBJECTS * BATCH)
     drawn = (
-        random_crowds(crowds, SIZE, generator).cropped(zoom[:crowds], generator),
-        random_scenes(BATCH - crowds, SIZE, generator).cropped(zoom[crowds:], generator),
+        random_several_objects(several_objects, SIZE, generator).cropped(zoom[:several_objects], generator),
+        random_scenes(BATCH - several_objects, SIZE, generator).cropped(zoom[several_objects:], generator),
     )
     classes = torch.cat([scenes.classes for scenes in drawn])
     empty = torch.rand(BATCH, generator=generator) < EMPTY_PROMPTS

@@ -139,7 +139,7 @@ def test_a_sampled_picture_and_its_plan_appear_in_the_page(server, front_end, tm
     assert front_end.wait_for_picture() == (256, 256)
 
 
-def test_a_wrong_input_is_told_in_one_sentence_at_the_node(server, front_end, tmp_path):
+def test_a_wrong_input_is_told_by_an_error_message_at_the_node(server, front_end, tmp_path):
     prompt = tiny_prompt(size=256)
     [key] = [key for key, node in prompt.items() if node["class_type"] == "MegapixelHiDiffusion"]
     prompt[key] = prompt_node(
@@ -165,7 +165,7 @@ OLD = {  # a graph with nodes of other packs, which of them, and what their widg
 
 
 def old_segs_prompt(folder):
-    """A prompt with the known packs' nodes for segments; its pictures lie in `folder`."""
+    """A prompt with the other packs' nodes for segments; its pictures lie in `folder`."""
     drawn = draw_figures()
     write_picture(drawn.small, folder / "old.png")
     write_picture(drawn.mask.expand(1, 3, -1, -1), folder / "old_mask.png")

@@ -1,4 +1,4 @@
-"""The commands of `dev.py`: one line of JSON, one sentence on failure, one environment per set of pins."""
+"""The commands of `dev.py`: one line of JSON, an error message on failure, one environment per set of pins."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def test_env_prints_one_line_of_json():
 
 
 @pytest.mark.parametrize("command", ["env", "demo", "test", "lint", "bench"])
-def test_a_wrong_comfyui_is_one_sentence(tmp_path, command):
+def test_a_wrong_comfyui_is_an_error_message(tmp_path, command):
     done = dev(command, COMFYUI_PATH=str(tmp_path))
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"dev: COMFYUI_PATH: expected the folder of a ComfyUI, got {tmp_path}. ")
 
 
-def test_no_network_is_one_sentence(tmp_path):
+def test_no_network_is_an_error_message(tmp_path):
     offline = {
         "MEGAPIXEL_CACHE": str(tmp_path), "COMFYUI_PATH": "", "PIP_CONFIG_FILE": os.devnull, "PIP_RETRIES": "1",
         "PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_EXTRA_INDEX_URL": "", "PIP_FIND_LINKS": "",

@@ -7,7 +7,7 @@ import torch
 
 from devhost.tiny.counting import count_objects
 from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, EMPTY_CLASS, FIRST_CROWD, TEXTS, crowd_count
-from devhost.tiny.scenes import random_crowds, random_scenes
+from devhost.tiny.scenes import random_scenes, random_several_objects
 from devhost.tiny.text import class_of_prompt
 
 SIZES = [(16, 16), (32, 32), (24, 48), (48, 48)]
@@ -26,7 +26,7 @@ def test_one_whole_object_is_counted_in_every_drawn_scene(size):
 
 @pytest.mark.parametrize("size", SIZES)
 def test_balls_are_counted_in_every_drawn_scene(size):
-    scenes = random_crowds(60, size, generator())
+    scenes = random_several_objects(60, size, generator())
     classes = scenes.classes.tolist()
     assert {crowd_count(number) for number in classes} == {2, 3, 4, 5}
     counts = count_objects(scenes.latents(8), classes)
@@ -50,7 +50,7 @@ def test_an_empty_picture_has_no_object():
     assert [count.objects for count in count_objects(background, scenes.classes.tolist())] == [0] * 8
 
 
-@pytest.mark.parametrize("draw", [random_scenes, random_crowds])
+@pytest.mark.parametrize("draw", [random_scenes, random_several_objects])
 def test_a_window_is_a_part_of_the_larger_picture(draw):
     small, large = (draw(12, size, generator()) for size in ((16, 16), (32, 32)))
     zoom = torch.full((12, 1, 1), 2.0)

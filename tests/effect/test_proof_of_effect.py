@@ -15,7 +15,7 @@ from megapixel.patches.rau_net_published import Published
 from PIL import Image
 
 from devhost.effect import __main__ as command, draw as drawing
-from devhost.effect.features import mottle
+from devhost.effect.features import residual_noise
 from devhost.effect.kept import COUNTER, Kept, record_of, samples
 from devhost.effect.methods import (
     CURVES,
@@ -124,9 +124,9 @@ def test_a_method_that_does_nothing_at_the_trained_size_gives_plain_bits():
 
 def test_prompts_take_turns_and_name_what_is_counted():
     assert [class_of("one", number) for number in range(7)] == [0, 1, 2, 3, 4, 5, 0]
-    crowds = [class_of("many", number) for number in range(13)]
-    assert crowds == [*range(6, 18), 6]
-    assert [crowd_count(number) for number in crowds[::3]] == [2, 3, 4, 5, 2]
+    several_objects = [class_of("many", number) for number in range(13)]
+    assert several_objects == [*range(6, 18), 6]
+    assert [crowd_count(number) for number in several_objects[::3]] == [2, 3, 4, 5, 2]
 
 
 def test_a_conditioning_has_a_row_for_each_prompt_with_its_pooled_text():
@@ -327,7 +327,7 @@ def test_distances_are_from_scenes_that_have_no_row(found):
 
 
 def test_a_crowd_is_compared_with_what_the_prompt_names(found):
-    [row] = found.crowds
+    [row] = found.several_objects
     assert [crowd_count(class_of("many", number)) for number in range(4)] == [2, 2, 2, 3]
     assert row.ratio == pytest.approx((1 + 1 + 0.5 + 2) / 4)
     assert (row.exact, row.fewer, row.more) == (0.5, 0.25, 0.25)
@@ -414,12 +414,12 @@ def test_a_wish_names_every_cell_once():
     assert set(cells[Cell(DRAWN, "one", "2x", DRAWN)]) > set(range(32))
 
 
-def test_mottle_is_the_noise_of_the_background_alone():
+def test_residual_noise_is_the_noise_of_the_background_alone():
     scenes = random_scenes(24, (32, 32), torch.Generator().manual_seed(3)).latents(samples=4).numpy()
     noise = np.random.default_rng(4).normal(0, 0.1, scenes.shape)
-    assert mottle(scenes) < 0.01
-    assert mottle(scenes + noise) == pytest.approx(0.1 * (8 / 9) ** 0.5, rel=0.1)
-    assert mottle(scenes + noise * (scenes[:, 3:] > 0)) < 0.01
+    assert residual_noise(scenes) < 0.01
+    assert residual_noise(scenes + noise) == pytest.approx(0.1 * (8 / 9) ** 0.5, rel=0.1)
+    assert residual_noise(scenes + noise * (scenes[:, 3:] > 0)) < 0.01
 
 
 def test_the_sheet_has_a_block_for_each_method(filled, tmp_path):

@@ -1,6 +1,6 @@
-"""What insightface 0.7.3 finds at one size, and what the known node does with it, written down step by step.
+"""What insightface 0.7.3 finds at one size, and what the original node does with it, written down step by step.
 
-0.7.3 has no wheel, so this stands in for it; the networks are run by onnxruntime alone.
+0.7.3 has no wheel, so this replaces it; the networks are run by onnxruntime alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Texts of older workflows against sockets of every kind, and what is wrong with them in one sentence."""
+"""Texts of older workflows against sockets of every kind, and the error messages for what is wrong with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ComfyUI is told of known nodes, against those nodes: inputs, order of saved values, outputs."""
+"""What ComfyUI is told of original nodes, against those nodes: inputs, order of saved values, outputs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ each = pytest.mark.parametrize("known", KNOWN)
 
 
 def known_inputs(known):
-    """Return {name: (kind, options)} of a known node."""
+    """Return {name: (kind, options)} of a original node."""
     groups = KNOWN[known][0].values()
     return {name: (kind, *rest) for group in groups for name, (kind, *rest) in group.items()}
 

@@ -98,7 +98,7 @@ def test_it_is_insightfaces_own_and_as_another_pack_makes_it(put, face_analysis)
     [ours], [theirs] = find_faces(analysis, PICTURE), find_faces(face_analysis, PICTURE)
     assert ours.box == theirs.box
     assert np.array_equal(ours.embedding, theirs.embedding)
-    [known] = analysis.get(PICTURE[..., ::-1])  # as the known nodes use it
+    [known] = analysis.get(PICTURE[..., ::-1])  # as the original nodes use it
     np.testing.assert_allclose(known.bbox[[1, 0, 3, 2]], ours.box, atol=1e-3)
 
 
@@ -156,7 +156,7 @@ def test_other_networks_beside_it_are_not_kept(put):
     assert Path(analysis.models["recognition"].model_file).name == FILES[0]
 
 
-def test_a_missing_model_is_one_sentence_with_its_place(models):
+def test_a_missing_model_is_an_error_message_with_its_place(models):
     place = models / "insightface" / "models" / "antelopev2"
     assert refusal() == (
         "folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx side by side, got no such folder (auto). "

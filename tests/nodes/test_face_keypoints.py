@@ -39,7 +39,7 @@ def expected(analysis, portraits, which="largest", index=0):
 
 @pytest.fixture
 def refused(face_analysis):
-    """A function that runs the node and returns the one sentence that it stops with."""
+    """A function that runs the node and returns the error message that it stops with."""
 
     def run(*arguments, **named):
         with pytest.raises(ValueError, match=r"^\w+: expected ") as raised:

@@ -28,6 +28,6 @@ def test_one_switch_is_all_that_is_required():
     assert list(required) == ["model", "mode"]
 
 
-def test_a_model_without_input_blocks_is_one_sentence():
+def test_a_model_without_input_blocks_is_an_error_message():
     with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. Models without"):
         MegapixelHiDiffusion.execute(model=random_models.flux(), mode="auto")

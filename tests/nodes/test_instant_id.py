@@ -485,7 +485,7 @@ class TestApply:
 
 
 class TestOtherPacks:
-    """What the known pack asks of a value on the INSTANTID socket, and the value that it gives."""
+    """What the original pack asks of a value on the INSTANTID socket, and the value that it gives."""
 
     def known_value(self, state):
         """An nn.Module as the known loader makes it: the resampler, and one Linear for each projection."""
@@ -521,7 +521,7 @@ class TestOtherPacks:
         expected = positive @ state["ip_adapter.21.to_v_ip.weight"].T
         assert torch.allclose(projections["21_to_v_ip"](positive), expected, atol=1e-4)
 
-    def test_something_else_is_one_sentence(self, attention, state):
+    def test_something_else_is_an_error_message(self, attention, state):
         with pytest.raises(
             ValueError, match=r"^instantid: expected a model of an InstantID loader, got int\. Connect"
         ):

@@ -130,7 +130,7 @@ class TestPresets:
             simple(sdxl, "SD15")
 
     @pytest.mark.parametrize("node", [simple, advanced])
-    def test_a_model_without_input_blocks_is_one_sentence(self, node):
+    def test_a_model_without_input_blocks_is_an_error_message(self, node):
         with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. "):
             node(random_models.flux())
 
@@ -265,6 +265,6 @@ class TestText:
             ("input_blocks: 3", "input_blocks: expected blocks with attention"),
         ],
     )  # fmt: skip
-    def test_what_is_wrong_in_it_is_one_sentence(self, sd15, text, sentence):
+    def test_what_is_wrong_in_it_is_an_error_message(self, sd15, text, sentence):
         with pytest.raises(ValueError, match="^" + sentence):
             advanced(sd15, yaml_parameters=text)

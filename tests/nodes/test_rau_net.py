@@ -249,7 +249,7 @@ class TestPresets:
                 simple(sd15, model_type="SDXL", schedule=schedule)
 
     @pytest.mark.parametrize("node", [simple, advanced])
-    def test_a_model_without_input_blocks_is_one_sentence(self, node):
+    def test_a_model_without_input_blocks_is_an_error_message(self, node):
         with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. "):
             node(random_models.flux())
 
@@ -446,6 +446,6 @@ class TestText:
             ("ca_fadeout_start_time: 0.4", r"ca_fadeout_start_time: expected a time before ca_end_time \(0.3\), got 0.4\. "),
         ],
     )  # fmt: skip
-    def test_what_is_wrong_in_it_is_one_sentence(self, sd15, text, sentence):
+    def test_what_is_wrong_in_it_is_an_error_message(self, sd15, text, sentence):
         with pytest.raises(ValueError, match="^" + sentence):
             advanced(sd15, yaml_parameters=text)

@@ -46,7 +46,7 @@ def is_narrower(old, new):
 
 
 def broken(released, current):
-    """Yield one sentence for each way in which the current schemas fail graphs of the released ones."""
+    """Yield a text for each way in which the current schemas fail graphs of the released ones."""
     for node_id, old in released.items():
         if node_id not in current:
             yield f"{node_id} is gone"

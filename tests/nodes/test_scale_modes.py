@@ -91,7 +91,7 @@ def test_features_are_resized_by_that_pack_in_its_own_modes_alone(loaded, draw):
     assert torch.equal(resize(features, (10, 4), "doubled"), own["nearest"] * 2)
 
 
-def test_a_mode_that_misses_the_size_is_one_sentence(loaded, draw):
+def test_a_mode_that_misses_the_size_is_an_error_message(loaded, draw):
     loaded("/x/ComfyUI-bleh.py.latent_utils")
     with pytest.raises(
         ValueError, match=r"^scale mode: expected one that makes 10x4 features, got short\. Choose"
@@ -99,7 +99,7 @@ def test_a_mode_that_misses_the_size_is_one_sentence(loaded, draw):
         resize(draw(1, 3, 5, 7), (10, 4), "short")
 
 
-def test_a_mode_that_nobody_knows_is_one_sentence(loaded, draw):
+def test_a_mode_that_nobody_knows_is_an_error_message(loaded, draw):
     sentence = r"^scale mode: expected one of bicubic, .*, got doubled\. Choose"
     with pytest.raises(ValueError, match=sentence):
         resize(draw(1, 3, 5, 7), (10, 4), "doubled")

@@ -54,7 +54,7 @@ def test_several_masks_are_the_segments_of_several_frames():
     assert all(isinstance(entry, FrameSEG) and entry.label == "x" for entry in segments)
 
 
-def test_an_empty_tensor_of_masks_is_one_sentence():
+def test_an_empty_tensor_of_masks_is_an_error_message():
     with pytest.raises(
         ValueError, match=r"mask: expected masks of at least 1x1 pixels, got a tensor of 0x5x5\. "
     ):
@@ -135,7 +135,7 @@ def test_the_preview_draws_a_frame_with_its_own_mask():
         assert (drawn[frame][black].std(dim=-1) < 0.01).all()
 
 
-def test_slices_hold_every_segment_once_and_an_index_beyond_the_workers_is_one_sentence():
+def test_slices_hold_every_segment_once_and_an_index_beyond_the_workers_is_an_error_message():
     segs = ((60, 90), [segment(left, 0, 10) for left in range(0, 80, 10)])
     shares = [MegapixelSEGSSlice.execute(segs, index, 3, False).args[0][1] for index in range(3)]
     assert sorted(entry.bbox[0] for share in shares for entry in share) == list(range(0, 80, 10))
@@ -239,7 +239,7 @@ def test_pictures_of_eight_bits_without_a_description_are_reported(plain, caplog
     assert MegapixelSEGSMerge.execute(plain, torch.cat([result, result])).ui is None
 
 
-def test_what_cannot_be_merged_or_sent_is_one_sentence(plain):
+def test_what_cannot_be_merged_or_sent_is_an_error_message(plain):
     with pytest.raises(ValueError, match=r"^results: expected the workers' pictures, got nothing\. "):
         MegapixelSEGSMerge.execute(plain)
     with pytest.raises(

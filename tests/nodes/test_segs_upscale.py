@@ -452,12 +452,12 @@ def test_the_pipe_and_the_sdxl_family_give_what_the_single_sockets_give(sdxl, va
 
 
 @pytest.mark.parametrize("pipe", [None, 5, (1, 2, 3)], ids=str)
-def test_something_else_than_a_pipe_is_one_sentence(pipe, image):
+def test_something_else_than_a_pipe_is_an_error_message(pipe, image):
     with pytest.raises(ValueError, match=r"^basic_pipe: expected .*, got .*\. Connect a ToBasicPipe node\.$"):
         MegapixelSEGSUpscalePipe.execute(image, segs_of(), pipe, **SETTINGS)
 
 
-def test_a_vae_of_another_family_is_one_sentence(upscale, vae):
+def test_a_vae_of_another_family_is_an_error_message(upscale, vae):
     model = random_models.flux()
     with pytest.raises(
         ValueError, match=r"^vae: expected one with 16 latent channels .*, got one with 4\. Connect .*\.$"

@@ -405,7 +405,7 @@ def refused_model(kind):
 
 
 @pytest.mark.parametrize(("kind", "shape", "settings", "sentence"), REFUSED.values(), ids=list(REFUSED))
-def test_bad_input_is_one_sentence(kind, shape, settings, sentence):
+def test_bad_input_is_an_error_message(kind, shape, settings, sentence):
     model, image = refused_model(kind), torch.full(shape, 0.5)
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         upscale(model, image, **settings)

@@ -503,7 +503,7 @@ class TestAlone:
         assert torch.equal(sample(patched, SIZE), expected)
 
     def test_stacking_does_not_change_what_it_stands_on(self, shallow_sdxl, person):
-        """The known pack appends the second face to the first model as well, and once more with every execution."""
+        """The original pack appends the second face to the first model as well, and once more with every execution."""
         first = applied(shallow_sdxl, person, "masked")
         alone = sample(first, SIZE)
         stacked = [sample(apply_instant_id(first, person(FACES[1], weight=0.6)), SIZE) for _ in range(3)]

@@ -32,7 +32,7 @@ def box_at(x1, y1, x2, y2):
 
 SCALED = [
     pytest.param((400, 100), (400, 800), (0, 10, 40, 90), (0, 10, 320, 90), id="wider, height kept"),
-    pytest.param((100, 400), (800, 400), (0, 10, 40, 90), (0, 80, 40, 720), id="the known node's mistake"),
+    pytest.param((100, 400), (800, 400), (0, 10, 40, 90), (0, 80, 40, 720), id="the original node's mistake"),
     pytest.param((1216, 832), (2048, 1408), (400, 600, 832, 1216), (676, 1010, 1408, 2048), id="to the end"),
     pytest.param((743, 1001), (1114, 1501), (0, 0, 1001, 743), (0, 0, 1501, 1114), id="all of it, odd"),
     pytest.param((10, 10), (7, 5), (3, 3, 4, 4), (1, 2, 2, 3), id="smaller than a pixel"),

@@ -70,6 +70,6 @@ def test_pictures_alone_are_no_row(noise):
     assert list(read_deliveries(torch.zeros(2, 3, 4, 1))) == []
 
 
-def test_a_picture_without_room_is_one_sentence():
+def test_a_picture_without_room_is_an_error_message():
     with pytest.raises(ValueError, match=r"image: expected a picture of more than 29 values, got 3x3\. "):
         carry_bytes(b"a", torch.zeros(1, 3, 3, 3))

@@ -167,7 +167,7 @@ def test_more_workers_than_segments_leaves_some_with_nothing(segment):
     assert all(share.whole == found for share in shares)
 
 
-def test_a_box_with_nothing_in_it_is_refused_in_one_sentence(segment):
+def test_a_box_with_nothing_in_it_is_refused_by_an_error_message(segment):
     with pytest.raises(ValueError, match=r"^segs: expected bbox .*, got .*\. Check the node"):
         choose_segments([segment((0, 0, 9, 9), bbox=(5, 5, 5, 9))], Choice(least=1))
 

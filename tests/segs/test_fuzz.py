@@ -1,4 +1,4 @@
-"""SEGS as packs make them, and as they should not: the right picture, or one sentence that says what to do."""
+"""SEGS as packs make them, and as they should not: the right picture, or an error message that says what to do."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("segs", BAD)
-def test_what_has_no_meaning_is_refused_in_one_sentence_that_says_what_to_do(segs):
+def test_what_has_no_meaning_is_refused_by_an_error_message_that_says_what_to_do(segs):
     with pytest.raises(ValueError, match=r"^segs: expected") as refusal:
         read_segments(segs)
     assert SENTENCE.fullmatch(str(refusal.value)), refusal.value
@@ -223,7 +223,7 @@ def test_choosing_names_the_segment_to_blame():
 
 
 @pytest.mark.parametrize("confidence", ["sure", np.array([])], ids=["text", "none"])
-def test_a_confidence_that_is_no_number_is_refused_in_one_sentence(confidence):
+def test_a_confidence_that_is_no_number_is_refused_by_an_error_message(confidence):
     with pytest.raises(ValueError, match=r"^segs: expected") as refusal:
         choose_segments([good(confidence=confidence)], Choice(confidence=0.5))
     assert SENTENCE.fullmatch(str(refusal.value)), refusal.value

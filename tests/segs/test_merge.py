@@ -87,7 +87,7 @@ def test_frames_alpha_and_a_master_s_floats_beside_truncated_ones(work):
     assert torch.equal(merge_arrived(arrived, plain), whole)
 
 
-def test_a_picture_of_another_size_is_one_sentence(work, noise):
+def test_a_picture_of_another_size_is_an_error_message(work, noise):
     _, _, sent = work(2)
     with pytest.raises(ValueError, match=r"results: expected pictures of \(1, 5, 6\) like image, got "):
         merge_arrived(read_results(torch.cat(sent)), noise(1, 5, 6, 3))

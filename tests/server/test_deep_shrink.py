@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_picture(server):
         ),
     ],
 )
-def test_bad_input_is_one_sentence_at_the_node_and_the_queue_goes_on(server, settings, sentence):
+def test_bad_input_is_an_error_message_at_the_node_and_the_queue_goes_on(server, settings, sentence):
     with pytest.raises(PromptFailure) as refused:
         server.run(tiny_prompt(**settings))
     [failure] = refused.value.failures

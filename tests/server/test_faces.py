@@ -1,4 +1,4 @@
-"""Faces through the real server: a picture in, keypoints and numbered boxes out; a picture without a face is one sentence."""
+"""Faces through the real server: a picture in, keypoints and numbered boxes out; a picture without a face is an error message."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_points_lie_where_the_faces_are(keypoints):
         assert (boxes[top - 2 : top + 3, left + 40] == 255).all(axis=-1).any()
 
 
-def test_no_face_is_one_sentence_and_the_queue_goes_on(keypoints):
+def test_no_face_is_an_error_message_and_the_queue_goes_on(keypoints):
     with pytest.raises(PromptFailure) as raised:
         keypoints(on_no_face="error")
     [failure] = raised.value.failures

@@ -51,7 +51,7 @@ def test_the_workflow_runs_shows_its_plan_and_says_what_it_chose(server):
     )
 
 
-def test_a_run_that_is_too_short_to_have_a_step_is_one_sentence_and_the_queue_goes_on(server):
+def test_a_run_that_is_too_short_to_have_a_step_is_an_error_message_and_the_queue_goes_on(server):
     prompt = tiny_prompt()
     plan = titled(prompt, "What will happen when")
     prompt["91"] = {"class_type": "SplitSigmas", "inputs": {"sigmas": ["92", 0], "step": 0}}

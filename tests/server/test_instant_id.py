@@ -55,7 +55,7 @@ def test_the_workflow_runs_and_its_picture_follows_the_face(server, faces):
 
 
 def test_a_change_behind_it_gives_what_a_fresh_start_gives(server, faces):
-    """The known pack adds the face once more whenever its model is taken from the cache."""
+    """The original pack adds the face once more whenever its model is taken from the cache."""
     fresh = picture(server, tiny_prompt(faces["alice"], seed=5))
     picture(server, tiny_prompt(faces["alice"], seed=6))
     again = tiny_prompt(faces["alice"], seed=5)
@@ -99,7 +99,7 @@ def test_two_people_and_the_attention_apart_from_the_controlnet(server, faces):
     ],
     ids=["no face", "truncated file", "SD1.5", "ControlNet of SD1.5"],
 )  # fmt: skip
-def test_bad_input_is_one_sentence_at_the_node_and_the_queue_goes_on(
+def test_bad_input_is_an_error_message_at_the_node_and_the_queue_goes_on(
     server, faces, who, settings, node, sentence
 ):
     with pytest.raises(PromptFailure) as refused:

@@ -150,7 +150,7 @@ ADDITIONS = {"overlaps", "match_colours", "smallest_crop", "batch_size", "keep_o
 
 
 def figures_prompt(server):
-    """Refining what a mask shows, with the known nodes."""
+    """Refining what a mask shows, with the original nodes."""
     drawn = draw_figures()
     write_picture(drawn.small, server.base / "input" / "known_figures.png")
     write_picture(drawn.mask.expand(1, 3, -1, -1), server.base / "input" / "known_mask.png")
@@ -218,7 +218,7 @@ def test_packs_that_own_known_nodes_keep_them_and_ours_run_beside_them(shared_se
     assert [ran["5"][0], ran["6"][0]] == ["ApplyRAUNetSimple", "MegapixelRAUNetSimple"]
     assert shared_server.images(history)
     log = shared_server.log.read_text()
-    assert log.count("known node ran: ApplyRAUNetSimple") == 1
+    assert log.count("original node ran: ApplyRAUNetSimple") == 1
     assert "RAU-Net" in log
     known = shared_server.object_info()
     assert {known[name]["python_module"] for name in HIDIFFUSION} == {"custom_nodes.a_pack"}

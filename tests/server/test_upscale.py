@@ -114,7 +114,7 @@ def test_cancelling_stops_it_within_a_tile_and_the_next_prompt_runs(server, watc
     ],
     ids=["too large", "out of range"],
 )
-def test_bad_input_is_one_sentence_at_the_node_and_the_queue_goes_on(server, small, settings, sentence):
+def test_bad_input_is_an_error_message_at_the_node_and_the_queue_goes_on(server, small, settings, sentence):
     settings = dict(settings)
     repeat = settings.pop("repeat", 1)
     prompt = upscale_prompt(small[0], **settings)

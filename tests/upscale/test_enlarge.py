@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from megapixel.upscale import enlarge as loop, placement as placement_module
 from megapixel.upscale.enlarge import NotANumber, OutOfMemory, Tile, enlarge
-from megapixel.upscale.memory import Need
+from megapixel.upscale.memory import MemoryEstimate
 from megapixel.upscale.placement import Line, Placement
 from megapixel.upscale.stage import Stage, Worker
-from megapixel.upscale.tiles import Reach, plan_tiles
+from megapixel.upscale.tiles import ReceptiveField, plan_tiles
 from megapixel.upscale.transfer import wait_for
 
 CPU = torch.device("cpu")
-NEED = Need(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
+NEED = MemoryEstimate(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["call by call", "one call ahead"])
@@ -60,7 +60,7 @@ def run_tiled(pictures, stage, tile, size=None, **options):
         )
     )
     single = tile >= max(height, width)
-    plan = plan_tiles(height, width, Reach() if single else stage.reach(), tile)
+    plan = plan_tiles(height, width, ReceptiveField() if single else stage.reach(), tile)
     placement = Placement(rows, columns)
     if len(plan.tiles) > 1:
         placement = placement.with_blend(stage.reach().blend)
@@ -126,7 +126,11 @@ def test_tiles_of_compact_equal_one_call(small, picture, height, width, batch_pi
     assert float((expected - F.interpolate(pictures, scale_factor=4)).abs().max()) > 0.05
     reports = []
     result = run_tiled(
-        pictures, stage_of([small], 4, Reach(4)), 48, batch_pixels=batch_pixels, report=reports.append
+        pictures,
+        stage_of([small], 4, ReceptiveField(4)),
+        48,
+        batch_pixels=batch_pixels,
+        report=reports.append,
     )
     assert len(reports) > 2
     torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
@@ -134,15 +138,15 @@ def test_tiles_of_compact_equal_one_call(small, picture, height, width, batch_pi
 
 def test_one_pixel_less_of_margin_is_seen(small, picture):
     pictures = picture(1, 3, 61, 90)
-    short = run_tiled(pictures, stage_of([small], 4, Reach(3)), 48)
+    short = run_tiled(pictures, stage_of([small], 4, ReceptiveField(3)), 48)
     assert float((short - small.model(pictures)).abs().max()) > 1e-5
 
 
 def test_another_size_equals_the_whole_resampled(small, picture):
     pictures, size = picture(2, 3, 61, 90), (151, 200)
-    whole = run_tiled(pictures, stage_of([small], 4, Reach(4)), 90, size)
+    whole = run_tiled(pictures, stage_of([small], 4, ReceptiveField(4)), 90, size)
     support = Line(61, 4, 151).support
-    result = run_tiled(pictures, stage_of([small], 4, Reach(4 + support)), 48, size)
+    result = run_tiled(pictures, stage_of([small], 4, ReceptiveField(4 + support)), 48, size)
     assert result.shape == (2, 3, *size)
     torch.testing.assert_close(result, whole, atol=2e-6, rtol=0)
 
@@ -155,7 +159,7 @@ def test_one_call_has_no_more_pixels_than_it_may(small, picture):
         return small(tiles)
 
     limit = 3 * 40 * 40
-    run_tiled(picture(2, 3, 61, 90), stage_of([run], 4, Reach(4)), 40, batch_pixels=limit)
+    run_tiled(picture(2, 3, 61, 90), stage_of([run], 4, ReceptiveField(4)), 40, batch_pixels=limit)
     assert max(shape[0] for shape in calls) >= 3
     assert all(shape[0] * shape[2] * shape[3] <= limit for shape in calls)
     assert len({shape[2:] for shape in calls}) == 1
@@ -174,11 +178,14 @@ def test_several_workers_equal_one(small, picture, workers):
 
         return run
 
-    one = run_tiled(pictures, stage_of([small], 4, Reach(4)), 40)
+    one = run_tiled(pictures, stage_of([small], 4, ReceptiveField(4)), 40)
     before = threading.active_count()
     reports = []
     several = run_tiled(
-        pictures, stage_of([worker(n) for n in range(workers)], 4, Reach(4)), 40, report=reports.append
+        pictures,
+        stage_of([worker(n) for n in range(workers)], 4, ReceptiveField(4)),
+        40,
+        report=reports.append,
     )
     assert threading.active_count() == before
     assert torch.equal(several, one)
@@ -191,7 +198,7 @@ def test_several_workers_equal_one(small, picture, workers):
 def test_tiles_are_mixed_where_the_reach_has_no_bound(picture):
     pictures = picture(2, 3, 150, 201)
     reports = []
-    stage = stage_of([halved], 2, Reach(12, 1, 8))
+    stage = stage_of([halved], 2, ReceptiveField(12, 1, 8))
     result = run_tiled(pictures, stage, 96, report=reports.append)
     assert len(reports) >= 8
     torch.testing.assert_close(result, halved(pictures), atol=1e-6, rtol=0)
@@ -199,7 +206,7 @@ def test_tiles_are_mixed_where_the_reach_has_no_bound(picture):
 
 def test_the_result_has_the_type_asked_for(small, picture):
     pictures = picture(1, 3, 31, 40)
-    result = run_tiled(pictures, stage_of([small], 4, Reach(4)), 32, dtype=torch.float16)
+    result = run_tiled(pictures, stage_of([small], 4, ReceptiveField(4)), 32, dtype=torch.float16)
     assert result.dtype == torch.float16
     torch.testing.assert_close(result.float(), small.model(pictures), atol=5e-4, rtol=0)
 
@@ -218,7 +225,7 @@ def test_the_input_is_never_changed(picture, tile, size):
     pictures = picture(1, 3, 61, 90)
     before = pictures.clone()
     for run in (in_place, lambda tiles: tiles):
-        run_tiled(pictures, stage_of([run], 1, Reach(12, 1, 4)), tile, size)
+        run_tiled(pictures, stage_of([run], 1, ReceptiveField(12, 1, 4)), tile, size)
         assert torch.equal(pictures, before)
 
 
@@ -229,14 +236,14 @@ def test_a_single_whole_tile_is_not_copied(picture):
         made.append(tiles.clone())
         return made[0]
 
-    result = run_tiled(picture(1, 3, 61, 90), stage_of([run], 1, Reach()), 90)
+    result = run_tiled(picture(1, 3, 61, 90), stage_of([run], 1, ReceptiveField()), 90)
     assert result.data_ptr() == made[0].data_ptr()
 
 
 def test_every_report_says_what_was_written_and_what_is_left(small, picture):
     pictures = picture(2, 3, 61, 90)
     reports = []
-    result = run_tiled(pictures, stage_of([small], 4, Reach(4)), 48, report=reports.append)
+    result = run_tiled(pictures, stage_of([small], 4, ReceptiveField(4)), 48, report=reports.append)
     count = len(reports)
     assert [(told.done, told.left) for told in reports] == [(n, count - n) for n in range(1, count + 1)]
     for told in reports:
@@ -268,7 +275,7 @@ def test_what_a_report_raises_ends_the_loop_at_once(picture, workers):
 
     before = threading.active_count()
     with pytest.raises(Interrupted):
-        run_tiled(picture(1, 3, 300, 301), stage_of([run] * workers, 2, Reach(2)), 32, report=report)
+        run_tiled(picture(1, 3, 300, 301), stage_of([run] * workers, 2, ReceptiveField(2)), 32, report=report)
     assert threading.active_count() == before
     assert len(calls) <= 2 + 2 * workers  # those under way, of more than 80
 
@@ -286,7 +293,7 @@ def test_a_worker_s_error_surfaces_and_the_threads_end(picture):
         return halved(tiles)
 
     with pytest.raises(ValueError, match="the weights are gone"):
-        run_tiled(picture(1, 3, 300, 301), stage_of([slow, broken, slow], 2, Reach(2)), 32)
+        run_tiled(picture(1, 3, 300, 301), stage_of([slow, broken, slow], 2, ReceptiveField(2)), 32)
     assert threading.active_count() == before
     assert len(calls) <= 6
 
@@ -314,7 +321,7 @@ def test_a_call_that_runs_out_of_memory_after_the_end_does_not_start_again(pictu
         ending.set()
         raise Interrupted
 
-    stage = stage_of([first, second], 2, Reach(2))
+    stage = stage_of([first, second], 2, ReceptiveField(2))
     error = finish(lambda: run_tiled(picture(2, 3, 200, 201), stage, 201, report=report), 5)
     assert isinstance(error, Interrupted)
     assert len(late) == 1
@@ -336,13 +343,13 @@ class SpoiledInHalf:
 
     def __init__(self, row, column, always=False):
         self.place, self.always = torch.tensor([row, column, 128]) / 256, always
-        self.careful_calls = []
+        self.fallback_calls = []
 
     def __call__(self, tiles):
         enlarged = halved(tiles)
         there = (tiles == self.place.view(1, 3, 1, 1).to(tiles)).all(dim=1, keepdim=True)
         if tiles.dtype == torch.float32:
-            self.careful_calls.append(tuple(tiles.shape))
+            self.fallback_calls.append(tuple(tiles.shape))
         if tiles.dtype != torch.float32 or self.always:
             enlarged = enlarged.masked_fill(halved(there.float()) > 0.5, torch.nan)
         return enlarged
@@ -356,14 +363,14 @@ def writes(tile, row, column, blend):
     )
 
 
-@pytest.mark.parametrize("reach", [Reach(4), Reach(8, 1, 4)], ids=["cut", "mixed"])
+@pytest.mark.parametrize("reach", [ReceptiveField(4), ReceptiveField(8, 1, 4)], ids=["cut", "mixed"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("tile", "workers"), [(48, 1), (48, 2), (200, 1)])
 def test_tiles_without_numbers_are_computed_again_in_float32(reach, dtype, tile, workers):
     pictures = position(100, 131)
     run = SpoiledInHalf(70, 33)
     reports = []
-    stage = stage_of([run] * workers, 2, reach, dtype=dtype, careful=run)
+    stage = stage_of([run] * workers, 2, reach, dtype=dtype, fp32_fallback=run)
     result = run_tiled(pictures, stage, tile, report=reports.append)
     assert not any(bool(told.written.isnan().any()) for told in reports)
     torch.testing.assert_close(result, halved(pictures), atol=4e-3, rtol=0)
@@ -371,19 +378,22 @@ def test_tiles_without_numbers_are_computed_again_in_float32(reach, dtype, tile,
     assert again == {
         id(told) for told in reports if told.tile.picture == 1 and writes(told.tile, 70, 33, reach.blend)
     }
-    assert len(run.careful_calls) == len(again) <= 2
-    assert all(shape[0] == 1 for shape in run.careful_calls)
+    assert len(run.fallback_calls) == len(again) <= 2
+    assert all(shape[0] == 1 for shape in run.fallback_calls)
 
 
-@pytest.mark.parametrize("careful", [False, True])
+@pytest.mark.parametrize("fp32_fallback", [False, True])
 @pytest.mark.parametrize("workers", [1, 2])
-def test_no_numbers_in_float32_either_is_one_sentence(careful, workers):
+def test_no_numbers_in_float32_either_is_an_error_message(fp32_fallback, workers):
     run = SpoiledInHalf(70, 33, always=True)
-    half = {"dtype": torch.float16, "careful": run} if careful else {}
+    half = {"dtype": torch.float16, "fp32_fallback": run} if fp32_fallback else {}
     reports, before = [], threading.active_count()
     with pytest.raises(NotANumber, match=r"^upscale_model: expected numbers for the tile at \(") as raised:
         run_tiled(
-            position(100, 131), stage_of([run] * workers, 2, Reach(4), **half), 48, report=reports.append
+            position(100, 131),
+            stage_of([run] * workers, 2, ReceptiveField(4), **half),
+            48,
+            report=reports.append,
         )
     assert "\n" not in str(raised.value)
     assert not any(bool(told.written.isnan().any()) for told in reports)
@@ -418,12 +428,12 @@ class Memory:
 def networks(compact):
     """Return (network, scale, reach) by name; the last two have no bound, but look nowhere: mixing changes nothing."""
     return {
-        "Compact": (compact(4), 4, Reach(4)),
-        "small Compact": (compact(2, features=4, convs=3), 2, Reach(3)),
-        "blurred": (blurred, 1, Reach(2)),
-        "windowed": (windowed, 1, Reach(3, 4)),
-        "pointwise, mixed": (halved, 2, Reach(12, 1, 8)),
-        "pointwise, mixed, by fours": (halved, 2, Reach(9, 4, 5)),
+        "Compact": (compact(4), 4, ReceptiveField(4)),
+        "small Compact": (compact(2, features=4, convs=3), 2, ReceptiveField(3)),
+        "blurred": (blurred, 1, ReceptiveField(2)),
+        "windowed": (windowed, 1, ReceptiveField(3, 4)),
+        "pointwise, mixed": (halved, 2, ReceptiveField(12, 1, 8)),
+        "pointwise, mixed, by fours": (halved, 2, ReceptiveField(9, 4, 5)),
     }
 
 
@@ -541,8 +551,8 @@ def test_it_also_ends_well_where_the_free_memory_is_not_known(compact, draw, fai
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("tile", [64, 150])
-def test_a_memory_that_is_too_small_for_the_smallest_tile_is_one_sentence(picture, workers, tile):
-    reach = Reach(4)
+def test_a_memory_that_is_too_small_for_the_smallest_tile_is_an_error_message(picture, workers, tile):
+    reach = ReceptiveField(4)
     memory = Memory(blurred, 10)
     stage = stage_of([memory] * workers, 1, reach)
     before = threading.active_count()
@@ -565,7 +575,7 @@ def test_what_was_done_before_memory_ran_out_stays(small, picture):
         return memory(tiles)
 
     reports = []
-    stage = stage_of([run], 4, Reach(4))
+    stage = stage_of([run], 4, ReceptiveField(4))
     result = run_tiled(pictures, stage, 90, report=reports.append, recover=memory.recover)
     torch.testing.assert_close(result, small.model(pictures), atol=1e-6, rtol=0)
     assert len(memory.failed) == 1
@@ -576,7 +586,7 @@ def test_what_was_done_before_memory_ran_out_stays(small, picture):
 def test_without_a_figure_the_next_try_has_half_the_side(picture):
     pictures = picture(1, 3, 200, 200)
     memory = Memory(halved, 100 * 100)
-    result = run_tiled(pictures, stage_of([memory], 2, Reach(2)), 200)
+    result = run_tiled(pictures, stage_of([memory], 2, ReceptiveField(2)), 200)
     torch.testing.assert_close(result, halved(pictures), atol=1e-6, rtol=0)
     assert memory.failed == [(1, 3, 200, 200)]
     assert all(max(shape[2:]) <= 100 for shape in memory.passed)
@@ -586,7 +596,7 @@ def test_pieces_are_mixed_although_the_plan_of_one_tile_was_not(picture):
     """The network sees a whole tile, so that every piece comes out in a grey of its own: no step may be left."""
     pictures = picture(1, 1, 150, 201) + torch.linspace(-0.3, 0.3, 201)
     memory = Memory(lambda tiles: tiles.mean(dim=(-2, -1), keepdim=True).expand_as(tiles), 100 * 100)
-    stage = stage_of([memory], 1, Reach(12, 1, 10))
+    stage = stage_of([memory], 1, ReceptiveField(12, 1, 10))
     result = run_tiled(pictures, stage, 201, recover=memory.recover)
     assert memory.failed == [(1, 1, 150, 201)]
     contrast = float(result.max() - result.min())
@@ -602,7 +612,7 @@ def test_other_errors_are_not_taken_for_the_end_of_memory(picture):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
     with pytest.raises(RuntimeError, match="device-side assert"):
-        run_tiled(picture(1, 3, 61, 90), stage_of([run], 1, Reach(4)), 90)
+        run_tiled(picture(1, 3, 61, 90), stage_of([run], 1, ReceptiveField(4)), 90)
     assert len(calls) == 1
 
 
@@ -635,7 +645,9 @@ class Doubtful(Memory):
 def test_an_error_that_may_mean_so_is_tried_again_once_with_smaller_tiles(text, workers, picture):
     pictures = picture(2, 3, 120, 150)
     memory = Doubtful(blurred, 80 * 80, text)
-    result = run_tiled(pictures, stage_of([memory] * workers, 1, Reach(2)), 150, recover=memory.recover)
+    result = run_tiled(
+        pictures, stage_of([memory] * workers, 1, ReceptiveField(2)), 150, recover=memory.recover
+    )
     torch.testing.assert_close(result, blurred(pictures), atol=1e-6, rtol=0)
     assert 1 <= len(memory.failed) <= workers
 
@@ -645,7 +657,9 @@ def test_an_error_that_may_mean_so_is_tried_again_once_with_smaller_tiles(text, 
 def test_the_first_of_such_errors_is_raised_when_it_comes_again(text, tile, picture):
     memory = Doubtful(blurred, 10, text)
     with pytest.raises(RuntimeError) as raised:
-        run_tiled(picture(1, 3, 120, 150), stage_of([memory], 1, Reach(2)), tile, recover=memory.recover)
+        run_tiled(
+            picture(1, 3, 120, 150), stage_of([memory], 1, ReceptiveField(2)), tile, recover=memory.recover
+        )
     assert str(raised.value) == f"{text} (call 1)"
     assert len(memory.failed) == 2
 
@@ -688,7 +702,7 @@ def test_cancel_ends_the_wait_for_workers_that_are_busy(picture):
         raise Interrupted
 
     before = threading.active_count()
-    stage = stage_of([slow, slow], 2, Reach(2))
+    stage = stage_of([slow, slow], 2, ReceptiveField(2))
     assert isinstance(finish(lambda: run_tiled(picture(1, 3, 90, 91), stage, 48, check=cancel)), Interrupted)
     assert threading.active_count() == before
 
@@ -706,7 +720,7 @@ def test_weights_are_computed_once_for_each_position_and_before_the_network_runs
         log.append("network")
         return halved(tiles)
 
-    reach = Reach(16, 1, 5) if mixed else Reach(10)
+    reach = ReceptiveField(16, 1, 5) if mixed else ReceptiveField(10)
     run_tiled(picture(3, 3, 150, 201), stage_of([run], 2, reach), 96, (170, 230))
     keys = [entry for entry in log if entry != "network"]
     plan = plan_tiles(150, 201, reach, 96)

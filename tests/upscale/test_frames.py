@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from megapixel.upscale.frames import FrameUpscaler, plan_grid, reach_in_pixels
+from megapixel.upscale.frames import FrameUpscaler, plan_grid, receptive_field_in_pixels
 from megapixel.upscale.network import Network
 from megapixel.upscale.placement import Line, Placement
-from megapixel.upscale.tiles import Reach, plan_tiles
+from megapixel.upscale.tiles import ReceptiveField, plan_tiles
 
 from devhost.tiny.random_upscalers import random_upscaler
 
@@ -33,7 +33,7 @@ class Run:
         enlarged = self.descriptor(pictures.clone())
         if size and tuple(enlarged.shape[-2:]) != tuple(size):
             height, width = pictures.shape[-2:]
-            plan = plan_tiles(height, width, Reach(), max(height, width))  # one tile
+            plan = plan_tiles(height, width, ReceptiveField(), max(height, width))  # one tile
             lines = [
                 Line(length, self.descriptor.scale, to)
                 for length, to in zip(pictures.shape[-2:], size, strict=True)
@@ -171,7 +171,7 @@ def test_a_threshold_skips_small_changes_and_does_not_drift(network, picture):
     ids=["looks at the whole picture", "cuts it by itself", "looks further than the picture"],
 )  # fmt: skip
 def test_networks_without_tiles(blend, tiles_itself, margin):
-    stage = SimpleNamespace(reach=lambda: Reach(margin, 1, blend))
+    stage = SimpleNamespace(reach=lambda: ReceptiveField(margin, 1, blend))
     network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=tiles_itself)
     assert plan_grid(network, HEIGHT, WIDTH, SIZES["half"]) is None
 
@@ -188,7 +188,7 @@ def test_without_tiles_only_a_frame_without_a_change_is_skipped(network, picture
 def test_a_network_of_two_parts_is_one_to_a_tile():
     descriptor = random_upscaler("ESRGAN 32x2 2x")
     network = Network(descriptor, [CPU], load)
-    reach = reach_in_pixels(network)
+    reach = receptive_field_in_pixels(network)
     frame = 0.25 + 0.5 * torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(3))
     start = reach.margin // reach.period * reach.period + reach.period
     with torch.inference_mode():

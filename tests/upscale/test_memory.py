@@ -7,7 +7,7 @@ import gc
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.upscale.memory import _LivingTensors, is_out_of_memory, measure_need
+from megapixel.upscale.memory import _LivingTensors, estimate_memory, is_out_of_memory
 from torch import nn
 
 FLOAT = 4
@@ -94,7 +94,7 @@ def test_the_same_place_taken_again_is_counted_again(draw):
 
 def test_need_is_what_each_further_pixel_takes(chain, draw):
     with torch.inference_mode():
-        need = measure_need(chain, draw(1, 3, 16, 21), draw(1, 3, 32, 21))
+        need = estimate_memory(chain, draw(1, 3, 16, 21), draw(1, 3, 32, 21))
     assert need.peak == (24 + 3) * FLOAT  # three channels come in
 
 
@@ -104,7 +104,7 @@ def test_need_never_falls_below_the_larger_picture_s(draw):
     def run(picture):
         return torch.zeros(10000), picture + 1
 
-    need = measure_need(lambda it: run(it)[1], draw(1, 1, 10, 10), draw(1, 1, 20, 10))
+    need = estimate_memory(lambda it: run(it)[1], draw(1, 1, 10, 10), draw(1, 1, 20, 10))
     assert need.peak == (10000 + 200 + 200) * FLOAT / 200
 
 

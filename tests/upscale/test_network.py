@@ -14,7 +14,7 @@ import torch
 from megapixel.upscale import form as form_module
 from megapixel.upscale.budget import Budget, BudgetSpent
 from megapixel.upscale.float32 import true_float32
-from megapixel.upscale.form import TOLERANCE, Form, copy_descriptor
+from megapixel.upscale.form import TOLERANCE, TensorFormat, copy_descriptor
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import Network
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
@@ -101,7 +101,7 @@ class TestForms:
     def test_one_that_differs_by_more_than_a_step_is_never_chosen(self, compact, monkeypatch):
         bad = rough(compact)
         exact = bad(pictures(1, 3, 64, 64))
-        half = copy_descriptor(bad, Form(torch.bfloat16))
+        half = copy_descriptor(bad, TensorFormat(torch.bfloat16))
         error = float((half(pictures(1, 3, 64, 64).bfloat16()).float() - exact).abs().max())
         assert error > 2 * TOLERANCE
         # Even where bfloat16 is by far the fastest.
@@ -142,7 +142,7 @@ class TestForms:
         descriptor = random_upscaler(name)
         assert descriptor.supports_bfloat16
         with pytest.raises(RuntimeError, match="dtype"):
-            copy_descriptor(descriptor, Form(torch.bfloat16))(pictures(1, 3, 64, 64).bfloat16())
+            copy_descriptor(descriptor, TensorFormat(torch.bfloat16))(pictures(1, 3, 64, 64).bfloat16())
         assert choose_form(descriptor, CPU, load, "auto", {}).dtype == torch.float32
         with pytest.raises(ValueError, match=r"^precision: expected .*, got bfloat16\. "):
             choose_form(descriptor, CPU, load, "bfloat16", {})
@@ -194,8 +194,8 @@ class Clock:
         monkeypatch.setattr(form_module._Probe, "runs", runs)
 
 
-PLAIN, LAST = Form(), Form(torch.float32, True)
-HALF, HALF_LAST = Form(torch.bfloat16), Form(torch.bfloat16, True)
+PLAIN, LAST = TensorFormat(), TensorFormat(torch.float32, True)
+HALF, HALF_LAST = TensorFormat(torch.bfloat16), TensorFormat(torch.bfloat16, True)
 
 
 class TestCost:
@@ -324,7 +324,7 @@ class TestTrueFloat32:
         compact.model.body[0].register_forward_pre_hook(
             lambda *_: settings.append(torch.backends.cudnn.allow_tf32)
         )
-        network = Network(compact, [CPU], load, Form(torch.bfloat16))
+        network = Network(compact, [CPU], load, TensorFormat(torch.bfloat16))
         settings.clear()
         network.stages[0].reach()
         assert set(settings) == {False}
@@ -372,7 +372,9 @@ def snapshot(module):
 
 
 class TestCopies:
-    @pytest.mark.parametrize("form", [Form(), Form(torch.bfloat16, True), Form(torch.float16)])
+    @pytest.mark.parametrize(
+        "form", [TensorFormat(), TensorFormat(torch.bfloat16, True), TensorFormat(torch.float16)]
+    )
     def test_leave_the_original_as_it_is(self, compact, form):
         compact.model.train()
         before = snapshot(compact.model)
@@ -404,7 +406,7 @@ class TestCopies:
                 raise AssertionError("the handle was copied")
 
         compact.patcher = Patcher()
-        copied = copy_descriptor(compact, Form())
+        copied = copy_descriptor(compact, TensorFormat())
         assert copied.patcher is None
         assert copied.architecture is compact.architecture
 
@@ -412,7 +414,7 @@ class TestCopies:
         networks = weakref.WeakKeyDictionary()
         descriptor = random_upscaler("Compact 16x4")
         model = weakref.ref(descriptor.model)
-        networks[descriptor] = Network(descriptor, [CPU], load, Form(torch.bfloat16))
+        networks[descriptor] = Network(descriptor, [CPU], load, TensorFormat(torch.bfloat16))
         upscale_pictures(
             pictures(1, 3, 33, 70), networks[descriptor], Options(tile=32), Hooks(lambda: PLENTY)
         )
@@ -426,9 +428,9 @@ class TestCopies:
     @pytest.mark.parametrize(
         ("name", "form", "tile", "count"),
         [
-            ("Compact 16x4", Form(), 48, 2),
-            ("Compact 16x4", Form(torch.bfloat16), 48, 2),
-            ("ESRGAN 32x2", Form(), 0, 1),
+            ("Compact 16x4", TensorFormat(), 48, 2),
+            ("Compact 16x4", TensorFormat(torch.bfloat16), 48, 2),
+            ("ESRGAN 32x2", TensorFormat(), 0, 1),
         ],
     )
     def test_are_gone_with_their_network_without_the_garbage_collector(self, name, form, tile, count):
@@ -456,17 +458,17 @@ class TestNumbers:
         picture = pictures(1, 3, 45, 70)
         expected = strong(picture)
         assert 0 < float(expected.min()) < float(expected.max()) < 1
-        half = copy_descriptor(strong, Form(dtype))
+        half = copy_descriptor(strong, TensorFormat(dtype))
         assert bool(half(picture.to(dtype)).isnan().any())
         loads = Loads()
-        network = Network(strong, [CPU], loads, Form(dtype))
+        network = Network(strong, [CPU], loads, TensorFormat(dtype))
         enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.float32 in loads.types
         assert float((enlarged - expected).abs().max()) <= 1e-6
 
     def test_no_float32_copy_is_made_where_half_gives_numbers(self, compact):
         loads = Loads()
-        network = Network(compact, [CPU], loads, Form(torch.bfloat16))
+        network = Network(compact, [CPU], loads, TensorFormat(torch.bfloat16))
         picture = pictures(1, 3, 45, 70)
         enlarged = upscale_pictures(picture, network, Options(), Hooks(lambda: PLENTY))
         assert set(loads.types) == {torch.bfloat16}
@@ -519,8 +521,8 @@ class TestWhatIsRemembered:
 
     def test_the_need_of_each_type_and_layout_is_its_own(self, compact):
         store = {}
-        wide = Network(compact, [CPU], load, Form(), store).stages[0].need
-        narrow = Network(compact, [CPU], load, Form(torch.bfloat16), store).stages[0].need
+        wide = Network(compact, [CPU], load, TensorFormat(), store).stages[0].need
+        narrow = Network(compact, [CPU], load, TensorFormat(torch.bfloat16), store).stages[0].need
         assert len([key for key in store if key.startswith("need")]) == 2
         assert narrow.peak == pytest.approx(wide.peak / 2, rel=0.15)
 

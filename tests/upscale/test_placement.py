@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 from megapixel.upscale.placement import Line, Placement
-from megapixel.upscale.tiles import Reach, Span, plan_tiles, split_tile
+from megapixel.upscale.tiles import ReceptiveField, Span, plan_tiles, split_tile
 
 
 def random_line(random, resampled):
@@ -29,7 +29,7 @@ def random_tiles(random, rows, columns, reach):
 
 
 def supported(reach_margin, rows, columns):
-    return Reach(reach_margin + max(rows.support, columns.support))
+    return ReceptiveField(reach_margin + max(rows.support, columns.support))
 
 
 @pytest.mark.parametrize("resampled", [False, True], ids=["as it comes", "resampled"])
@@ -67,7 +67,7 @@ def test_weights_of_all_tiles_add_up_to_one(resampled):
         placement = Placement(*lines).with_blend(blend)
         rows, columns = placement.rows, placement.columns
         total = torch.zeros(rows.target, columns.target)
-        tiles = random_tiles(random, rows, columns, Reach(blend + random.randint(0, 9), blend=blend))
+        tiles = random_tiles(random, rows, columns, ReceptiveField(blend + random.randint(0, 9), blend=blend))
         for row, column in tiles:
             (top, bottom), (left, right) = rows.kept(row), columns.kept(column)
             weights = rows.weights(row)[:, None] * columns.weights(column)
@@ -116,7 +116,7 @@ def test_identity_networks_give_back_the_picture(draw, blend, resampled):
         rows, columns = (Line(side, scale, max(1, round(side * scale * factor))) for side in (height, width))
         picture = draw(1, 3, height, width, seed=seed)
         margin = max(rows.support, columns.support) + blend
-        tiles = random_tiles(random, rows, columns, Reach(margin, blend=blend))
+        tiles = random_tiles(random, rows, columns, ReceptiveField(margin, blend=blend))
         placement = Placement(rows, columns)
         whole = placement.fit(nearest(picture, scale), Span(0, height, 0, height), Span(0, width, 0, width))
         if not resampled:
@@ -135,7 +135,7 @@ def test_one_pixel_less_than_the_support_is_seen(draw):
     placement = Placement(rows, columns)
     expected = placement.fit(nearest(picture, 2), Span(0, 90, 0, 90), Span(0, 101, 0, 101))[0]
     near, far = (
-        assemble(picture, placement, plan_tiles(90, 101, Reach(margin), 45).tiles, 2)
+        assemble(picture, placement, plan_tiles(90, 101, ReceptiveField(margin), 45).tiles, 2)
         for margin in (rows.support // 2, rows.support)
     )
     assert float((far - expected).abs().max()) <= 1e-6

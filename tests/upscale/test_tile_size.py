@@ -9,16 +9,16 @@ from random import Random
 
 import pytest
 import torch
-from megapixel.upscale.memory import Need
+from megapixel.upscale.memory import MemoryEstimate
 from megapixel.upscale.network import Network
 from megapixel.upscale.tile_size import CPU_HELD, CPU_PENALTY, LEAST, RESERVE, WASTE, choose_plan
-from megapixel.upscale.tiles import Reach, TilePlan, cut_axis, plan_tiles
+from megapixel.upscale.tiles import ReceptiveField, TilePlan, cut_axis, plan_tiles
 
 from devhost.tiny.random_upscalers import random_upscaler
 
 GB = 2**30
 SIDES = (64, 100, 128, 200, 256, 333, 512, 700, 1024, 1280, 1500, 2048, 3000)
-MIXED = Reach(32, 1, 16)
+MIXED = ReceptiveField(32, 1, 16)
 
 
 def never():
@@ -28,9 +28,9 @@ def never():
 def random_cell(random):
     margin = random.choice([0, random.randint(1, 40), random.randint(1, 120)])
     blend = random.choice([0, 0, margin // 2])
-    reach = Reach(margin, random.choice([1, 1, 2, 8, 16]), blend, random.choice([1, 16]))
+    reach = ReceptiveField(margin, random.choice([1, 1, 2, 8, 16]), blend, random.choice([1, 16]))
     size = random.randint(1, 3000), random.randint(1, 3000)
-    need = Need(10 ** random.uniform(1, 5))
+    need = MemoryEstimate(10 ** random.uniform(1, 5))
     return *size, reach, need, 10 ** random.uniform(6.5, 11), random.random() < 0.5
 
 
@@ -65,12 +65,12 @@ def test_no_listed_side_would_be_less_work():
 
 def test_a_picture_that_fits_is_left_whole_without_asking_for_the_reach():
     for on_cpu in (False, True):
-        plan = choose_plan(140, 260, never, Need(1000), GB, on_cpu)
+        plan = choose_plan(140, 260, never, MemoryEstimate(1000), GB, on_cpu)
         assert (len(plan.tiles), plan.redundancy) == (1, 1)
 
 
 def test_a_network_that_looks_at_everything_is_given_everything_where_it_fits():
-    need = Need(1000)
+    need = MemoryEstimate(1000)
     for size in ((3000, 2111), (1500, 4000)):
         for on_cpu in (False, True):
             fits = size[0] * size[1] * need.peak / RESERVE
@@ -79,12 +79,12 @@ def test_a_network_that_looks_at_everything_is_given_everything_where_it_fits():
 
 
 def test_a_cpu_takes_small_tiles_where_their_margins_cost_less_than_fresh_pages():
-    need = Need(400)
+    need = MemoryEstimate(400)
     assert 1500 * 1100 * need.peak > 10 * CPU_HELD
-    tiled = choose_plan(1500, 1100, lambda: Reach(3), need, 64 * GB, on_cpu=True)
+    tiled = choose_plan(1500, 1100, lambda: ReceptiveField(3), need, 64 * GB, on_cpu=True)
     assert math.prod(tiled.tile_size) * need.peak <= CPU_HELD
     assert 1 < tiled.redundancy <= WASTE
-    assert len(choose_plan(1500, 1100, lambda: Reach(60), need, 64 * GB, on_cpu=True).tiles) == 1
+    assert len(choose_plan(1500, 1100, lambda: ReceptiveField(60), need, 64 * GB, on_cpu=True).tiles) == 1
 
 
 def test_a_cpu_never_computes_more_than_the_pages_would_cost():
@@ -97,21 +97,23 @@ def test_a_cpu_never_computes_more_than_the_pages_would_cost():
 
 
 @pytest.mark.parametrize("size", [(1080, 1920), (2048, 2048), (1440, 2560), (2160, 3840)], ids=str)
-@pytest.mark.parametrize("reach", [Reach(2), Reach(100), Reach(34, 8)], ids=str)
+@pytest.mark.parametrize("reach", [ReceptiveField(2), ReceptiveField(100), ReceptiveField(34, 8)], ids=str)
 def test_a_gpu_with_memory_to_spare_computes_nothing_twice(size, reach):
     # bytes and values for a pixel: Compact 64x32, SPAN and a trunk of ESRGAN in half precision
-    for need in (Need(300, 64), Need(1000, 192), Need(1200, 192)):
+    for need in (MemoryEstimate(300, 64), MemoryEstimate(1000, 192), MemoryEstimate(1200, 192)):
         plan = choose_plan(*size, lambda: reach, need, 80 * GB, on_cpu=False)
         assert (len(plan.tiles), plan.redundancy) == (1, 1)
     # A tail of ESRGAN makes tensors of 1024 values a pixel.
-    plan = choose_plan(*size, lambda: Reach(2), Need(4200, 1024), 80 * GB, on_cpu=False)
+    plan = choose_plan(*size, lambda: ReceptiveField(2), MemoryEstimate(4200, 1024), 80 * GB, on_cpu=False)
     assert math.prod(plan.tile_size) * 1024 < 2**31
     assert round(plan.redundancy, 2) == 1.0
 
 
 def test_a_gpu_cuts_where_no_memory_is_left_for_the_whole():
     for gigabytes, limit in ((16, 1.0), (6, 1.16), (3, 1.32), (1.5, 1.68)):
-        plan = choose_plan(1440, 2560, lambda: Reach(100), Need(3000, 192), gigabytes * GB, on_cpu=False)
+        plan = choose_plan(
+            1440, 2560, lambda: ReceptiveField(100), MemoryEstimate(3000, 192), gigabytes * GB, on_cpu=False
+        )
         assert plan.redundancy <= limit
         assert math.prod(plan.tile_size) * 3000 <= RESERVE * gigabytes * GB
 
@@ -138,7 +140,7 @@ def test_the_waste_stays_below_its_limit_wherever_any_tiles_do():
 
 @pytest.fixture(scope="module")
 def measured():
-    """Need and reach of a named network."""
+    """MemoryEstimate and reach of a named network."""
 
     def measure(name):
         with torch.inference_mode():
@@ -155,7 +157,7 @@ HOST_REDUNDANCY = 1.129  # 512 pixel tiles that overlap by 32
 
 def redundancies(measured, name, bytes_a_value, on_cpu):
     need, reach = measured[name]
-    need = Need(need.peak * bytes_a_value / 4)
+    need = MemoryEstimate(need.peak * bytes_a_value / 4)
     return [
         choose_plan(2048, 2048, lambda: reach, need, gigabytes * GB, on_cpu).redundancy
         for gigabytes in (0.5, 1, 2, 4, 8)

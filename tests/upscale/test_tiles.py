@@ -7,24 +7,28 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from megapixel.upscale.memory import Need
+from megapixel.upscale.memory import MemoryEstimate
 from megapixel.upscale.tile_size import choose_plan
-from megapixel.upscale.tiles import Reach, cut_axis, plan_tiles, split_tile
+from megapixel.upscale.tiles import ReceptiveField, cut_axis, plan_tiles, split_tile
 
 TABLE = [
-    pytest.param(1, Reach(), 512, (0, None), id="one pixel"),
-    pytest.param(1, Reach(18, 4, 0, 16), 64, (0, None), id="one pixel, below the network's smallest"),
-    pytest.param(7, Reach(1), 7, (0, None), id="as long as the tile"),
-    pytest.param(513, Reach(18), 512, (0, None), id="one pixel longer than the tile"),
-    pytest.param(2048, Reach(18), 512, (0, None), id="even"),
-    pytest.param(1999, Reach(22, 8), 256, (0, None), id="odd length, period 8"),
-    pytest.param(1001, Reach(5, 7), 100, (0, None), id="period 7"),
-    pytest.param(900, Reach(32, 16, 16), 1, (0, None), id="mixed, a tile too small"),
-    pytest.param(900, Reach(32, 1, 16, 300), 64, (0, None), id="mixed, a network that takes 300 or more"),
-    pytest.param(900, Reach(40), 128, (0, 37), id="a first part shorter than the margin"),
-    pytest.param(900, Reach(40), 128, (870, 900), id="a last part shorter than the margin"),
-    pytest.param(900, Reach(40, 4), 128, (301, 302), id="a part of one pixel"),
-    pytest.param(60, Reach(40), 16, (0, None), id="two margins longer than the picture"),
+    pytest.param(1, ReceptiveField(), 512, (0, None), id="one pixel"),
+    pytest.param(
+        1, ReceptiveField(18, 4, 0, 16), 64, (0, None), id="one pixel, below the network's smallest"
+    ),
+    pytest.param(7, ReceptiveField(1), 7, (0, None), id="as long as the tile"),
+    pytest.param(513, ReceptiveField(18), 512, (0, None), id="one pixel longer than the tile"),
+    pytest.param(2048, ReceptiveField(18), 512, (0, None), id="even"),
+    pytest.param(1999, ReceptiveField(22, 8), 256, (0, None), id="odd length, period 8"),
+    pytest.param(1001, ReceptiveField(5, 7), 100, (0, None), id="period 7"),
+    pytest.param(900, ReceptiveField(32, 16, 16), 1, (0, None), id="mixed, a tile too small"),
+    pytest.param(
+        900, ReceptiveField(32, 1, 16, 300), 64, (0, None), id="mixed, a network that takes 300 or more"
+    ),
+    pytest.param(900, ReceptiveField(40), 128, (0, 37), id="a first part shorter than the margin"),
+    pytest.param(900, ReceptiveField(40), 128, (870, 900), id="a last part shorter than the margin"),
+    pytest.param(900, ReceptiveField(40, 4), 128, (301, 302), id="a part of one pixel"),
+    pytest.param(60, ReceptiveField(40), 16, (0, None), id="two margins longer than the picture"),
 ]
 
 
@@ -32,7 +36,9 @@ def random_cell(random):
     length = random.choice([random.randint(1, 40), random.randint(1, 400), random.randint(1, 5000)])
     margin = random.choice([0, random.randint(0, 8), random.randint(0, 64), random.randint(0, 350)])
     blend = random.choice([0, random.randint(0, margin)])
-    reach = Reach(margin, random.choice([1, 1, 2, 3, 7, 8, 16, 20]), blend, random.choice([1, 1, 16, 64]))
+    reach = ReceptiveField(
+        margin, random.choice([1, 1, 2, 3, 7, 8, 16, 20]), blend, random.choice([1, 1, 16, 64])
+    )
     low = random.choice([0, random.randrange(length)])
     high = random.choice([length, random.randint(low + 1, length)])
     return length, reach, random.choice([1, 64, random.randint(1, 1100)]), (low, high)
@@ -90,7 +96,7 @@ def test_no_other_cut_needs_fewer_tiles():
 
 
 def test_outer_cores_are_longer_by_the_margin_that_they_do_not_need():
-    first, *inner, last = cut_axis(2000, Reach(30), 500)
+    first, *inner, last = cut_axis(2000, ReceptiveField(30), 500)
     cores = {span.high - span.low for span in inner}
     assert cores == {388}
     assert (first.high - first.low, last.high - last.low) == (418, 418)
@@ -98,7 +104,7 @@ def test_outer_cores_are_longer_by_the_margin_that_they_do_not_need():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (333, 1000), (2048, 1536)])
 def test_transposing_the_picture_transposes_the_tiles(height, width):
-    reach = Reach(18, 4)
+    reach = ReceptiveField(18, 4)
     plan, transposed = plan_tiles(height, width, reach, 256), plan_tiles(width, height, reach, 256)
     assert (plan.rows, plan.columns) == (transposed.columns, transposed.rows)
     assert plan.tile_size == transposed.tile_size[::-1]
@@ -133,7 +139,7 @@ def test_no_two_mixed_zones_meet():
     random, borders = Random(4), 0
     for _ in range(300):
         margin = random.randint(1, 64)
-        reach = Reach(margin, random.choice([1, 2, 8, 16]), random.randint(1, margin))
+        reach = ReceptiveField(margin, random.choice([1, 2, 8, 16]), random.randint(1, margin))
         size = random.randint(1, 1500), random.randint(1, 1500)
         for tile in split_again_and_again(random, *size, reach, random.randint(1, 600)):
             for span, length in zip(tile, size, strict=True):
@@ -144,7 +150,7 @@ def test_no_two_mixed_zones_meet():
 
 
 def test_redundancy_is_pixels_read_by_pixels_answered_for():
-    reach = Reach(9, 4)
+    reach = ReceptiveField(9, 4)
     for plan in (
         plan_tiles(301, 200, reach, 96),
         split_tile(plan_tiles(301, 200, reach, 96), *plan_tiles(301, 200, reach, 96).tiles[3], reach, 40),
@@ -156,16 +162,16 @@ def test_redundancy_is_pixels_read_by_pixels_answered_for():
 
 
 def test_one_tile_wastes_nothing():
-    assert plan_tiles(333, 200, Reach(18, 4), 512).redundancy == 1
+    assert plan_tiles(333, 200, ReceptiveField(18, 4), 512).redundancy == 1
 
 
 # Bytes for a pixel as Compact of 64 features at scale 4 needs them: two layers of features, or 48 channels twice.
-COMPACT = Need(peak=2 * 64 * 4)
+COMPACT = MemoryEstimate(peak=2 * 64 * 4)
 
 
 @pytest.mark.parametrize("margin", [18, 22])
 def test_little_is_read_twice_in_a_picture_of_2048_on_a_gpu(margin):
-    plan = choose_plan(2048, 2048, lambda: Reach(margin), COMPACT, 2**30, on_cpu=False)
+    plan = choose_plan(2048, 2048, lambda: ReceptiveField(margin), COMPACT, 2**30, on_cpu=False)
     assert len(plan.tiles) > 1
     assert plan.redundancy <= 1.05
 
@@ -175,7 +181,7 @@ def test_no_cell_reads_more_than_its_margins():
     for margin in (4, 18, 22, 34):
         for side in (512, 1024, 2048, 3000):
             for tile in (256, 512, 1024):
-                plan = plan_tiles(side, side, Reach(margin), tile)
+                plan = plan_tiles(side, side, ReceptiveField(margin), tile)
                 size = plan.tile_size[0]
                 assert plan.redundancy <= (size / (size - 2 * margin - 1)) ** 2  # 1: cores are whole pixels
                 assert size <= tile

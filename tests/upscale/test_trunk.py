@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from megapixel.upscale.network import Network
-from megapixel.upscale.reach import measure_reach
+from megapixel.upscale.receptive_field import measure_receptive_field
 from megapixel.upscale.trunk import split_network
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from spandrel import ModelLoader
@@ -84,7 +84,7 @@ def test_the_trunk_goes_on_to_the_first_layer_that_grows_the_picture(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_tail_looks_at_most_four_pixels_far(kind):
     parts = split_network(esrgan(kind), 3)
-    found = measure_reach(parts.tail, parts.features, CPU)
+    found = measure_receptive_field(parts.tail, parts.features, CPU)
     assert found.margin <= 4
     assert found.period == 1
 

@@ -12,14 +12,14 @@ import torch
 from megapixel.video.codecs import CODECS, choose_encoding, fitting_size
 from megapixel.video.colour import Colour
 from megapixel.video.file_reader import FileReader
-from megapixel.video.frame import Form
+from megapixel.video.frame import VideoFormat
 from megapixel.video.join import join
 from megapixel.video.parts import Parts
 from megapixel.video.sound import FileSound, WaveSound
 
 from devhost.tiny.videos import colours_of, moving_pictures, sound_of, times_of, write_video
 
-FORM = Form(68, 120, Fraction(1, 24000), Fraction(24), frames=30)
+FORM = VideoFormat(68, 120, Fraction(1, 24000), Fraction(24), frames=30)
 TIMES = [1000 * index + (index % 3) * 150 for index in range(30)]  # no two steps alike
 PICTURES = moving_pictures(30)
 TONE = torch.sin(torch.arange(60000) / 20).expand(2, -1)

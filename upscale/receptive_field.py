@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stage import Run
-from .tiles import Reach
+from .tiles import ReceptiveField
 
 CERTAIN = 64  # pixels; a bound this small costs little
 BREADTH = 32  # of a strip; a multiple of most windows
@@ -43,14 +43,14 @@ class Measured:
     margin: int
     period: int
 
-    def reach(self, minimum: int = 1) -> Reach:
+    def reach(self, minimum: int = 1) -> ReceptiveField:
         """Return how to tile with it, for a network that takes sides from `minimum`."""
         if self.bound is None:
-            return Reach(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)
-        return Reach(self.margin, self.period, 0, minimum)
+            return ReceptiveField(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)
+        return ReceptiveField(self.margin, self.period, 0, minimum)
 
 
-def measure_reach(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
+def measure_receptive_field(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
     """Measure a network that takes (B, channels, h, w) float32 pictures on `device`.
 
     `multiple` is what the network says its sizes must be multiples of.

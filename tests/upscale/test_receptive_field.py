@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 import torch.nn.functional as F
-from megapixel.upscale.reach import CERTAIN, Measured, measure_reach, textured_picture
+from megapixel.upscale.receptive_field import CERTAIN, Measured, measure_receptive_field, textured_picture
 from torch import nn
 
 from devhost.tiny.random_upscalers import random_upscaler
@@ -204,7 +204,7 @@ def without_gradients():
 def test_a_stack_of_convolutions_reaches_as_far_as_counted(name):
     build, counted = COUNTED[name]
     network = seeded(build)
-    assert measure_reach(network, 3, CPU) == Measured(counted, counted, 1)
+    assert measure_receptive_field(network, 3, CPU) == Measured(counted, counted, 1)
     with torch.enable_grad():
         assert gradient_support(network, 2 * counted + 9) == counted
 
@@ -225,21 +225,21 @@ def test_a_crop_with_that_margin_equals_the_whole_and_one_pixel_less_does_not(na
 )
 def test_real_networks_reach_as_far_as_counted(name, counted):
     descriptor = random_upscaler(name)
-    found = measure_reach(lambda strip: descriptor(strip.clone()), descriptor.input_channels, CPU)
+    found = measure_receptive_field(lambda strip: descriptor(strip.clone()), descriptor.input_channels, CPU)
     assert found == Measured(counted, counted, 1)
 
 
 def test_esrgan_reaches_15_pixels_a_block_and_4_around_them():
     # A block is three dense ones of five convolutions; the first and last at the input's size, two at the result's.
     descriptor = random_upscaler("ESRGAN 32x2")
-    assert measure_reach(lambda strip: descriptor(strip.clone()), 3, CPU) == Measured(34, 34, 1)
+    assert measure_receptive_field(lambda strip: descriptor(strip.clone()), 3, CPU) == Measured(34, 34, 1)
 
 
 class TestPeriods:
     @pytest.mark.parametrize("side", [2, 3, 4, 7, 8, 12, 16, 20, 32])
     def test_windows_are_found_with_a_bound_for_every_position(self, side):
         network = seeded(lambda: Around(Windows(side)))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.period == side
         # A window is seen from `side - 1` away, and a convolution on either side of it looks one further.
         assert found.bound <= side + 1 <= found.margin
@@ -249,7 +249,7 @@ class TestPeriods:
         # Seen from three pixels before a window's end, the next window is reached to its far end: 10 pixels.
         layers = lambda: nn.Sequential(convolution(7, channels=(3, 3)), Windows(8))  # noqa: E731
         network = seeded(layers)
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound is not None
         assert found.margin >= 10
         assert largest_error(network, found, count=40) < 1e-6
@@ -257,7 +257,7 @@ class TestPeriods:
     def test_a_pixel_unshuffle_has_its_factor(self):
         for factor in (2, 4):
             network = unshuffled(factor)
-            found = measure_reach(network, 3, CPU, factor)
+            found = measure_receptive_field(network, 3, CPU, factor)
             assert (found.bound, found.period) == (factor * 2 - 1, factor)
             assert largest_error(network, found) < 1e-6
 
@@ -267,24 +267,24 @@ class TestPeriods:
                 2, nn.Sequential(convolution(channels=(3, 3), stride=2), nn.Upsample(scale_factor=2))
             )
         )
-        found = measure_reach(network, 3, CPU, 2)
+        found = measure_receptive_field(network, 3, CPU, 2)
         assert found.period == 2
         assert largest_error(network, found) < 1e-6
 
     def test_what_a_network_says_its_sizes_must_be_is_kept(self):
-        assert measure_reach(seeded(lambda: stack((3, 1))), 3, CPU, 6).period == 6
+        assert measure_receptive_field(seeded(lambda: stack((3, 1))), 3, CPU, 6).period == 6
 
     @pytest.mark.parametrize("name", ["SwinIR", "SAFMN"])
     def test_of_real_networks(self, name):
         descriptor = random_upscaler(name)
         multiple = descriptor.size_requirements.multiple_of
-        found = measure_reach(lambda strip: descriptor(strip.clone()), 3, CPU, multiple)
+        found = measure_receptive_field(lambda strip: descriptor(strip.clone()), 3, CPU, multiple)
         assert found.period == 8
         assert found.bound is not None
 
     def test_of_windows_beside_a_pooling_over_the_picture(self):
         network = seeded(lambda: Around(nn.Sequential(Windows(16), ChannelAttention())))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert (found.bound, found.period) == (None, 16)
         assert found.reach().blend
 
@@ -305,21 +305,21 @@ class TestTheWholePicture:
     def test_has_no_bound_and_is_mixed(self, name):
         inner = EVERYWHERE[name]
         network = seeded(lambda: Around(inner() if isinstance(inner, type) else inner))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound is None
         assert found.reach().blend > 0
         assert found.reach().margin >= found.reach().blend
 
     def test_has_no_bound_beyond_the_longest_strip(self):
         network = seeded(lambda: nn.Sequential(*(convolution(3, 8, (3, 3)) for _ in range(80))))
-        assert measure_reach(network, 3, CPU).bound is None
+        assert measure_receptive_field(network, 3, CPU).bound is None
 
     def test_has_no_bound_along_one_axis_alone(self):
         class Rows(nn.Module):
             def forward(self, features):
                 return features.mean(dim=-2, keepdim=True)
 
-        assert measure_reach(seeded(lambda: Around(Rows())), 3, CPU).bound is None
+        assert measure_receptive_field(seeded(lambda: Around(Rows())), 3, CPU).bound is None
 
 
 class TestWithoutNaN:
@@ -328,16 +328,18 @@ class TestWithoutNaN:
     @pytest.mark.parametrize("kernel", [(3, 1), (9, 1), (3, 7), (33, 1)])
     def test_the_margin_is_that_of_a_cut(self, kernel):
         network = seeded(lambda: Cleaned(stack(kernel)))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound is None or largest_error(network, found) < 1e-6
 
     def test_windows_too(self):
         network = seeded(lambda: Cleaned(Around(Windows(8))))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound is None or (found.period == 8 and largest_error(network, found) < 1e-6)
 
     def test_a_pooling_is_still_the_whole_picture(self):
-        assert measure_reach(seeded(lambda: Cleaned(Around(ChannelAttention()))), 3, CPU).bound is None
+        assert (
+            measure_receptive_field(seeded(lambda: Cleaned(Around(ChannelAttention()))), 3, CPU).bound is None
+        )
 
 
 class TestLeaps:
@@ -346,7 +348,7 @@ class TestLeaps:
     @pytest.mark.parametrize(("dilation", "count"), [(24, 5), (30, 3), (48, 2), (70, 1), (100, 2)])
     def test_are_bounded_by_where_they_end_or_not_at_all(self, dilation, count):
         network = seeded(lambda: nn.Sequential(*(convolution(3, dilation, (3, 3)) for _ in range(count))))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound is None or found.margin >= dilation * count
 
 
@@ -363,7 +365,7 @@ class TestFarBounds:
                 return pictures
 
         network = seeded(Faint)
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert (found.bound > CERTAIN, found.period) == (True, 32)
         assert largest_error(network, found, size=(437, 539), count=20) < 1e-6
 
@@ -379,7 +381,7 @@ class TestFarBounds:
                 return pictures
 
         network = seeded(Deep)
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert found.bound == 90 > CERTAIN
         assert 8 < found.margin < 60
         assert largest_error(network, found) < 1e-6
@@ -387,7 +389,7 @@ class TestFarBounds:
     def test_a_far_look_that_is_all_there_is_gets_the_whole_bound(self):
         # Nothing fades here: the farthest pixel counts as much as the nearest.
         network = seeded(lambda: nn.Sequential(*(convolution(3, 9, (3, 3)) for _ in range(9))))
-        found = measure_reach(network, 3, CPU)
+        found = measure_receptive_field(network, 3, CPU)
         assert (found.bound, found.margin) == (81, 81)
         assert largest_error(network, found, size=(233, 401)) < 1e-6
 
@@ -412,4 +414,4 @@ class TestStrips:
 
     def test_a_measurement_gives_the_same_twice(self):
         network = seeded(lambda: stack((3, 2), (5, 1)))
-        assert measure_reach(network, 3, CPU) == measure_reach(network, 3, CPU)
+        assert measure_receptive_field(network, 3, CPU) == measure_receptive_field(network, 3, CPU)

@@ -49,6 +49,7 @@ def pytest_ignore_collect(collection_path, config):
     return True if config.getoption("quick") and collection_path.name in NOT_QUICK else None
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
 def pytest_collection_modifyitems(config, items):
     """Tests that share a server run in one process: mark them by their folder."""
     for item in items:

@@ -63,8 +63,8 @@ def with_node(text: str, words: dict[str, str]) -> str:
 
 def with_row(text: str, words: dict[str, str]) -> str:
     """Return the README with one more row after the last of the table of nodes."""
-    row = "| [{title}](web/docs/{node}.md) | makes the features of the UNet softer | |".format(**words)
-    return _after_last(text, lambda line: line.startswith("| [") and "(web/docs/" in line, [row])
+    row = "| make the features of the UNet softer | [{title}](web/docs/{node}.md) | |".format(**words)
+    return _after_last(text, lambda line: line.startswith("| ") and "](web/docs/Megapixel" in line, [row])
 
 
 def with_entry(text: str, words: dict[str, str]) -> str:

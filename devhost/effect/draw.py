@@ -145,6 +145,9 @@ def checkpoint(model: str) -> Any:
     import_host()
     torch.set_num_threads(1)
 
+    from megapixel.upscale.form import computes_natively
+
     from ..tiny import node
 
-    return getattr(node, f"load_trained_{model}")(torch.bfloat16)
+    native = computes_natively(torch.bfloat16, torch.device("cpu"))
+    return getattr(node, f"load_trained_{model}")(torch.bfloat16 if native else torch.float32)

@@ -27,7 +27,7 @@ CURVE_SIZE = "2x"
 BLOCK = 32
 """Pictures that share a seed of the sampler, which moves the windows of MSW-MSA. A unit lies within one block."""
 SAMPLER, SCHEDULER, STEPS, CFG = "dpmpp_2m", "normal", 20, 2.5
-SETTINGS = f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, cfg {CFG:g}, bf16"
+SETTINGS = f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, cfg {CFG:g}, bf16 (float32 on CPUs without it)"
 
 
 @dataclass(frozen=True)

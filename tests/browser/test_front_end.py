@@ -36,6 +36,8 @@ KNOWN_NAMES = {
     "FaceKeypointsPreprocessor": "MegapixelFaceKeypoints",
 }
 
+NEIGHBOURS = {"DistributedCollector"}  # the nodes of other packs that an example needs; none of them is installed here
+
 
 def tiny_prompt(**settings):
     """A picture of the tiny model with HiDiffusion as an API prompt."""
@@ -70,7 +72,7 @@ def meaning(graph):
 def assert_opens_whole(front_end, file, expected):
     front_end.drop(file)
     opened = front_end.graph()
-    assert front_end.unknown_nodes() == []
+    assert set(front_end.unknown_nodes()) <= NEIGHBOURS
     assert front_end.red_links() == []
     assert named_links(opened) == named_links(expected)
     assert drawn_nodes(opened) == drawn_nodes(expected)

@@ -36,7 +36,9 @@ KNOWN_NAMES = {
     "FaceKeypointsPreprocessor": "MegapixelFaceKeypoints",
 }
 
-NEIGHBOURS = {"DistributedCollector"}  # the nodes of other packs that an example needs; none of them is installed here
+NEIGHBOURS = {
+    "DistributedCollector"
+}  # the nodes of other packs that an example needs; none of them is installed here
 
 
 def tiny_prompt(**settings):

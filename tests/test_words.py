@@ -1,0 +1,40 @@
+"""Private words that the project has given up: none comes back, in texts or in code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from devhost.environment import ROOT
+
+WORDS = [
+    "mottle", "crowds", "filling picture", "careful", "known node", "known pack", "known preset", "stands in for",
+    "one sentence", "behind block", "goes four times as far",
+]  # fmt: skip
+NAMES = ["Reach", "Need", "Form"]  # of classes
+EARLIER_IDS = ["remove_mottle"]  # saved graphs and prompts may still name it
+ENDINGS = (".py", ".md", ".js", ".toml")
+
+
+def lines():
+    """Yield (place, line) of every text and program that is tracked, but not of this one."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\n"):
+        if name.endswith(ENDINGS) and not name.endswith("test_words.py") and (ROOT / name).is_file():
+            for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").split("\n"), start=1):
+                yield f"{name}:{number}", re.sub("|".join(EARLIER_IDS), "", line)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_no_text_uses_it(word):
+    used = re.compile(rf"\b{word}", re.IGNORECASE)
+    assert [place for place, line in lines() if used.search(line)] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_class_is_named_so(name):
+    used = re.compile(rf"\b{name}\b(?=[(.\]:,)]| =)|class {name}\b|import .*\b{name}\b")
+    found = [place for place, line in lines() if place.split(":")[0].endswith(".py") and used.search(line)]
+    assert found == []

@@ -87,6 +87,8 @@ def typed(line):
         if unit:
             values["time_mode"] = unit[0]
         values[name] = float(value) if re.fullmatch(r"[\d.]+", value) and "blocks" not in name else value
+        if name == "ca_latent_pixel_increment":  # the host makes whole numbers of an Int input
+            values[name] = int(value)
     return values
 
 
@@ -160,7 +162,7 @@ def preset(inputs="", outputs="", end=0.0, ca=("", ""), ca_end=0.0):
     }  # fmt: skip
     ca_pair = {
         "ca_input_blocks": ca[0], "ca_output_blocks": ca[1], "ca_start_time": 0.0, "ca_end_time": ca_end,
-        "ca_downscale_mode": "adaptive_avg_pool2d", "ca_downscale_factor": 2.0, "ca_upscale_mode": "bicubic",
+        "ca_downscale_mode": "avg_pool2d", "ca_downscale_factor": 2.0, "ca_upscale_mode": "bicubic",
     }  # fmt: skip
     return (pair if end else {}) | (ca_pair if ca_end else {})
 

@@ -562,8 +562,9 @@ def work_of(model):
 @pytest.mark.parametrize("name", ["compact", "dncnn", "esrgan"])
 @pytest.mark.parametrize("precision", ["auto", "bfloat16"])
 def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwhile(
-    name, precision, picture, on_progress
+    name, precision, picture, on_progress, monkeypatch
 ):
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)  # or a fast machine hears of the ends alone
     image, model = picture(1, 128, 128, 3), described(NETWORKS[name])
     work, values = work_of(model), []
     with torch.inference_mode():
@@ -575,7 +576,7 @@ def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwh
     assert plain < sum(work) <= 3 * plain
     assert values == sorted(values)
     assert (values[0], values[-1]) == (0, 1000)
-    assert any(0 < value < 600 for value in values)  # the host hears of some steps only
+    assert any(0 < value < 600 for value in values)
     work.clear()
     upscale(model, image, precision=precision)
     assert sum(work) <= 2 * plain  # only what was left for later is measured again

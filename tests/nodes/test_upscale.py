@@ -808,7 +808,8 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(picture, c
         caplog.clear()
         with caplog.at_level("WARNING", "megapixel"), torch.inference_mode():
             output = MegapixelUpscale.execute(model, image, **settings)
-        assert torch.equal(output.args[0], expected)
+        # not to the bit: the faster memory format is chosen again for a network that is compiled
+        torch.testing.assert_close(output.args[0], expected, rtol=0, atol=SAME)
         [line] = caplog.messages
         assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
         assert output.ui["text"] == (line,)

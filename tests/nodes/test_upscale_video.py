@@ -206,8 +206,8 @@ def test_a_folder_of_pictures_is_a_video_in_the_order_of_its_numbers(model, fold
     assert times_of(written) == [Fraction(index, Fraction(12.5)) for index in range(11)]
 
 
-def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, clip, caplog, monkeypatch):
-    monkeypatch.setenv("CXX", "/bin/false")
+@pytest.mark.usefixtures("broken_compiler")
+def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, clip, caplog):
     clip(6)
     expected = numbers_of(file_of(run(model, file="a.mp4", codec="ffv1")))
     forget_lines()

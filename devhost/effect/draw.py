@@ -1,5 +1,8 @@
 """Sample one unit in this process, with ComfyUI's own sampler, and count what it shows."""
 
+# The pack has its name only after `import_host()`.
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import time

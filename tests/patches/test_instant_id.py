@@ -635,7 +635,9 @@ def test_each_layer_keeps_the_kernel_that_it_asks_for(shallow_sdxl, person, monk
     model = shallow_sdxl.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = note
     sample(applied(model, person, "one"), SIZE, steps=1, cfg=1.0)
-    assert sorted(asked) == sorted((layer, tokens) for layer in kernels for tokens in (16, random_models.TOKENS))
+    assert sorted(asked) == sorted(
+        (layer, tokens) for layer in kernels for tokens in (16, random_models.TOKENS)
+    )
 
 
 class Products(TorchDispatchMode):

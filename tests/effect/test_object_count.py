@@ -74,8 +74,8 @@ def test_they_stay_one_and_whole(checkpoint, method):
     assert cured.mean_count < 1.4
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_several_objects_are_fewer_than_plain_draws(checkpoint, method):
+def test_several_objects_are_fewer_than_plain_draws(checkpoint):
     """Plain draws 3.8 times as many as asked; the published settings, which end early, about three times."""
     plain = counted_to_asked(count(checkpoint, (32, 32), MANY))
-    assert 0.8 < counted_to_asked(count(checkpoint, (32, 32), MANY, METHODS[method])) < 0.95 * plain
+    for method in METHODS.values():
+        assert 0.8 < counted_to_asked(count(checkpoint, (32, 32), MANY, method)) < 0.95 * plain

@@ -243,7 +243,7 @@ class TestPeriods:
         assert found.period == side
         # A window is seen from `side - 1` away, and a convolution on either side of it looks one further.
         assert found.bound <= side + 1 <= found.margin
-        assert largest_error(network, found) < 1e-6
+        assert largest_error(network, found) < 5e-6
 
     def test_the_margin_holds_where_the_column_that_was_asked_is_not_the_farthest(self):
         # Seen from three pixels before a window's end, the next window is reached to its far end: 10 pixels.
@@ -252,14 +252,14 @@ class TestPeriods:
         found = measure_receptive_field(network, 3, CPU)
         assert found.bound is not None
         assert found.margin >= 10
-        assert largest_error(network, found, count=40) < 1e-6
+        assert largest_error(network, found, count=40) < 5e-6
 
     def test_a_pixel_unshuffle_has_its_factor(self):
         for factor in (2, 4):
             network = unshuffled(factor)
             found = measure_receptive_field(network, 3, CPU, factor)
             assert (found.bound, found.period) == (factor * 2 - 1, factor)
-            assert largest_error(network, found) < 1e-6
+            assert largest_error(network, found) < 5e-6
 
     def test_a_stride_has_its_length(self):
         network = seeded(
@@ -269,7 +269,7 @@ class TestPeriods:
         )
         found = measure_receptive_field(network, 3, CPU, 2)
         assert found.period == 2
-        assert largest_error(network, found) < 1e-6
+        assert largest_error(network, found) < 5e-6
 
     def test_what_a_network_says_its_sizes_must_be_is_kept(self):
         assert measure_receptive_field(seeded(lambda: stack((3, 1))), 3, CPU, 6).period == 6
@@ -329,12 +329,12 @@ class TestWithoutNaN:
     def test_the_margin_is_that_of_a_cut(self, kernel):
         network = seeded(lambda: Cleaned(stack(kernel)))
         found = measure_receptive_field(network, 3, CPU)
-        assert found.bound is None or largest_error(network, found) < 1e-6
+        assert found.bound is None or largest_error(network, found) < 5e-6
 
     def test_windows_too(self):
         network = seeded(lambda: Cleaned(Around(Windows(8))))
         found = measure_receptive_field(network, 3, CPU)
-        assert found.bound is None or (found.period == 8 and largest_error(network, found) < 1e-6)
+        assert found.bound is None or (found.period == 8 and largest_error(network, found) < 5e-6)
 
     def test_a_pooling_is_still_the_whole_picture(self):
         assert (
@@ -384,7 +384,7 @@ class TestFarBounds:
         found = measure_receptive_field(network, 3, CPU)
         assert found.bound == 90 > CERTAIN
         assert 8 < found.margin < 60
-        assert largest_error(network, found) < 1e-6
+        assert largest_error(network, found) < 5e-6
 
     def test_a_far_look_that_is_all_there_is_gets_the_whole_bound(self):
         # Nothing fades here: the farthest pixel counts as much as the nearest.

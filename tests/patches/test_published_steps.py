@@ -201,8 +201,9 @@ def test_windows_stay_within_a_step_and_move_between_steps(sd15, sampler):
 def test_the_features_of_the_running_unet_follow(sd15, record_sizes, sampler, denoise):
     """What is planned is what happens: the sizes behind the Downsample, and behind the pooled block."""
     settings = RAUNet(
-        time_mode="steps", start_time=0.25, end_time=0.8, ca_end_time=0.5, ca_downscale_mode="avg_pool2d"
-    )
+        time_mode="steps", start_time=0.25, end_time=0.8, ca_end_time=0.5, ca_downscale_mode="avg_pool2d",
+        ca_latent_pixel_increment=1,
+    )  # fmt: skip
     model = apply_rau_net(sd15, settings)
     first, second = record_sizes(model, 3), record_sizes(model, 5)
     recorded = []

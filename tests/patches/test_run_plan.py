@@ -106,11 +106,3 @@ def test_telling_a_plan_runs_no_model_and_keeps_nothing(sd15):
     plans = [plan_run(model, (32, 24), sigmas_of(model)) for _ in range(2)]
     assert plans[0] == plans[1]
     assert torch.equal(sample(model, steps=2), before)
-
-
-def test_a_size_that_leaves_no_pixels_is_said_by_an_error_message(sd15):
-    model = apply_rau_net(sd15, RAUNet(ca_downscale_factor=40))
-    with pytest.raises(
-        ValueError, match=r"^ca_downscale_factor: expected at most 12 for .*, got 40\. A larger"
-    ):
-        plan_run(model, (32, 24), sigmas_of(model))

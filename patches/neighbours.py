@@ -11,11 +11,10 @@ from torch import Tensor
 from ..errors import bad_input
 from ..host.compat import is_supir
 from .effect import Effect
-from .topology import Topology
+from .topology import Topology, size_at
 
-TRUE_SHAPE = (
-    "megapixel_shape"  # in a layer's extra_options: the latent's shape, where `original_shape` was fitted
-)
+# In a layer's extra_options: the latent's shape, where `original_shape` was fitted.
+TRUE_SHAPE = "megapixel_shape"
 
 Patches = dict[str, list[Any]]
 
@@ -47,13 +46,7 @@ def _fit_original_shape(
     shape = options["original_shape"]
     level = topology.blocks[options["block"]].level
     height, width = options["activations_shape"][-2:]
-    if (height, width) != tuple(_halved(side, level) for side in shape[-2:]):
+    if (height, width) != size_at(level, (shape[-2], shape[-1])):
         options[TRUE_SHAPE] = shape
         options["original_shape"] = [*shape[:-2], height << level, width << level]
     return tokens, context, value
-
-
-def _halved(side: int, level: int) -> int:
-    for _ in range(level):
-        side = -(-side // 2)  # stride 2 with padding 1 rounds up
-    return side

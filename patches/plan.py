@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from ..scaling.size import Size
-from .topology import BlockId, Topology
+from .topology import BlockId, Topology, size_at
 
 
 class Plan:
@@ -56,4 +56,4 @@ def _downsampled(plans: Iterable[Plan], block: int, size: Size) -> Size:
     for plan in plans:
         if (changed := plan.downsampled(block, size)) is not None:
             return changed
-    return -(-size[0] // 2), -(-size[1] // 2)  # stride 2 with padding 1 rounds up
+    return size_at(1, size)

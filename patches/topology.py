@@ -95,10 +95,7 @@ class Topology:
 
     def feature_size(self, latent_size: Size, input_block: int) -> Size:
         """Return the (height, width) that leaves `input_block` when nothing shrinks the features."""
-        height, width = latent_size
-        for _ in range(self.inputs[input_block].level):
-            height, width = -(-height // 2), -(-width // 2)  # stride 2 with padding 1 rounds up
-        return height, width
+        return size_at(self.inputs[input_block].level, latent_size)
 
     def check_input_block(self, number: int, socket: str) -> None:
         """Raise unless features can be changed after input block `number`.
@@ -111,6 +108,12 @@ class Topology:
             halving = " and ".join(map(str, self.downsamplers))
             hint = f"Choose an input block that it has; {halving} halve the features."
             raise bad_input(socket, f"1 to {last} for this UNet", number, hint)
+
+
+def size_at(level: int, latent_size: Size) -> Size:
+    """Return the (height, width) of unchanged features at a level: a latent's size halved so often, rounded up."""
+    height, width = latent_size
+    return -(-height >> level), -(-width >> level)  # stride 2 with padding 1 rounds up
 
 
 def listed(blocks: Iterable[int]) -> str:

@@ -5,6 +5,8 @@ M masks, H and W in pixels of the mask; B pictures; h and w of the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -62,3 +64,8 @@ def for_pictures(masks: Tensor, pictures: int) -> Tensor:
     """Return (B, …) of `masks` (M, …) for B pictures: the last one is for all that follow, surplus ones are left out."""
     following = max(0, pictures - len(masks))
     return torch.cat([masks[:pictures], masks[-1:].expand(following, *masks.shape[1:])])
+
+
+def for_window(masks: Tensor, window: Sequence[int]) -> Tensor:
+    """Return the same for the pictures with these numbers, where a long batch is sampled in windows."""
+    return for_pictures(masks, max(window) + 1)[list(window)]

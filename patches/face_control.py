@@ -18,7 +18,7 @@ from comfy.conds import CONDCrossAttn
 from comfy.controlnet import ControlBase, T2IAdapter
 from torch import Tensor
 
-from ..attention.token_mask import for_pictures
+from ..attention.token_mask import for_pictures, for_window
 from ..errors import bad_input
 from .face_idle import why_idle
 from .picture_masks import PictureMasks, have_a_face, mask_of_prompt
@@ -224,7 +224,7 @@ class FaceControl(ControlBase):
         """Return (B, …) of what each picture has (M, …), for the B pictures of this call."""
         if self.sub_idxs is None:
             return for_pictures(each, pictures)
-        return for_pictures(each, max(self.sub_idxs) + 1)[list(self.sub_idxs)]
+        return for_window(each, self.sub_idxs)
 
     @contextmanager
     def _keypoints_of_the_window(self) -> Iterator[None]:
@@ -232,7 +232,7 @@ class FaceControl(ControlBase):
         if self.sub_idxs is None or whole is None or len(whole) == 1:
             yield
             return
-        self.cond_hint, self.cond_hint_original = None, self._of_the_window(whole, len(self.sub_idxs))
+        self.cond_hint, self.cond_hint_original = None, for_window(whole, self.sub_idxs)
         try:
             yield
         finally:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.resampler import Attend
-from ..attention.token_mask import for_pictures, mask_view
+from ..attention.token_mask import for_window, mask_view
 from ..errors import bad_input
 from ..host.compat import chosen_attention, pictures_in
 from ..host.instant_id import InstantIDModel, as_instant_id
@@ -146,10 +146,10 @@ def _lies_anywhere(condition: Condition, size: Size) -> bool:
 Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
-def _present(model: ModelPatcher, layer: LayerId) -> Replacement:
+def _present(model: ModelPatcher, layer: LayerId, kernel: Mapping[str, Any]) -> Replacement:
     """Return what a layer's cross-attention is now, as a replacement of it."""
     patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
-    return patches.get(layer, patches.get(layer[:2], _HostAttention(_kernel(model, layer))))
+    return patches.get(layer, patches.get(layer[:2], _HostAttention(kernel)))
 
 
 def _kernel(model: ModelPatcher, layer: LayerId) -> Mapping[str, Any]:
@@ -254,7 +254,7 @@ class TokenMask:
         `window` has the numbers of the pictures in this call; None is all of them.
         """
         if (grid, pictures) not in self.fitted:
-            mask = self.mask if window is None else for_pictures(self.mask, max(window) + 1)[list(window)]
+            mask = self.mask if window is None else for_window(self.mask, window)
             parts = [mask_view(mask, each.view, each.part, grid, pictures) for each in self.conditions]
             self.fitted[grid, pictures] = torch.cat(parts)
         return self.fitted[grid, pictures]
@@ -278,7 +278,8 @@ class FaceEffect(Effect):
         for number, layer in enumerate(cross_attentions(model.get_model_object("diffusion_model"))):
             if layer[0] != "middle" or self.person.middle_block:
                 span = self.person.face.span(number)
-                own = _FaceAttention(name, span, _kernel(model, layer), _present(model, layer))
+                kernel = _kernel(model, layer)
+                own = _FaceAttention(name, span, kernel, _present(model, layer, kernel))
                 model.set_model_attn2_replace(own, *layer)
         model.remove_callbacks_with_key(CallbacksMP.ON_CLONE, CLONE_KEY)
         model.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _own_replacements)

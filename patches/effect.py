@@ -84,20 +84,16 @@ class Effect(ABC):
         """Return what else belongs into the log line of a run within whose steps it should act, or nothing."""
         return ""
 
-    def log_line(self, call: ModelCall) -> str:
-        """Return what is logged at the start of a run, and written into Plan Preview."""
-        reason = self._why_idle(call)
+    def log_line(self, call: ModelCall, reason: str | None) -> str:
+        """Return what is logged at the start of a run, and written into Plan Preview; `reason` is its `why_idle`."""
         if reason is None:
             return f"{self.label}: {self.describe(call)}{self.remark(call)}"
         height, width = call.latent_size
         remark = self.remark(call) if reason == NO_STEP else ""
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}{remark}"
 
-    def acts(self, call: ModelCall) -> bool:
-        """Return whether it changes something in the run that begins with `call`."""
-        return self._why_idle(call) is None
-
-    def _why_idle(self, call: ModelCall) -> str | None:
+    def why_idle(self, call: ModelCall) -> str | None:
+        """Return why it changes nothing in the run that begins with `call`, or None where it does. It plans every step."""
         return self.idle(call) or (None if self._has_a_step(call) else NO_STEP)
 
     def _has_a_step(self, call: ModelCall) -> bool:

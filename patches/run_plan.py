@@ -61,7 +61,7 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
         topology=start.topology,
         latent_size=latent_size,
         effects=effects,
-        words={name: effect.log_line(start) for name, effect in effects.items()},
+        words={name: effect.log_line(start, effect.why_idle(start)) for name, effect in effects.items()},
         plain=feature_sizes(start.topology, latent_size),
         steps=tuple(step(sigma) for sigma in sigmas[:-1].tolist()),
     )

@@ -162,8 +162,9 @@ class _Wrapper:
         forget_lines()
         guider, size = executor.class_obj, latent_size_of(noise)
         start = first_call(guider.model_patcher, size, sigmas, seed or 0)
-        log.info(" | ".join(effect.log_line(start) for effect in self.effects.values()))
-        acting = {name: effect for name, effect in self.effects.items() if effect.acts(start)}
+        reasons = {name: effect.why_idle(start) for name, effect in self.effects.items()}
+        log.info(" | ".join(effect.log_line(start, reasons[name]) for name, effect in self.effects.items()))
+        acting = {name: effect for name, effect in self.effects.items() if reasons[name] is None}
         options = guider.model_options["transformer_options"]  # this run's own copy
         patches = options.get("patches", {})
         prepare_neighbours(patches, start.topology, acting.values())

@@ -61,12 +61,11 @@ def upscale_segments(
         ValueError, MemoryError: an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs, len(image))
-    plain = enlarge_image(image, enlargement)
-    frames = plain.to("cpu", torch.float32)
     canvas = canvas_of(image, enlargement, sampling)
-    multiple = canvas.cell * patch_side(
-        sampling.model
-    )  # whole tokens: the host would pad what is left of one
+    plain = enlarge_image(image, enlargement, canvas.size)
+    frames = plain.to("cpu", torch.float32)
+    # Whole tokens: the host would pad what is left of one.
+    multiple = canvas.cell * patch_side(sampling.model)
     fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
     pieces = cut_pieces(segments, found_in, len(frames), fit)
     texts: list[str] = []
@@ -93,11 +92,9 @@ def canvas_of(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> Ca
     return Canvas(size, given, sampling.vae.spacial_compression_encode())
 
 
-def enlarge_image(image: Tensor, enlargement: Enlargement) -> Tensor:
-    """Return IMAGE (F, H, W, C) at `rescale_factor` times its size, rounded to the modulus; memory of its own."""
+def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor:
+    """Return IMAGE (F, H, W, C) at a (height, width); memory of its own."""
     pictures = pictures_of(image)
-    given = pictures.shape[-2], pictures.shape[-1]
-    size = rounded_size(given, enlargement.rescale_factor, enlargement.rounding_modulus)
     device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], 3)
     check_memory(len(pictures), channels.result, size, device, dtype)

@@ -89,9 +89,8 @@ def _axis(
     numbers = torch.arange(count, device=device)
     places = torch.arange(length, device=device)
     begin = numbers * (length - window) // max(count - 1, 1)
-    distance = (
-        2 * (places - begin[:, None]) - (window - 1)
-    ).abs()  # of a place from a window's centre, doubled
+    # Of a place from a window's centre, doubled.
+    distance = (2 * (places - begin[:, None]) - (window - 1)).abs()
     nearest = (distance * count + numbers[:, None]).argmin(0)  # of two alike, the first
     shift = quarter * (window // QUARTERS)
     source = (begin[:, None] + places[:window] + shift) % length

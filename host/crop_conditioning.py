@@ -23,9 +23,8 @@ from .spatial_entries import ROWS, SPATIAL, warn_of_unknown
 
 Conditioning = list[list[Any]]
 Area = tuple[int, int, int, int]  # a box as the host writes it: height, width, top and left in latent pixels
-AnyArea = tuple[
-    Any, ...
-]  # the same, or of a video: length, height, width, first, top, left; or "percentage" and shares
+# The same, or of a video: length, height, width, first, top, left; or "percentage" and shares.
+AnyArea = tuple[Any, ...]
 
 
 def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
@@ -96,9 +95,8 @@ class _Cropper:
             cut = _without(cut, {"area"}) if effect.area is None else cut | {"area": effect.area}
         if cut.get("mask") is not None:
             mask = crop_fields(cut["mask"], self._crops, self._canvas)
-            cut["mask"] = (
-                mask[:, None] if self._canvas.has_time else mask
-            )  # the host takes (B, h, w) for (T, h, w)
+            # The host takes (B, h, w) for (T, h, w).
+            cut["mask"] = mask[:, None] if self._canvas.has_time else mask
         for name in SPATIAL.keys() & cut.keys():
             cut[name] = self._fields(cut[name], SPATIAL[name])
         for name in cut.keys() & set(NAMES):

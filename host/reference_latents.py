@@ -16,10 +16,8 @@ from .canvas import Canvas, crop_fields, crop_pictures
 AUTO, CUT, WHOLE = "auto", "cut", "whole"
 CHOICES = (AUTO, CUT, WHOLE)
 
-NAMES = (
-    "reference_latents",
-    "context_latents",
-)  # lists of (B, C, h, w), (B, C, T, h, w), or of pictures (B, H, W, C)
+# Of lists of (B, C, h, w), (B, C, T, h, w), or of pictures (B, H, W, C).
+NAMES = ("reference_latents", "context_latents")
 
 _MOST_COLOURS = 4
 

@@ -12,9 +12,8 @@ from .schedule import Schedule, Unit
 from .topology import Blocks
 
 Pool = Literal["avg_pool2d", "adaptive_avg_pool2d"]
-SIGMA_DECIMALS = (
-    4  # the original rounds sigmas so: it decides whether a step that lies exactly on an end is on
-)
+# The original rounds sigmas so: it decides whether a step that lies exactly on an end is on.
+SIGMA_DECIMALS = 4
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ LEVELS = 255
 _SHIFT = 0.25  # of a level: neither truncation nor rounding leaves the level
 _PROBE = 100.75  # levels: 100 when truncated, 101 when rounded
 _MAGIC = b"MPX1"
-_HEADER = struct.Struct(
-    "<4sIIIQI"
-)  # magic, number of the frame, frames, bytes in it, name of the row, checksum
+# Magic, number of the frame, frames, bytes in it, name of the row, checksum.
+_HEADER = struct.Struct("<4sIIIQI")
 _BEFORE = _HEADER.size + 1  # values before the bytes
 
 

@@ -243,9 +243,8 @@ def _pixels(tiles: Sequence[Tile]) -> int:
     return len(tiles) * math.prod(tiles[0].shape)
 
 
-_Call: TypeAlias = tuple[
-    list[Tile], list[Tensor], list[bool]
-]  # tiles, what each writes, whether that holds NaN
+# Tiles, what each writes, whether that holds NaN.
+_Call: TypeAlias = tuple[list[Tile], list[Tensor], list[bool]]
 _Started: TypeAlias = Callable[[Check], _Call]
 
 LOOK = 0.1  # seconds after which the host is asked again whether to go on

@@ -19,9 +19,8 @@ from .budget import SMALLEST, Budget, BudgetSpent
 from .float32 import true_float32
 from .receptive_field import textured_picture
 
-TOLERANCE = (
-    1.5 / 255
-)  # by which half precision may differ from float32; to round input and output alone is one step
+# By which half precision may differ from float32; to round input and output alone is one step.
+TOLERANCE = 1.5 / 255
 GAIN = 1.05  # times faster that another type or layout must be
 RUNS = 3  # of each that is not dropped after its first one; the fastest counts
 

@@ -266,10 +266,8 @@ def _reach(
     if key not in store:
         budget = budget or Budget()
         before = budget.left
-        if not must and before < 2 * store.get(
-            dearer, 0.0
-        ):  # it was tried with less, and not for much less again
-            raise BudgetSpent
+        if not must and before < 2 * store.get(dearer, 0.0):
+            raise BudgetSpent  # more than half of this was too little
         try:
             measured = measure_receptive_field(budget.counting(run, worth, must), channels, device, multiple)
         except BudgetSpent:

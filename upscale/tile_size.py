@@ -12,9 +12,8 @@ from .tiles import ReceptiveField, Span, TilePlan, cut_axis, cut_evenly, plan_ti
 
 LEAST = 64  # side of the smallest tiles that are tried
 RESERVE = 0.8  # of the free memory; the rest is for what is not counted
-INDEXED = (
-    2**31
-)  # values of a tensor from which on many kernels cannot index it, and cuDNN finds none that can
+# Values of a tensor from which on many kernels cannot index it, and cuDNN finds none that can.
+INDEXED = 2**31
 
 WASTE = 1.2  # pixels computed by pixels needed that is accepted for the sake of small tensors
 

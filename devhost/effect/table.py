@@ -19,7 +19,7 @@ Sampled with {settings}; picture i has the same noise and prompt whatever the me
 {trained} latent pixels; 1:2 is {wide[0]} x {wide[1]}. Intervals are 95 %, Wilson's for shares and Student's for means.
 
 *one*: exactly one object; *whole*: one, in its true shape; *edge*: mean gradient of the steepest pixels, and its ratio to drawn scenes
-of the trained size; *residual_noise*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance
+of the trained size; *residual noise*: noise left in the background, which makes edges seem sharper; *composition*, *patches*: Fréchet distance
 from {reference} drawn scenes, of the whole at the trained size and of the patches that an object's border crosses, smaller is nearer;
 *gained / lost*: pictures that became or ceased to be whole beside plain, and the exact test's probability. The rows *drawn scenes*
 are real ones at that size: what the counter and the distances say where nothing is wrong."""
@@ -102,7 +102,7 @@ _FOUND: list[tuple[str, Callable[[ObjectRow], str]]] = [
     ("whole", lambda row: _share(row.whole, row.whole_interval)),
     ("mean count", lambda row: _number(row.mean_count)),
     ("edge (ratio)", _edge),
-    ("residual_noise", lambda row: _number(row.residual_noise, 3)),
+    ("residual noise", lambda row: _number(row.residual_noise, 3)),
     ("composition", lambda row: _number(row.composition)),
     ("patches", lambda row: _number(row.patches)),
     ("gained / lost, p", lambda row: _change(row.whole_change)),

@@ -564,9 +564,8 @@ def work_of(model):
 def test_the_first_use_costs_at_most_three_plain_passes_and_the_bar_rises_meanwhile(
     name, precision, picture, on_progress, monkeypatch
 ):
-    monkeypatch.setattr(
-        comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0
-    )  # or a fast machine hears of the ends alone
+    # Or a fast machine hears of the ends alone.
+    monkeypatch.setattr(comfy.utils, "PROGRESS_THROTTLE_MIN_INTERVAL", 0.0)
     image, model = picture(1, 128, 128, 3), described(NETWORKS[name])
     work, values = work_of(model), []
     with torch.inference_mode():
@@ -810,9 +809,8 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(picture, c
         caplog.clear()
         with caplog.at_level("WARNING", "megapixel"), torch.inference_mode():
             output = MegapixelUpscale.execute(model, image, **settings)
-        torch.testing.assert_close(
-            output.args[0], expected, rtol=0, atol=SAME
-        )  # the memory format is chosen again
+        # The memory format is chosen again.
+        torch.testing.assert_close(output.args[0], expected, rtol=0, atol=SAME)
         [line] = caplog.messages
         assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
         assert output.ui.as_dict()["text"] == (line,)

@@ -703,9 +703,8 @@ class TestCost:
         assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain + rows
         late = applied(shallow_sdxl, person, "three people", start_at=0.1)
         sample(late, (37, 29), steps=1)
-        assert (
-            syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + rows * 2 // 3 + 3
-        )  # two of three steps
+        in_two_steps = rows * 2 // 3
+        assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + in_two_steps + 3
 
     def test_nothing_is_projected_while_sampling(self, shallow_sdxl, person, state):
         plain = products_in_a_run(shallow_sdxl)

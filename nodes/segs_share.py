@@ -18,6 +18,7 @@ from .segs_sockets import CATEGORY, segs_socket
 
 BY_HAND = "by hand"
 WORKERS = {BY_HAND: True, "ComfyUI-Distributed": True, "ComfyUI-Distributed, master only orchestrates": False}
+UNCHANGED = "results: nothing to do, no worker has changed a pixel of image."
 EIGHT_BITS = "results: a worker's picture has 8 bits, so which pixels it changed is a guess, and colours may shift. Put Send SEGS Result before the collector."
 
 
@@ -195,7 +196,8 @@ class MegapixelSEGSMerge(io.ComfyNode):
         if not arrived:
             return _merged_by_values(image, results, tolerance)
         missing = missing_segs(missing_in(arrived), segs, on_missing)
-        return with_notices(missing.texts, merge_arrived(arrived, image), missing.segs)
+        idle = logged([] if any(bool(each.share.changed.any()) for each in arrived) else [UNCHANGED])
+        return with_notices([*missing.texts, *idle], merge_arrived(arrived, image), missing.segs)
 
 
 def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
@@ -217,7 +219,7 @@ def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
     )
     if not torch.equal(result, image):
         return with_notices(texts, result, NOTHING)
-    return nothing_to_do("results: nothing to do, no worker has changed a pixel of image.", result, NOTHING)
+    return nothing_to_do(UNCHANGED, result, NOTHING)
 
 
 def _has_eight_bits(pictures: torch.Tensor) -> bool:

@@ -193,6 +193,17 @@ def test_sent_results_are_merged_and_nothing_is_missing(orchestrates, plain):
     assert missing == (((60, 90), []) if not orchestrates else ((0, 0), []))
 
 
+def test_sent_results_without_a_change_are_reported(plain, caplog):
+    caplog.set_level("INFO", logger="megapixel")
+    shares = [MegapixelSEGSSlice.execute(WHOLE, index, 2, False).args[0] for index in range(2)]
+    results = torch.cat([MegapixelSEGSSend.execute(plain, plain, share).args[0] for share in shares])
+    merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE)
+    assert torch.equal(merged.args[0], plain)
+    text = "results: nothing to do, no worker has changed a pixel of image."
+    assert merged.ui.as_dict()["text"] == (text,)
+    assert caplog.messages.count(text) == 1
+
+
 def test_segments_of_a_lost_worker_come_out_as_missing_and_are_refined_like_a_slice(plain, caplog):
     results = torch.cat([sent(plain, index, 3) for index in (0, 2)])
     merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE)

@@ -211,14 +211,14 @@ def test_a_muted_node_gives_nothing(build):
         assert named(node_type, page.evaluate(_REACH)) == dict.fromkeys(outputs)
 
 
-def black_mask(**previews):
-    """Nodes that make segments of a black mask, and previews of them by their ids."""
+def black_mask(label, **previews):
+    """Nodes that make segments of a black mask, and previews of them by their ids; with a label of its own nothing is in the cache."""
     return {
         "1": prompt_node("LoadImage", "Picture", image="example.png"),
         "2": prompt_node("SolidMask", "Mask", value=0.0, width=48, height=32),
         "3": prompt_node(
             "MegapixelMaskToSEGS", "Segments", mask=["2", 0], combined=False, crop_factor=2.0, bbox_fill=False, drop_size=4,
-            contour_fill=False, label="mask",
+            contour_fill=False, label=label,
         ),
     } | {
         number: prompt_node("MegapixelSEGSPreview", title, segs=["3", 0], image=["1", 0])
@@ -240,7 +240,7 @@ def opened(server, front_end, tmp_path):
 
 
 def test_only_the_output_that_is_selected_is_run(front_end, opened):
-    opened(black_mask(**{"4": "First", "5": "Second"}))
+    opened(black_mask("selected", **{"4": "First", "5": "Second"}))
     front_end.page.evaluate(_RUN_SELECTED, "Second")
     front_end.page.get_by_text("segs: nothing to do, there is no segment to draw.").wait_for()
     [run] = front_end.page.evaluate(_LAST_RUN).values()
@@ -250,7 +250,7 @@ def test_only_the_output_that_is_selected_is_run(front_end, opened):
 
 
 def test_what_a_node_reports_appears_at_it_and_disappears_in_a_run_that_acts(front_end, opened):
-    saved = opened(black_mask(**{"4": "Preview"}))
+    saved = opened(black_mask("reported", **{"4": "Preview"}))
     front_end.press_run()
     front_end.page.get_by_text("mask: nothing to do, the mask is black: there is no segment.").wait_for()
     front_end.page.get_by_text("segs: nothing to do, there is no segment to draw.").wait_for()

@@ -20,7 +20,8 @@ def model_type_socket() -> io.Combo.Input:
     return io.Combo.Input(
         "model_type",
         options=["auto", *KINDS],
-        tooltip="auto reads it from the model. SD15 (also for SD 1.4 and 2.x) and SDXL are checked against it.",
+        tooltip="Model family. auto reads it from the model. SD15 (also for SD 1.4 and 2.x) and SDXL only "
+        "check that the model belongs to that family.",
     )
 
 
@@ -40,7 +41,7 @@ def check_model_type(model_type: str, topology: Topology) -> None:
 def blocks_socket(name: str, default: str, tooltip: str) -> io.String.Input:
     """Return a list of block numbers as text."""
     return io.String.Input(
-        name, default=default, tooltip=f"{tooltip} Numbers with commas between; empty is none."
+        name, default=default, tooltip=f"{tooltip} Separate numbers with commas; empty means none."
     )
 
 
@@ -53,7 +54,7 @@ def parse_blocks(text: str, socket: str) -> tuple[int, ...]:
     words = text.replace(",", " ").split()
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
         hint = "Write them like 1,2, or leave it empty for none."
-        raise bad_input(socket, "block numbers with commas between", f"'{wrong[0]}'", hint)
+        raise bad_input(socket, "block numbers separated by commas", f"'{wrong[0]}'", hint)
     return tuple(sorted({int(word) for word in words}))
 
 
@@ -62,8 +63,9 @@ def time_mode_socket() -> io.Combo.Input:
     return io.Combo.Input(
         "time_mode",
         options=list(get_args(Unit)),
-        tooltip="What the times count. percent: 0 is the start of sampling, 1 its end. timestep: from 999 down to 0. "
-        "sigma: noise levels, falling. steps: shares of the steps that the sampler takes, as the paper counts.",
+        tooltip="Unit of the start and end times. percent: 0 is the start of sampling, 1 its end. timestep: "
+        "from 999 down to 0. sigma: falling noise levels. steps: share of the steps that the sampler runs, "
+        "as in the paper.",
     )
 
 
@@ -84,7 +86,7 @@ def multiplier_socket(name: str, of: str) -> io.Float.Input:
         round=False,
         optional=True,
         advanced=True,
-        tooltip=f"Multiplies {of}. 0.9 to 1.1 is a gentle change; 1 changes nothing.",
+        tooltip=f"Multiplier on {of}. 0.9 to 1.1 is a slight change; 1 changes nothing.",
     )
 
 
@@ -95,6 +97,6 @@ def parameters_socket(example: str) -> io.String.Input:
         default="",
         multiline=True,
         optional=True,
-        tooltip=f"Settings of older workflows as YAML or JSON, one `key: value` a line, such as {example}. Each key is "
-        "an input of this node and replaces it. Empty changes nothing.",
+        tooltip=f"Settings of older workflows as YAML or JSON, one `key: value` per line, such as {example}. "
+        "Each key is the name of an input and overrides it. Empty changes nothing.",
     )

@@ -22,7 +22,7 @@ def instant_id_socket() -> io.Input:
 def analysis_socket() -> io.Input:
     """Return the socket of the face analysis."""
     return FaceAnalysis.Input(
-        "insightface", tooltip="From Face Analysis, or another pack's loader of insightface."
+        "insightface", tooltip="From Face Analysis, or another pack's insightface loader."
     )
 
 
@@ -30,7 +30,8 @@ def reference_socket() -> io.Image.Input:
     """Return the pictures of the person."""
     return io.Image.Input(
         "image",
-        tooltip="One or more pictures of one person, the whole head in sight. Several are combined, see combine_embeds.",
+        tooltip="One or more images of one person, with the whole head visible. Several images are "
+        "combined: see combine_embeds.",
     )
 
 
@@ -38,21 +39,21 @@ def control_net_socket() -> io.ControlNet.Input:
     """Return InstantID's own ControlNet."""
     return io.ControlNet.Input(
         "control_net",
-        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It holds the pose of the face.",
+        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It controls the pose of the face.",
     )
 
 
 def sdxl_socket() -> io.Model.Input:
     """Return the model that gets the face."""
     return io.Model.Input(
-        "model", tooltip="An SDXL model, patched or not; other faces and IPAdapter may be on it already."
+        "model", tooltip="An SDXL model, with or without other patches, such as other faces and IPAdapter."
     )
 
 
 def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input]:
     """Return both halves of the guidance, which the ControlNet is put on."""
     return (
-        io.Conditioning.Input("positive", tooltip="The prompt. ControlNets that it has already are kept."),
+        io.Conditioning.Input("positive", tooltip="The prompt. Its other ControlNets stay."),
         io.Conditioning.Input(
             "negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."
         ),
@@ -85,15 +86,12 @@ def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
         )
 
     return (
-        moment(
-            "start_at",
-            0.0,
-            "When it begins, as a share of sampling, this moment included. 0 is the first step.",
-        ),
+        moment("start_at", 0.0, "Start, as a share of sampling, inclusive. 0 is the first step."),
         moment(
             "end_at",
             1.0,
-            "When it ends, this moment included. 1 is the last step; 0.8 leaves details to the prompt.",
+            "End, as a share of sampling, inclusive. 1 is the last step; 0.8 leaves the details to the "
+            "prompt.",
         ),
     )
 
@@ -108,8 +106,8 @@ def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
         step=0.05,
         optional=optional,
         advanced=True,
-        tooltip="Noise in place of the empty face that guidance leads away from. 0.35 against burnt pictures; 0 is none. "
-        "The same face has the same noise.",
+        tooltip="Noise that replaces the empty face in the negative conditioning. 0.35 helps against burnt "
+        "images; 0 adds none. The same face always gets the same noise.",
     )
 
 
@@ -131,8 +129,9 @@ def reading_sockets() -> list[io.Input]:
             options=list(COMBINATIONS),
             optional=True,
             advanced=True,
-            tooltip="What becomes of several reference pictures. average is the usual; concat lets the model see each, at a "
-            "little more time. Without effect on one picture.",
+            tooltip="How several reference images are combined. average is usual; norm average first "
+            "normalises each value over the images; concat gives the model every face and is slightly "
+            "slower. No effect on a single image.",
         ),
         which_face_socket(),
         face_index_socket(),
@@ -141,8 +140,8 @@ def reading_sockets() -> list[io.Input]:
             options=[ERROR, PASS_THROUGH],
             optional=True,
             advanced=True,
-            tooltip="A reference without a face: error stops and names it; pass through leaves it out, and changes nothing "
-            "where no picture has a face.",
+            tooltip="What to do if a reference image has no face. error: stop with an error that lists it. "
+            "pass through: skip that image; if no image has a face, nothing is changed.",
         ),
     ]
 
@@ -154,6 +153,6 @@ def middle_block_socket() -> io.Boolean.Input:
         default=True,
         optional=True,
         advanced=True,
-        tooltip="On: all 70 cross-attentions see the face, as trained. Off: not the middle block's ten, the look of the known "
-        "Apply node.",
+        tooltip="On: all 70 cross-attention layers see the face, as in training. Off: the 10 of the middle "
+        "block do not, as in the original Apply InstantID.",
     )

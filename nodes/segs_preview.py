@@ -21,8 +21,9 @@ class MegapixelSEGSPreview(io.ComfyNode):
             display_name="Preview SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Draws segments over their picture: masks in colours, found boxes in thick lines, what is sampled around them in thin ones, with "
-                "number, label and confidence. The numbers are the order in which segments are seeded and refined."
+                "Draws segments over their image: masks in colour, detected boxes with thick lines, crops "
+                "with thin lines, with number, label and confidence. The numbers give the order in which "
+                "segments get their seeds and are refined."
             ),
             search_aliases=["SEGSPreview", "SEGS preview", "show segments", "segment boxes"],
             inputs=[
@@ -30,10 +31,11 @@ class MegapixelSEGSPreview(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture; of another size it is fitted. Without it they lie on grey.",
+                    tooltip="The image; one of another size is resized to fit. If empty, segments are drawn "
+                    "on grey.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The drawing, one for each frame.")],
+            outputs=[io.Image.Output(tooltip="The drawing, one image for each frame.")],
             is_output_node=True,
         )
 

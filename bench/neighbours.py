@@ -71,7 +71,7 @@ EFFECTS: dict[str, Callable[[Any], Any]] = {
         model, HiDiffusion(mode="published", trained_size=TRAINED)
     ),
 }
-DID_NOTHING = ("nothing to do", "did nothing in this run", "nothing at ")
+DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 
 @dataclass(frozen=True)

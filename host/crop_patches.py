@@ -211,7 +211,8 @@ def patch_notices(model: Any, canvas: Canvas) -> list[str]:
         and _lies_over(patch, canvas)
     }
     return [
-        f"model: {name} holds a tensor that may lie over the picture; it is not known here, and each segment is given all of it."
+        f"model: {name} has a tensor that may cover the image. This class is not supported, so every segment "
+        "gets all of it."
         for name in sorted(unknown)
     ]
 

@@ -36,7 +36,7 @@ def _place(inputs: Mapping[str, Any], workers: list[str], first: int) -> int:
     if not inputs.get("is_worker"):
         if first:
             return 0
-        hint = "Choose ComfyUI-Distributed in workers, or let the master only orchestrate."
+        hint = "Set workers to ComfyUI-Distributed, or let the master only orchestrate."
         raise bad_input("workers", "a master that only orchestrates", "a master that works", hint)
     name = str(inputs.get("worker_id"))
     if name not in workers:

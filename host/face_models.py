@@ -48,7 +48,7 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
             "folder",
             f"the networks of antelopev2 in {path}",
             f"files that do not load ({type(failure).__name__}: {failure})",
-            "Copy them there again.",
+            "Copy the files there again.",
         ) from failure
     report_fallback(provider, providers, session.get_providers())
     analysis.prepare(ctx_id=0, det_size=(640, 640))
@@ -75,7 +75,7 @@ def _model_folder(folder: str) -> Path:
     places = " or ".join(str(root / "models" / "antelopev2") for root in _roots())
     raise bad_input(
         "folder",
-        f"{FILES[1]} and {FILES[0]} side by side",
+        f"{FILES[1]} and {FILES[0]} in one folder",
         f"no such folder ({folder})",
         f"Unpack antelopev2.zip from insightface's model zoo into {places}.",
     )

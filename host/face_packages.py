@@ -46,7 +46,7 @@ def choose_providers(provider: str) -> list[str]:
     names = [name for name in PROVIDERS[provider] if name in available][:1]
     if PROVIDERS[provider] and not names:
         log.warning(
-            "provider: expected %s, got an onnxruntime without it: the CPU does it.%s",
+            "provider: expected %s, got an onnxruntime without it. The CPU is used.%s",
             provider,
             _cuda_remedy() if provider == "CUDA" else "",
         )
@@ -56,7 +56,7 @@ def choose_providers(provider: str) -> list[str]:
 def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
     """Log where a provider that onnxruntime has could not be started."""
     if not set(wanted) <= set(got):
-        log.warning("provider: expected %s, got libraries that do not fit: the CPU does it.", provider)
+        log.warning("provider: expected %s, got libraries that do not fit. The CPU is used.", provider)
 
 
 def _remedy(failure: ImportError) -> ValueError:
@@ -69,7 +69,7 @@ def _remedy(failure: ImportError) -> ValueError:
     package = (packages_distributions().get(module) or [MODULES[module]])[0]  # one of its builds
     got = f"an error in {package} ({reason})"
     if "shared object" in str(reason):  # of the system, such as libGL.so.1
-        hint = "Install the library that it names with the system's package manager and restart ComfyUI."
+        hint = "Install the library named in the error with the system's package manager and restart ComfyUI."
     else:
         again = pip_install("--force-reinstall", "--no-deps", package)
         hint = f"Run {again} and restart ComfyUI."

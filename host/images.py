@@ -7,7 +7,7 @@ from torch import Tensor
 from ..errors import bad_input
 
 
-def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "pictures") -> None:
+def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "images") -> None:
     """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
 
     Raises:
@@ -16,5 +16,5 @@ def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kin
     if tensor.dim() != dimensions or not tensor.numel():
         shape = "x".join(str(length) for length in tensor.shape)
         raise bad_input(
-            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node before."
+            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node that made it."
         )

@@ -89,7 +89,7 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
     except KeyError as error:
         raise refused(f"without {error.args[0]}") from None
     if shape.embedding != EMBEDDING:
-        why = f"for faces of {shape.embedding} numbers instead of {EMBEDDING}"
+        why = f"for face embeddings of {shape.embedding} values instead of {EMBEDDING}"
         raise refused(why, f"An IP-Adapter is not an InstantID. {REMEDY}")
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in InstantID(shape, widths, attend).state_dict().items()}
@@ -98,7 +98,7 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
     wrong = [name for name, shape in shapes.items() if name not in state or state[name].shape != shape]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise refused(f"whose {', '.join(wrong[:3])}{more} is missing or of another shape")
+        raise refused(f"in which {', '.join(wrong[:3])}{more} is missing or has another shape")
     network.load_state_dict({name: state[name] for name in shapes}, assign=True)
     return InstantIDModel(network.requires_grad_(False))
 
@@ -111,7 +111,7 @@ def as_instant_id(value: Any) -> InstantIDModel:
     """
     if isinstance(value, InstantIDModel):
         return value
-    expected = "a model of an InstantID loader"
+    expected = "a model from an InstantID loader"
     if isinstance(value, Mapping):  # the original loader's value in its first versions
         return build_instant_id(dict(flat_weights(value)), "instantid", expected, "one")
     if hasattr(value, "image_proj_model") and hasattr(value, "ip_layers"):

@@ -34,12 +34,14 @@ def reference_faces(
         ValueError: a picture has none and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
-    chosen = choose_faces(
-        found, _size(image), which_face, face_index, on_no_face, "InstantID leaves them out."
-    )
+    chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face, "InstantID skips them.")
     most = max(len(faces) for faces in found)
     if most > 1 and which_face == WHICH[0]:
-        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", most)
+        log.info(
+            "InstantID: a reference image shows %d faces; the largest is used. Set which_face to "
+            "choose another.",
+            most,
+        )
     return [faces[0] if faces else None for faces in chosen]
 
 
@@ -74,7 +76,7 @@ def tokens_of(face_embeds: Any) -> Tokens:
     except (TypeError, KeyError):
         got = type(face_embeds).__name__
         raise bad_input(
-            "face_embeds", "those of an InstantID node", got, "Connect InstantID Attention."
+            "face_embeds", "FACE_EMBEDS of an InstantID node", got, "Connect InstantID Attention."
         ) from None
 
 
@@ -95,12 +97,12 @@ def undrawn(keypoints: Tensor) -> list[str]:
         return []
     if bright:
         got, hint = (
-            "another picture: the ControlNet follows that",
-            "Connect Face Keypoints, and do not bypass it.",
+            "another image, which the ControlNet would follow",
+            "Connect Face Keypoints and do not bypass it.",
         )
     else:
-        got, hint = "black: the ControlNet has no pose to follow", "Choose a picture that shows a face."
-    return [f"image_kps: expected drawn keypoints on black, got {got}. {hint}"]
+        got, hint = "black, which has no pose to follow", "Choose an image that shows a face."
+    return [f"image_kps: expected keypoints on black, got {got}. {hint}"]
 
 
 def keypoints_for(

@@ -54,11 +54,11 @@ def read_weights(path: str, name: str) -> State:
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error) and "global" not in str(error):
             raise _damaged(name) from None
-        got = f"{name}, which asks for code to be run"
-        raise bad_input(SOCKET, "weights alone", got, f"Delete it. {REMEDY}") from None
+        got = f"{name}, which would run code"
+        raise bad_input(SOCKET, "a file of weights only", got, f"Delete it. {REMEDY}") from None
     except Exception as error:
         raise _damaged(name) from error
 
 
 def _damaged(name: str) -> ValueError:
-    return bad_input(SOCKET, "a whole file of weights", f"{name}, which cannot be read to its end", REMEDY)
+    return bad_input(SOCKET, "a complete file of weights", f"{name}, which is damaged or incomplete", REMEDY)

@@ -38,7 +38,7 @@ class MeasuredModel(dict[str, Any]):
             fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
             fresh.replace(self._file)
         except OSError as error:
-            log.debug("Could not cache what was measured in %s: %s", self._file, error)
+            log.debug("Could not cache the measurements in %s: %s", self._file, error)
 
     def _read(self) -> dict[str, Any]:
         """Return the entry of every model that matches its seal; none where the file is missing or damaged."""

@@ -34,16 +34,24 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
         size, segments = read_shape(segs)
         whole = whole_of(segments)
         if len(whole) != missing.total:
-            hint = "Connect what goes to Slice SEGS."
+            hint = "Connect the segments that go to Slice SEGS."
             raise bad_input("segs", f"the {missing.total} segments of the workers", len(whole), hint)
         found = size, Slice(whole, missing.numbers)
     if not missing.numbers:
         return MissingSegs(found, [])
     slices = ", ".join(map(str, missing.slices))
-    what = f"slice {slices} of 0 to {missing.count - 1} did not arrive: {len(missing.numbers)} of {missing.total} segments are not refined"
+    what = (
+        f"slice {slices} of 0 to {missing.count - 1} is missing: {len(missing.numbers)} of "
+        f"{missing.total} segments are not refined"
+    )
     if policy == STOP or (policy == REFINE and segs is None):
-        hint = "Look at the log of that worker, and whether it takes part. To go on: connect segs and refine the output missing, or set on_missing to leave."
-        raise bad_input("results", f"all of {missing.count} slices", f"less: {what}", hint)
-    text = f"results: {what}. " + ("They are in missing." if policy == REFINE else "They stay as they were.")
+        hint = (
+            "Check the log of that worker and whether it is enabled. To continue: connect segs and "
+            "refine the output missing, or set on_missing to leave."
+        )
+        raise bad_input("results", f"all {missing.count} slices", f"fewer: {what}", hint)
+    text = f"results: {what}. " + (
+        "They are in the output missing." if policy == REFINE else ("They stay unrefined.")
+    )
     log.log(WARNING, text)
     return MissingSegs(found, [text])

@@ -65,11 +65,14 @@ def _notice(number: int, reference: Tensor, canvas: Canvas, choice: str) -> str:
     height, width = _pixels(reference, canvas)
     start = f"reference_latents: reference {number} ({width}x{height} pixels)"
     if is_cut(reference, canvas, choice):
-        why = "it is chosen" if choice == CUT else "it has the size of the picture"
-        return f"{start} is cut to each segment: {why}."
+        why = "reference_latents is set to cut" if choice == CUT else "it has the size of the image"
+        return f"{start} is cropped to each segment: {why}."
     if choice == WHOLE:
-        return f"{start} is shown whole to each segment: it is chosen."
-    return f"{start} is shown whole to each segment: the picture has another size. Choose cut if it shows the same."
+        return f"{start} is given whole to each segment: reference_latents is set to whole."
+    return (
+        f"{start} is given whole to each segment: the image has another size. Set reference_latents to "
+        "cut if it shows the same image."
+    )
 
 
 def _pixels(reference: Tensor, canvas: Canvas) -> tuple[int, int]:

@@ -56,8 +56,8 @@ class PasteHook:
         if not self.failures:
             return []
         return [
-            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the picture is as it was before these calls. "
-            "The log has its error."
+            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the "
+            "image before these calls was kept. The log has the error."
         ]
 
     @property

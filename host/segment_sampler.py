@@ -179,7 +179,7 @@ class SegmentSampler:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
         if latent.shape[1] != wanted:
             expected = f"one with {wanted} latent channels for this model"
-            hint = "Connect the VAE that belongs to the model."
+            hint = "Connect the VAE of this model."
             raise bad_input("vae", expected, f"one with {latent.shape[1]}", hint)
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
@@ -222,7 +222,7 @@ class SegmentSampler:
             return
         comfy.model_management.soft_empty_cache()
         self._most = half = len(batch) // 2
-        log.info("SEGS: out of memory with %d segments at once; going on with %d.", len(batch), half)
+        log.info("SEGS: out of memory with %d segments at once; continuing with %d.", len(batch), half)
         yield from self._sample_within_memory(batch[:half])
         yield from self._sample_within_memory(batch[half:])
 
@@ -279,7 +279,7 @@ class SegmentSampler:
         refined = refined.to(cut.device, torch.float32)[:height, :width, :3]
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
-            text = f"SEGS: segment {number} came back with NaN and is left as it was. Try another precision."
+            text = f"SEGS: segment {number} contains NaN and was left unchanged. Try another precision."
             log.warning(text)
             self.texts.append(text)
             self._already.forget(entry.piece, cut)

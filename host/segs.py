@@ -122,7 +122,7 @@ def _refine(
     progress = SegmentProgress(colours, pieces, sampling.steps, sampling.model)
     already = sampled_segments(sampling, canvas, [piece.cut.segment.control for piece in pieces])
     if already.latents:
-        log.info("SEGS: %d segments were sampled by the run that ended early.", len(already.latents))
+        log.info("SEGS: %d segments were already sampled by the interrupted run.", len(already.latents))
     sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(PasteHook(frames, pasting.hook))
     texts: list[str] = []
@@ -158,9 +158,11 @@ def _own(pieces: list[Piece]) -> list[Piece]:
     own = [piece for piece in pieces if piece.cut.segment.wanted]
     others = [piece for piece in pieces if not piece.cut.segment.wanted]
     if any(piece.touches(other) for piece in own for other in others):
-        hint = "Switch keep_together on in Slice SEGS, take a lower smallest_crop, or set overlaps to independent."
-        expected = "segments that touch in one slice when they are refined in order"
-        raise bad_input("segs", expected, "them in several", hint)
+        hint = (
+            "Turn keep_together on in Slice SEGS, use a lower smallest_crop, or set overlaps to independent."
+        )
+        expected = "touching segments in one slice, because overlaps is in order"
+        raise bad_input("segs", expected, "them in several slices", hint)
     return own
 
 

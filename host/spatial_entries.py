@@ -62,7 +62,7 @@ def warn_of_unknown(options: Mapping[str, Any]) -> None:
     known = {*SPATIAL, *OWN_WAY, *NOT_SPATIAL}
     for name, value in options.items():
         if name not in known and holds_field(value):
-            text = "positive, negative: %s passes to every segment as it is; it is not cut to them."
+            text = "positive, negative: %s is not cropped; every segment gets all of it."
             log_once(text, name, level=WARNING)
 
 

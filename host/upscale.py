@@ -94,11 +94,11 @@ def check_model(model: Any) -> None:
         ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
-        expected, got = "a model that enlarges a picture", "one that fills masked parts (inpainting)"
+        expected, got = "a model that enlarges images", "an inpainting model"
         raise bad_input("upscale_model", expected, got, "Choose an upscale model.")
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
-        expected = "a model as Load Upscale Model gives it"
-        raise bad_input("upscale_model", expected, type(model).__name__, "Connect that loader.")
+        expected = "a model from Load Upscale Model"
+        raise bad_input("upscale_model", expected, type(model).__name__, "Connect Load Upscale Model.")
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
@@ -144,7 +144,7 @@ def without_nan(pictures: Tensor) -> Tensor:
     if not wrong:
         return pictures
     log.warning(
-        "image: expected numbers, got %d values that are none (NaN or infinite). NaN is taken as black.",
+        "image: expected finite numbers, got %d values that are NaN or infinite. NaN is treated as black.",
         wrong,
     )
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
@@ -161,7 +161,7 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
     if needed > RESULT_SHARE * free:
         expected = f"a result that fits {free / 2**30:.1f} GB of free memory"
         got = f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}"
-        raise bad_input("image", expected, got, "Take a smaller scale_by or fewer frames.", MemoryError)
+        raise bad_input("image", expected, got, "Use a smaller scale_by or fewer frames.", MemoryError)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,10 @@ def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, 
     if ready and ready.settings != settings:
         ready = None  # nobody else holds it: its memory is free before the new copy is made
     if not store:
-        log.info("Upscale: measuring how far this model looks and what is fastest here, once.")
+        log.info(
+            "Upscale: measuring this model's receptive field and the fastest settings, once per model "
+            "and device."
+        )
     exact, watched = precision == "float32", partial(_load, watched=True)
 
     def fitting() -> int:
@@ -223,7 +226,7 @@ def fallbacks(model: Descriptor) -> list[str]:
 
 
 def _compile_text(error: Exception) -> str:
-    return f"compile: torch.compile fails here ({type(error).__name__}). Going on without it."
+    return f"compile: torch.compile failed ({type(error).__name__}). Continuing without it."
 
 
 def _devices(model: Any) -> list[torch.device]:

@@ -21,11 +21,13 @@ def upscale_hints(upscale_model: Any, precision: str = "auto", compile: bool = F
     texts: list[str] = []
     if precision in DTYPES and not computes_natively(DTYPES[precision], device):
         texts.append(
-            f"precision: this processor has no instructions for {precision}, float32 is used. Choose auto."
+            f"precision: this processor has no instructions for {precision}, so float32 is used. Set "
+            "precision to auto."
         )
     if compile and (missing := _missing_for_compile(device.type)):
         texts.append(
-            f"compile: nothing to do, there is no {missing}: the model runs as it is. Switch it off."
+            f"compile: nothing to do, {missing} is not installed: the model runs uncompiled. Turn compile "
+            "off."
         )
     return texts
 

@@ -88,7 +88,8 @@ def upscale_video(
     size = fitting_size(settings.codec, *wanted)
     if size != wanted:
         notes.append(
-            f"{settings.codec} needs even sizes: {size[1]}x{size[0]} instead of {wanted[1]}x{wanted[0]}."
+            f"{settings.codec} needs even width and height: {size[1]}x{size[0]} instead of "
+            f"{wanted[1]}x{wanted[0]}."
         )
     encoding = choose_encoding(settings.codec, settings.quality, form, *size, notes)
     target = Target(settings.filename_prefix, encoding.suffix, *size)
@@ -100,13 +101,17 @@ def upscale_video(
     check_disk(settings.codec, max(0, form.frames - parts.frames_done), *size)
     tags = tags_of(reader, prompt, extra)
     if parts.frames_done:
-        notes.append(f"{parts.frames_done} frames were done by an earlier run.")
+        notes.append(f"{parts.frames_done} frames were finished by an earlier run.")
     try:
         picture, summary = _write_parts(model, reader, settings, encoding, parts)
     except comfy.model_management.InterruptProcessingException:
         if so_far := parts.interrupt():
             file, _ = job.save(so_far, target, reader, tags, complete=False)
-            log.info("Upscale video: cancelled. %s has what is done; queue the same again to go on.", file)
+            log.info(
+                "Upscale video: cancelled. The finished frames are in %s; queue the same prompt again "
+                "to continue.",
+                file,
+            )
         raise
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
     notes = [summary, *fallbacks(model), *notes, *reader.faults, *sound_notes]
@@ -121,7 +126,7 @@ def show_video(done: Done, codec: str) -> io.NodeOutput:
         shown = _place(done.file, folder_paths.get_output_directory(), "output")
         saved: dict[str, Any] = {"images": [shown], "animated": (True,)}
     else:
-        text += f"\nBrowsers do not play {codec}: the picture is the last frame."
+        text += f"\nBrowsers do not play {codec}: the image is the last frame."
         saved = {"images": [] if done.picture is None else [_save_still(done)]}
     return io.NodeOutput(video_file(str(done.file)), ui={**saved, **ui.PreviewText(text).as_dict()})
 
@@ -182,7 +187,7 @@ def _write_parts(
             index += len(batch)
     parts.close()
     share = computed / max(1, index - done)
-    summary = progress.summary + (f", {share:.0%} of the pictures computed" if share < 1 else "")
+    summary = progress.summary + (f", {share:.0%} of the pixels computed" if share < 1 else "")
     return picture, f"{summary}."
 
 

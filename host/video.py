@@ -52,9 +52,9 @@ def open_video(video: Any, file: str, fps: float) -> Reader:
     if (video is None) == (not name):
         raise bad_input(
             "video",
-            "a connected VIDEO, or a name at file",
+            "either a connected VIDEO or a name in file",
             "both" if name else "neither",
-            "Give one of them.",
+            "Use one of them.",
         )
     if video is None:
         path = find_file(name)
@@ -64,7 +64,7 @@ def open_video(video: Any, file: str, fps: float) -> Reader:
     source = video_source(video)
     if source is not None:
         return FileReader(source, *trim_window(video))
-    log.info("Video: its frames are in memory already and are taken from there.")
+    log.info("Video: its frames are already in memory and are read from there.")
     parts = video.get_components()
     sound = parts.audio or {}
     waveform = sound["waveform"][0] if sound else None
@@ -85,13 +85,13 @@ def find_file(name: str) -> Path:
         raise bad_input(
             "file",
             "a name inside the input, output or temp folder",
-            f"'{name}', which leads outside",
-            "Move the file there; [output] or [temp] after the name chooses the folder.",
+            f"'{name}', which is outside",
+            "Move the file there. Add [output] or [temp] after the name to choose the folder.",
         )
     if not os.path.exists(path):
         raise bad_input(
-            "file", "the name of a video file or a folder of pictures", f"'{name}', which is not there",
-            "It is looked for in the input folder, or in that of [output] or [temp] after the name.",
+            "file", "the name of a video file or a folder of images", f"'{name}', which does not exist",
+            "The input folder is searched; add [output] or [temp] after the name to choose another folder.",
         )  # fmt: skip
     return Path(path)
 
@@ -131,7 +131,7 @@ class Target:
         if not _is_within(
             output, os.path.realpath(os.path.join(output, os.path.dirname(os.path.normpath(self.prefix))))
         ):
-            hint = "Choose a name without '..' and drives."
+            hint = "Use a name without '..' and drive letters."
             raise bad_input("filename_prefix", "a name inside the output folder", f"'{self.prefix}'", hint)
 
     def next_file(self) -> Path:
@@ -181,7 +181,7 @@ def remove_stale(folder: Path, days: float) -> None:
     """Remove parts of videos that nobody went on with."""
     for job in folder.iterdir() if folder.is_dir() else ():
         if job.is_dir() and time.time() - job.stat().st_mtime > days * 86400:
-            log.info("Video: the parts in %s are older than %g days and are removed.", job, days)
+            log.info("Video: the unfinished parts in %s are older than %g days and were removed.", job, days)
             shutil.rmtree(job, ignore_errors=True)
 
 
@@ -198,7 +198,7 @@ def check_disk(codec: str, frames: int, height: int, width: int) -> None:
             "filename_prefix",
             f"{needed / GIGABYTE:.1f} GB of free disk space in the output folder for {frames} frames of {width}x{height}",
             f"{free / GIGABYTE:.1f} GB",
-            "Free some, or choose another codec or a smaller size.",
+            "Free disk space, or choose another codec or a smaller size.",
             OSError,
         )
 

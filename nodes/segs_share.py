@@ -19,8 +19,10 @@ from .segs_sockets import CATEGORY, segs_socket
 BY_HAND = "by hand"
 WORKERS = {BY_HAND: True, "ComfyUI-Distributed": True, "ComfyUI-Distributed, master only orchestrates": False}
 UNCHANGED = "results: nothing to do, no worker changed a pixel of image."
-EIGHT_BITS = "results: a worker's image has only 8 bits, so changed pixels are guessed and colours may "
-"shift. Put Send SEGS Result before the collector."
+EIGHT_BITS = (
+    "results: a worker's image has only 8 bits, so changed pixels are guessed and colours may shift. "
+    "Put Send SEGS Result before the collector."
+)
 
 
 class MegapixelSEGSSlice(io.ComfyNode):

@@ -58,7 +58,7 @@ class DeepShrink:
     def __post_init__(self) -> None:
         if not self.schedule.is_ordered:
             limit = f"at most end_percent ({self.end_percent:g})"
-            hint = "Exchange the two, or the shrink is never on."
+            hint = "Swap the two; otherwise the effect is never on."
             raise bad_input("start_percent", limit, f"{self.start_percent:g}", hint)
         if self.downscale_factor <= 0:
             factor = f"{self.downscale_factor:g}"

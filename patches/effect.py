@@ -16,7 +16,7 @@ from ..scaling.size import Size
 from .model_call import ModelCall
 from .plan import Plan, feature_sizes
 
-NO_STEP = "no step of this run is between its start and its end, or every block is as it should be"
+NO_STEP = "no step of this run is between its start and end, or no block needs a change"
 
 Colour = tuple[int, int, int]
 

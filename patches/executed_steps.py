@@ -40,8 +40,8 @@ class ExecutedSteps(Schedule):
             ValueError: the sampler does not publish which steps it takes.
         """
         if sample_sigmas is None:
-            publishing = "a sampler that publishes its sigmas for a schedule in steps"
-            raise bad_input("time_mode", publishing, "none", "Use percent instead.")
+            publishing = "a unit other than steps, because this sampler does not publish its sigmas"
+            raise bad_input("time_mode", publishing, "steps", "Use percent instead.")
         return _resolve_steps(self, sample_sigmas)
 
 
@@ -62,7 +62,7 @@ def counted_steps(call: ModelCall) -> str:
     if not sigmas or (sigmas[-1] == 0.0 and sigmas[0] >= _WHOLE * float(call.sampling.sigma_max)):
         return ""
     steps = f"{len(sigmas) - 1} steps" if len(sigmas) > 2 else "one step"
-    return f" (shares of the {steps} of this run alone, which begins or ends within a sampling)"
+    return f" (shares of the {steps} of this run only, which is part of a longer sampling)"
 
 
 def _resolve_steps(schedule: Schedule, sigmas: Sequence[float]) -> SigmaWindow:

@@ -60,7 +60,7 @@ def check_control_net(network: Any, context: int) -> None:
     """
     found = _unfit(network, context)
     if found:
-        hint = "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
+        hint = "Load InstantID's own diffusion_pytorch_model.safetensors."
         raise bad_input("control_net", "InstantID's ControlNet for SDXL", found, hint)
 
 
@@ -72,7 +72,7 @@ def _unfit(network: Any, context: int) -> str | None:
     if model is None:  # a Control-LoRA gets its layers when it runs
         return None
     if not hasattr(model, "input_blocks"):
-        return f"one for another kind of model ({type(model).__name__})"
+        return f"one for another model family ({type(model).__name__})"
     if getattr(model, "control_add_embedding", None) is not None:
         return "a union ControlNet"
     own = next((width for width in _context_widths(model)), None)

@@ -50,7 +50,8 @@ from .wrapper import add_effect, planned
 
 CLONE_KEY = "megapixel.instant_id"
 IN_EVERY_TILE = (
-    "InstantID: a pack samples in tiles and does not tell where they lie, so each of them has the whole mask."
+    "InstantID: a pack samples in tiles without publishing their positions, so every tile gets the whole "
+    "mask."
 )
 WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
 
@@ -99,9 +100,15 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
-        expected = f"an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has them)"
-        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}"
-        hint = "Load an SDXL checkpoint; the refiner, the smaller ones made from SDXL (KOALA, SSD-1B, Vega) and SD 1.5 do not fit."
+        expected = (
+            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context}, as in this "
+            "InstantID model)"
+        )
+        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context}"
+        hint = (
+            "Load an SDXL checkpoint. The refiner, the smaller models made from SDXL (KOALA, SSD-1B, "
+            "Vega) and SD 1.5 do not fit."
+        )
         raise bad_input("model", expected, got, hint)
 
 
@@ -298,7 +305,7 @@ class FaceEffect(Effect):
             f"{len(person.face.widths)} layers"
         )
         if call.latent_size == WATERMARK_SIZE:
-            text += "; it likes to draw watermarks at exactly 1024x1024, 1016x1016 avoids them"
+            text += "; exactly 1024x1024 often gives watermarks, 1016x1016 avoids them"
         return text
 
     def plan(self, call: ModelCall) -> FacePlan | None:

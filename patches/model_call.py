@@ -91,6 +91,6 @@ def latent_size_of(latent: Tensor) -> Size:
     """
     if latent.ndim != 4:
         got = f"{latent.ndim} dimensions {tuple(latent.shape)}"
-        hint = "Use a latent made for this model; video latents belong to video models."
+        hint = "Use a latent made for this model. Video latents need video models."
         raise bad_input("latent_image", "a latent B x C x H x W", got, hint)
     return latent.shape[-2], latent.shape[-1]

@@ -122,7 +122,9 @@ def _check(config: MSWMSA, topology: Topology) -> None:
         for block in getattr(config, socket):
             if block not in valid:
                 expected = f"blocks with attention ({', '.join(map(str, valid))} in this UNet)"
-                raise bad_input(socket, expected, block, "Choose among those; the shallow ones save most.")
+                raise bad_input(
+                    socket, expected, block, ("Choose some of these; the shallow ones save the most time.")
+                )
 
 
 @dataclass(frozen=True)

@@ -30,8 +30,8 @@ def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Ef
         return
     if any(is_supir(patch) for patch in patches.get("middle_block_after_patch", ())):
         expected = f"a model without SUPIR for {' and '.join(resizing)}"
-        hint = "SUPIR adds to features of their full size; remove one of the two."
-        raise bad_input("model", expected, "SUPIR on it", hint)
+        hint = "SUPIR needs features of full size. Remove one of the two."
+        raise bad_input("model", expected, "one with SUPIR", hint)
     if "attn1_patch" in patches:
         patches["attn1_patch"].insert(0, partial(_fit_original_shape, topology))
 

@@ -199,7 +199,7 @@ def _describe(settings: RAUNet | None) -> str:
         return nothing_to_do(NEVER_ON)
     parts += [f"{name} {_shown(getattr(settings, name))}" for name in _FURTHER if _differs(settings, name)]
     if not reaches_upsample() and _changes_upsample(settings):
-        parts.append("upscale_mode needs a newer ComfyUI, this one enlarges with nearest")
+        parts.append("upscale_mode needs a newer ComfyUI; this version always uses nearest")
     return ", ".join(parts)
 
 

@@ -63,11 +63,11 @@ class RAUNet:
                 raise bad_input(socket, "a number above 0", f"{factor:g}", "2 halves the features.")
             if self.ca_downscale_mode == "avg_pool2d" and factor != int(factor):
                 whole = "a whole number for ca_downscale_mode avg_pool2d"
-                raise bad_input(socket, whole, f"{factor:g}", "adaptive_avg_pool2d takes any.")
+                raise bad_input(socket, whole, f"{factor:g}", "Use adaptive_avg_pool2d for other factors.")
         fade = self.ca_fadeout_start_time
         if fade is not None and not self._span(fade, self.ca_end_time).is_ordered:
             before_end = f"a time before ca_end_time ({self.ca_end_time:g})"
-            hint = "The effect fades from here to its end."
+            hint = "The fade-out runs from here to ca_end_time."
             raise bad_input("ca_fadeout_start_time", before_end, f"{fade:g}", hint)
 
     @property

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
-NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle
+NEVER_ON = "no block is set, or start_time is after end_time"  # why an effect is idle
 BEFORE_THE_START = 999999999.9
 LAST_TIMESTEP = 999.0  # of all models with UNets, and of the host's percent
 

@@ -21,5 +21,5 @@ def token_grid(label: str, options: Mapping[str, Any], *tokens: Tensor) -> Size 
     height, width = options["activations_shape"][-2:]
     if all(each.shape[1] == height * width for each in tokens):
         return height, width
-    log_once("%s: nothing at %s block %s, another patch has changed its tokens", label, *options["block"])
+    log_once("%s: skipped %s block %s, because another patch changed its tokens", label, *options["block"])
     return None

@@ -106,7 +106,7 @@ class Topology:
         last = len(self.inputs) - 1
         if not 1 <= number <= last:
             halving = " and ".join(map(str, self.downsamplers))
-            hint = f"Choose an input block that it has; {halving} halve the features."
+            hint = f"Choose one of its input blocks; blocks {halving} halve the features."
             raise bad_input(socket, f"1 to {last} for this UNet", number, hint)
 
 
@@ -140,10 +140,10 @@ def _read(unet: Any) -> Topology:
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
         raise bad_input(
             "model",
-            "a UNet of the SD 1.x, SD 2.x or SDXL kind",
+            "an SD 1.x, SD 2.x or SDXL model",
             type(unet).__name__,
-            "Models without input blocks (Flux, SD3, Qwen and the like) have no features to shrink; "
-            "DyPE serves them at large sizes.",
+            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; use DyPE for "
+            "large images.",
         )
     inputs: list[Block] = []
     level = 0

@@ -68,8 +68,8 @@ def trained_side(model: BaseModel, pixels: int = 0) -> int:
     side = pixels or trained_pixels(model)
     if side:
         return max(1, side // _LATENT_PIXEL)
-    side_of = f"the pixels of a side for {type(model).__name__}"
-    raise bad_input("trained_size", side_of, 0, "Type the picture size that this model was trained at.")
+    side_of = f"a size in pixels, because the trained size of {type(model).__name__} is unknown"
+    raise bad_input("trained_size", side_of, 0, "Enter the image size that this model was trained at.")
 
 
 def factor_above_trained(model: BaseModel, latent_size: Sequence[int], pixels: int = 0) -> float:

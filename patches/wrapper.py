@@ -281,7 +281,10 @@ def _published(
             _PUBLISHED[place] = publisher_before
 
 
-_DID_NOT_ACT = "did nothing in this run. Its model calls were smaller than the latent, or another pack ran the UNet in its own way"
+_DID_NOT_ACT = (
+    "did nothing in this run. Its model calls were smaller than the latent, or another pack runs "
+    "the UNet in its own way"
+)
 
 
 def _note(plans: Plans, options: Mapping[str, Any]) -> None:

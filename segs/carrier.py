@@ -60,8 +60,8 @@ def carry_bytes(data: bytes, like: Tensor) -> Tensor:
     height, width, channels = like.shape[1:]
     room = height * width * _colours(channels) - _BEFORE
     if room < 1:
-        expected = f"a picture of more than {_BEFORE} values"
-        raise bad_input("image", expected, f"{width}x{height}", "Use a larger picture.")
+        expected = f"an image of more than {_BEFORE} values"
+        raise bad_input("image", expected, f"{width}x{height}", "Use a larger image.")
     name = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
     parts = [data[start : start + room] for start in range(0, max(1, len(data)), room)]
     frames = torch.ones(len(parts), height, width, channels)

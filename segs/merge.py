@@ -69,7 +69,7 @@ def missing_in(arrived: Sequence[Arrived]) -> Missing:
     kinds = {(part.count, part.total, part.digest) for part in parts}
     if len(kinds) != 1:
         got = ", ".join(f"{total} segments in {count} slices" for count, total, _ in sorted(kinds))
-        hint = "Find them in the same picture on every worker, and give every Slice SEGS the same count."
+        hint = "Use the same image and segments on every worker, and the same count in every Slice SEGS."
         raise bad_input("results", "slices of the same segments", got, hint)
     [(count, total, _)] = kinds
     refined = {number for part in parts for number in part.numbers}
@@ -89,8 +89,8 @@ def merge_arrived(arrived: Sequence[Arrived], image: Tensor | None = None) -> Te
     base = _common_picture(arrived) if image is None else image.to("cpu", torch.float32)
     if any(each.share.changed.shape != base.shape[:3] for each in arrived):
         got = [tuple(each.share.changed.shape) for each in arrived]
-        hint = "Connect as image the enlarged picture that the workers began with."
-        raise bad_input("results", f"pictures of {tuple(base.shape[:3])} like image", got, hint)
+        hint = "Connect the upscaled image that the workers started from to image."
+        raise bad_input("results", f"images of {tuple(base.shape[:3])}, as in image", got, hint)
     whole = [_whole_result(base, each.share) for each in arrived]
     merged = [merge_results(base[frame], [each[frame] for each in whole]) for frame in range(len(base))]
     return torch.stack(merged)

@@ -136,7 +136,7 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
         raise _wrong_segs("((height, width), [segments])", segs) from None
     if min(size) < 1 and whole_of(entries):
         picture = f"{size[1]}x{size[0]}"
-        raise bad_input("segs", "a picture of at least 1x1", picture, "Check the node before.")
+        raise bad_input("segs", "an image of at least 1x1", picture, "Check the node that made it.")
     return size, entries
 
 

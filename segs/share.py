@@ -110,8 +110,8 @@ def unpack_share(data: bytes) -> Share:
         values = torch.as_tensor(arrays["values"])
         before = torch.as_tensor(arrays["before"].astype(np.float32) / _FINE)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        expected = "what Send SEGS Result of this version packs"
+        expected = "frames of Send SEGS Result of this version"
         raise bad_input(
-            "results", expected, str(error), "Use one version of the pack on all workers."
+            "results", expected, str(error), "Use the same version of the pack on all workers."
         ) from None
     return Share(contents, changed, values, before)

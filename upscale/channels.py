@@ -45,7 +45,7 @@ class Channels:
             )
             raise bad_input("image", expected, self.has, hint)
         if self.takes not in (1, 3, 4):
-            expected, got = "a model for pictures of 1, 3 or 4 channels", f"one for {self.takes}"
+            expected, got = "a model for images with 1, 3 or 4 channels", f"one for {self.takes}"
             raise bad_input("upscale_model", expected, got, "Choose another model.")
 
     @property

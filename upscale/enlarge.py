@@ -176,9 +176,9 @@ class _Waiting:
         """
         for tile in again:
             if tile.fp32_fallback:
-                expected = f"numbers for the tile at ({tile.column.low}, {tile.row.low})"
-                hint = "The model's file is damaged, or it is not for such pictures."
-                raise bad_input("upscale_model", expected, "NaN, in float32 too", hint, NotANumber)
+                expected = f"finite numbers for the tile at ({tile.column.low}, {tile.row.low})"
+                hint = "The model file is damaged, or the model does not fit these images."
+                raise bad_input("upscale_model", expected, "NaN, also in float32", hint, NotANumber)
         with self._change:
             self._passed = max(self._passed, _pixels(tiles))
             self._put_back(tiles, [replace(tile, fp32_fallback=True) for tile in again])

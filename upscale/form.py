@@ -116,7 +116,7 @@ def choose_form(
     supports = {"float16": descriptor.supports_half, "bfloat16": descriptor.supports_bfloat16}
     if not supports.get(precision, True):
         other = next((name for name, supported in supports.items() if supported), "float32")
-        raise bad_input("precision", "a type that this model allows", precision, f"Use auto or {other}.")
+        raise bad_input("precision", "a type that this model supports", precision, f"Use auto or {other}.")
     key = f"form {device.type} {precision} {_kind_of(size)}"
     if key not in store:
         candidates = _candidates(descriptor, device, precision)

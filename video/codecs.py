@@ -108,13 +108,13 @@ def choose_encoding(
     if encoder is None:
         raise bad_input(
             "codec",
-            "one that the installed av package can write",
+            "a codec that the installed av package can write",
             f"{name} without an encoder",
             "Choose another codec.",
         )
     bits = 10 if form.bits > 8 else 8
     if codec.pixels[bits] not in _formats(encoder):
-        notes.append(f"{encoder} here writes 8 bits, the source has {form.bits}. h265 and av1 keep 10.")
+        notes.append(f"{encoder} writes 8 bits here, the source has {form.bits}. h265 and av1 keep 10.")
         bits = 8
     pixels = PIXELS[codec.pixels[bits]]
     if form.bits > pixels.bits and bits == 10:
@@ -140,7 +140,7 @@ def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
         return {}
     if quality > codec.worst:
         raise bad_input(
-            "quality", f"-1 to {codec.worst} for {name}", quality, f"The usual one is {codec.quality}."
+            "quality", f"-1 to {codec.worst} for {name}", quality, f"The default is {codec.quality}."
         )
     return {codec.quality_option: str(codec.quality if quality < 0 else quality)}
 

@@ -52,7 +52,7 @@ class FileSound:
             container = self._open()
             stream = container.streams.audio[index]
             if name is None:
-                self.notes.append(f"Sound {index + 1} has an unknown codec and is left out.")
+                self.notes.append(f"Audio track {index + 1} has an unknown codec and is left out.")
                 container.close()
             elif stream.codec_context.codec.canonical_name in output.supported_codecs:
                 packets.append(
@@ -60,7 +60,7 @@ class FileSound:
                 )
             else:
                 encoder = ENCODERS.get(output.format.name, "aac")
-                self.notes.append(f"This kind of file cannot hold {name} sound: encoded again as {encoder}.")
+                self.notes.append(f"This file type cannot contain {name} audio: encoded again as {encoder}.")
                 made = _new_stream(output, stream.codec_context.sample_rate, stream.codec_context.layout.name)
                 packets.append(self._encoded(container, stream, made, limit))
         return packets

@@ -823,7 +823,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("recipe", [RAUNet(), Published()], ids=["fixed", "published"])
     def test_a_model_without_input_blocks(self, recipe):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. [A-Z]"):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. [A-Z]"):
             apply_rau_net(random_models.flux(), recipe)
 
     @pytest.mark.parametrize("socket", ["ca_downscale_factor", "ca_downscale_factor_w"])
@@ -862,7 +862,7 @@ class TestBadInput:
         )
         with caplog.at_level(logging.INFO, "megapixel"):
             assert torch.equal(sample(model, SIZE), sample(sd15, SIZE))
-        assert "nothing to do (no block, or a start_time behind its end_time)" in caplog.text
+        assert "nothing to do (no block is set, or start_time is after end_time)" in caplog.text
 
 
 @pytest.mark.parametrize("emptied", [{"input_blocks": ()}, {"ca_input_blocks": ()}], ids=str)

@@ -74,7 +74,7 @@ def shapes_of(state: State) -> tuple[ResamplerShape, tuple[int, ...]]:
     """Read the resampler's sizes and the cross-attentions' widths from the weights of an InstantID.
 
     Raises:
-        KeyError: the name of a weight that is missing.
+        KeyError: when a weight is missing; the argument is its name.
     """
     part = "image_proj."
     try:

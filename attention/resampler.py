@@ -40,7 +40,7 @@ class ResamplerShape:
         """Read the sizes from weights.
 
         Raises:
-            KeyError: the name of a weight that is missing.
+            KeyError: when a weight is missing; the argument is its name.
         """
         return cls(
             embedding=state["proj_in.weight"].shape[1],

@@ -30,7 +30,7 @@ class WindowGrid:
     """`count` = (rows, columns) of equal windows over a grid of `size` = (height, width) tokens.
 
     Raises:
-        ValueError: there are more windows along a side than tokens, or none.
+        ValueError: when a side has no window, or more windows than tokens.
     """
 
     size: Size

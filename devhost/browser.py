@@ -189,7 +189,7 @@ def open_browser() -> Iterator[Any]:
     """Start a Chromium without a window; when the block is left, it is gone.
 
     Raises:
-        BrowserFailure: there is none on this machine.
+        BrowserFailure: when this machine has no browser.
     """
     program = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if program is None:

@@ -35,7 +35,7 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
     """Return insightface's FaceAnalysis, ready to detect and to recognise.
 
     Raises:
-        ValueError: there is no insightface or no model, or the model does not load.
+        ValueError: when insightface or the model is missing, or the model does not load.
     """
     face_analysis = import_face_analysis()
     path = _model_folder(folder)
@@ -66,7 +66,7 @@ def _model_folder(folder: str) -> Path:
     """Return where the model lies.
 
     Raises:
-        ValueError: it lies nowhere.
+        ValueError: when it is in no folder.
     """
     found = list_model_folders()
     chosen = next(iter(found), folder) if folder == AUTO else folder

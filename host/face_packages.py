@@ -29,7 +29,7 @@ def import_face_analysis() -> Any:
     """Return insightface's class FaceAnalysis.
 
     Raises:
-        ValueError: it cannot be imported; the message has the command for this Python.
+        ValueError: when it cannot be imported; the message has the command for this Python.
     """
     try:
         from insightface.app import FaceAnalysis

@@ -32,7 +32,7 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
     `socket` is the one that `analysis` came through.
 
     Raises:
-        ValueError: it is no FaceAnalysis, or there are no pictures.
+        ValueError: when `analysis` is not a FaceAnalysis, or there are no images.
     """
     _check_analysis(analysis, socket)
     check_pixels(image)
@@ -53,7 +53,7 @@ def choose_faces(
     The log names the pictures that have none, and `otherwise`: what happens there.
 
     Raises:
-        ValueError: a picture has none, and `on_no_face` is ERROR.
+        ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
     missing = [

@@ -11,7 +11,7 @@ def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kin
     """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
 
     Raises:
-        ValueError: there is none, or the tensor has other dimensions.
+        ValueError: when it has no pixel or another number of dimensions.
     """
     if tensor.dim() != dimensions or not tensor.numel():
         shape = "x".join(str(length) for length in tensor.shape)

@@ -78,7 +78,7 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
         socket, expected, got: of the message for weights that do not fit; see `bad_input`.
 
     Raises:
-        ValueError: a weight is missing or has another shape, or the faces are not those of antelopev2.
+        ValueError: when a weight is missing or has another shape, or the face embeddings are not those of antelopev2.
     """
 
     def refused(why: str, hint: str = REMEDY) -> ValueError:
@@ -107,7 +107,7 @@ def as_instant_id(value: Any) -> InstantIDModel:
     """Return what is on an INSTANTID socket as our model: our own, or that of the original pack's loader.
 
     Raises:
-        ValueError: it is neither, or its weights are not those of an InstantID.
+        ValueError: when it is neither, or has other weights than an InstantID model.
     """
     if isinstance(value, InstantIDModel):
         return value

@@ -31,7 +31,7 @@ def reference_faces(
     """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
 
     Raises:
-        ValueError: a picture has none and `on_no_face` is ERROR.
+        ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
     chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face, "InstantID skips them.")
@@ -69,7 +69,7 @@ def tokens_of(face_embeds: Any) -> Tokens:
     """Return the tokens in FACE_EMBEDS.
 
     Raises:
-        ValueError: they are something else.
+        ValueError: when they are not FACE_EMBEDS.
     """
     try:
         return face_embeds["cond"], face_embeds["uncond"]

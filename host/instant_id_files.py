@@ -36,7 +36,7 @@ def load_instant_id(name: str) -> InstantIDModel:
     """Load a file of the folder.
 
     Raises:
-        ValueError: the file is damaged, holds code, or its weights are not those of an InstantID.
+        ValueError: when the file is damaged, contains code, or has other weights than an InstantID model.
     """
     path = folder_paths.get_full_path_or_raise(FOLDER, name)
     return build_instant_id(read_weights(path, name), SOCKET, "an InstantID model", name)
@@ -46,7 +46,7 @@ def read_weights(path: str, name: str) -> State:
     """Return the weights of a file under their flat names; nothing in it is run.
 
     Raises:
-        ValueError: the file cannot be read, or holds more than weights.
+        ValueError: when the file cannot be read, or contains more than weights.
     """
     try:
         state: Any = comfy.utils.load_torch_file(path, safe_load=True)

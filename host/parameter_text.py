@@ -38,7 +38,7 @@ def read_parameters(
         nullable: inputs for which null means their default.
 
     Raises:
-        ValueError: no mapping, an unknown key, or a value that the input would not take.
+        ValueError: when the text is not a mapping, a key is unknown, or a value is invalid for its input.
     """
     valid = {socket.id: socket for socket in sockets if isinstance(socket, SETTABLE) and socket.id != SOCKET}
     rules = {name: _rule(socket) for name, socket in valid.items()} | dict(unused or {})

@@ -26,7 +26,7 @@ def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """Resize (B, C, H, W) to (B, C, *size) with one of `scale_modes`.
 
     Raises:
-        ValueError: a mode that nobody knows, or one that cannot make this size.
+        ValueError: when the mode is unknown or cannot give this size.
     """
     height, width = size
     if mode in SCALE_MODES:

@@ -58,7 +58,7 @@ def upscale_segments(
     """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back; and a text for each thing that failed on the way.
 
     Raises:
-        ValueError, MemoryError: an input is wrong, or memory is missing.
+        ValueError, MemoryError: when an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs, len(image))
     canvas = canvas_of(image, enlargement, sampling)
@@ -153,7 +153,7 @@ def _own(pieces: list[Piece]) -> list[Piece]:
     """Return the wanted pieces.
 
     Raises:
-        ValueError: one of them touches another worker's, and would have to wait for it.
+        ValueError: when one of them touches another worker's segment and would have to wait for it.
     """
     own = [piece for piece in pieces if piece.cut.segment.wanted]
     others = [piece for piece in pieces if not piece.cut.segment.wanted]

@@ -125,7 +125,7 @@ class Target:
         """Refuse a prefix that leads outside.
 
         Raises:
-            ValueError: then.
+            ValueError: when it is outside.
         """
         output = os.path.realpath(folder_paths.get_output_directory())
         if not _is_within(
@@ -189,7 +189,7 @@ def check_disk(codec: str, frames: int, height: int, width: int) -> None:
     """Refuse a video that the disk has no space for: its parts, and the file that they are joined to.
 
     Raises:
-        OSError: then.
+        OSError: when the disk has too little space.
     """
     needed = 2 * frames * height * width * CODECS[codec].bits_per_pixel / 8
     free = shutil.disk_usage(folder_paths.get_output_directory()).free

@@ -29,7 +29,7 @@ def check_model_type(model_type: str, topology: Topology) -> None:
     """Raise unless `model_type` is "auto" or the family that the topology shows.
 
     Raises:
-        ValueError: it is the other family.
+        ValueError: when it is the other family.
     """
     if model_type == "auto" or KINDS[model_type] == kind_of(topology):
         return
@@ -49,7 +49,7 @@ def parse_blocks(text: str, socket: str) -> tuple[int, ...]:
     """Return the block numbers in a text such as "1,2" or "9 10 11": sorted, each once; empty is none.
 
     Raises:
-        ValueError: something in it is no number.
+        ValueError: when a part of the text is not a number.
     """
     words = text.replace(",", " ").split()
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:

@@ -41,7 +41,7 @@ class DeepShrink:
     """The settings of one Deep Shrink; the names are those of the node's sockets.
 
     Raises:
-        ValueError: a setting contradicts itself.
+        ValueError: when start and end are in the wrong order, or the factor is not above 0.
     """
 
     block_number: int = 3
@@ -81,7 +81,7 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
 
     Raises:
-        ValueError: `model` is no UNet, or it has no such block.
+        ValueError: when `model` is not a UNet or has no such block.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     if config.mode == "manual":

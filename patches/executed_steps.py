@@ -37,7 +37,7 @@ class ExecutedSteps(Schedule):
         """Return the window of sigmas for one run.
 
         Raises:
-            ValueError: the sampler does not publish which steps it takes.
+            ValueError: when the sampler does not publish its steps.
         """
         if sample_sigmas is None:
             publishing = "a unit other than steps, because this sampler does not publish its sigmas"

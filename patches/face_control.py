@@ -56,7 +56,7 @@ def check_control_net(network: Any, context: int) -> None:
     InstantID's has the layout of any ControlNet for SDXL, so one for depth or poses cannot be told from it.
 
     Raises:
-        ValueError: it is another kind of ControlNet, or reads tokens of another width.
+        ValueError: when it is another kind of ControlNet, or reads tokens of another width.
     """
     found = _unfit(network, context)
     if found:

@@ -46,7 +46,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     At sizes that are not clearly above the trained one it does nothing.
 
     Raises:
-        ValueError: `model` is no UNet, or the size that it was trained at is not known.
+        ValueError: when `model` is not a UNet, or its trained size is unknown.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler

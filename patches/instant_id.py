@@ -95,7 +95,7 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
-        ValueError: they do not.
+        ValueError: when they do not fit.
     """
     own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
@@ -116,7 +116,7 @@ def instant_id_for(value: Any, model: Any) -> InstantIDModel:
     """Return the model on an INSTANTID socket, if it fits a UNet.
 
     Raises:
-        ValueError: it does not, or is something else.
+        ValueError: when it does not fit or is not an InstantID model.
     """
     instantid = as_instant_id(value)
     check_base_model(model, instantid.network.widths, instantid.network.context)

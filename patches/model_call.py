@@ -87,7 +87,7 @@ def latent_size_of(latent: Tensor) -> Size:
     """Return the (height, width) of a latent (B, C, H, W).
 
     Raises:
-        ValueError: it has another number of dimensions.
+        ValueError: when it has another number of dimensions.
     """
     if latent.ndim != 4:
         got = f"{latent.ndim} dimensions {tuple(latent.shape)}"

@@ -103,7 +103,7 @@ def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
     Applied again, the later settings replace the earlier ones.
 
     Raises:
-        ValueError: `model` is no UNet, or a block has no attention.
+        ValueError: when `model` is not a UNet, or a block has no attention.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     _check(config, topology)

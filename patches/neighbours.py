@@ -23,7 +23,7 @@ def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Ef
     """Fit the patches of other packs to the effects that act in a run; `patches` are this run's own lists.
 
     Raises:
-        ValueError: one of them cannot work beside an effect.
+        ValueError: when one of them cannot work with an effect.
     """
     resizing = [effect.label for effect in acting if effect.resizes]
     if not resizing:

@@ -21,7 +21,7 @@ def apply_rau_net(model: ModelPatcher, recipe: RAUNet | Recipe) -> ModelPatcher:
     Applied again, it adds further ones; at a block that has one already, the earlier counts.
 
     Raises:
-        ValueError: `model` is no UNet, or blocks that it does not have or that are no pair.
+        ValueError: when `model` is not a UNet, or blocks are missing or do not match.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     if isinstance(recipe, RAUNet):

@@ -23,7 +23,7 @@ class RAUNet:
     Empty input blocks switch a pair off, whatever its output blocks are; empty output blocks are filled in.
 
     Raises:
-        ValueError: a setting contradicts itself.
+        ValueError: when a factor is invalid, or the fade starts after the end.
     """
 
     input_blocks: Blocks = (3,)

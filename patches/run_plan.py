@@ -42,7 +42,7 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
     A sampler that calls the model between two steps finds there what its noise level asks for.
 
     Raises:
-        ValueError: `model` is no UNet, or an effect cannot work at this size.
+        ValueError: when `model` is not a UNet, or an effect cannot work at this size.
     """
     start = first_call(model, latent_size, sigmas)
     effects = effects_of(model)

@@ -101,7 +101,7 @@ class Topology:
         """Raise unless features can be changed after input block `number`.
 
         Raises:
-            ValueError: this UNet has no such block.
+            ValueError: when this UNet has no such block.
         """
         last = len(self.inputs) - 1
         if not 1 <= number <= last:
@@ -125,7 +125,7 @@ def topology_of(model: nn.Module) -> Topology:
     """Read the topology of a UNet. Cached for as long as the module lives.
 
     Raises:
-        ValueError: `model` has no input and output blocks.
+        ValueError: when `model` has no input and output blocks.
     """
     unet = original_module(model)
     if unet not in _TOPOLOGIES:

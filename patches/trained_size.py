@@ -63,7 +63,7 @@ def trained_side(model: BaseModel, pixels: int = 0) -> int:
     `pixels` is the side in picture pixels; 0 takes it from the table.
 
     Raises:
-        ValueError: the family is not in the table and `pixels` is 0.
+        ValueError: when the family is not in the table and `pixels` is 0.
     """
     side = pixels or trained_pixels(model)
     if side:

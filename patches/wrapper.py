@@ -73,7 +73,7 @@ def add_effect(model: ModelPatcher, effect: Effect) -> ModelPatcher:
     """Return a clone of `model` with one more effect, stacked on those that it has as the effect itself asks for.
 
     Raises:
-        TypeError: an effect of another kind has its name.
+        TypeError: when an effect of another class already has its name.
     """
     effects = effects_of(model)
     name, stacked = effect.stacked(effects)

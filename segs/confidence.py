@@ -11,7 +11,7 @@ def confidence_of(segment: SEG, number: int) -> float:
     """Return the confidence as a number: the first of an array, 1 where there is none.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: when it is not a number.
     """
     value = segment.confidence
     if value is None:

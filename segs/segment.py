@@ -113,7 +113,7 @@ def read_segments(segs: Any, frames: int = 1) -> tuple[Size, list[Segment]]:
     One with a mask for each of so many frames is read as a segment for each frame where its mask is not black, all with one number.
 
     Raises:
-        ValueError: a part of it has no single meaning.
+        ValueError: when a part of it is ambiguous or invalid.
     """
     size, entries = read_shape(segs)
     whole = whole_of(entries)
@@ -126,7 +126,7 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
     """Return (height, width) and the list of a SEGS. Where no segment was found, the size may be 0.
 
     Raises:
-        ValueError: it is something else, or segments were found in a picture without a pixel.
+        ValueError: when it is not SEGS, or the image of its segments has no pixel.
     """
     try:
         (height, width), found = segs[:2]
@@ -149,7 +149,7 @@ def box_of(region: Any, name: str, number: int) -> Box:
     """Return (x1, y1, x2, y2) as a box of whole pixels around it.
 
     Raises:
-        ValueError: it is not four finite numbers, or holds no pixel.
+        ValueError: when it is not four finite numbers, or contains no pixel.
     """
     try:
         left, top, right, bottom = (float(value) for value in region)
@@ -167,7 +167,7 @@ def read_mask(mask: Any, number: int, frame: int = 0, frames: int = 1) -> Tensor
     A segment with another number of masks has all of them together in every frame.
 
     Raises:
-        ValueError: as `read_masks`.
+        ValueError: when `read_masks` raises it.
     """
     masks = read_masks(mask, number)
     return masks[frame] if len(masks) == frames else masks.amax(dim=0)
@@ -177,7 +177,7 @@ def read_masks(mask: Any, number: int) -> Tensor:
     """Return (F, h, w) float32 from 0 to 1 of an array or a tensor with any ones before, of floats or bytes; F is 1 for a mask of all frames.
 
     Raises:
-        ValueError: there is none, it is empty, or it is something else.
+        ValueError: when it is missing, empty, or not a mask.
     """
     try:
         values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))

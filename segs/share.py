@@ -96,7 +96,7 @@ def unpack_share(data: bytes) -> Share:
     """Return what `pack_share` was given.
 
     Raises:
-        ValueError: the bytes are something else.
+        ValueError: when the bytes are not a share of this version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:

@@ -190,7 +190,7 @@ class _Waiting:
 
         Raises:
             OutOfMemory: when they were as small as they can be.
-            Exception: the first doubt, when there is another one in a call that was smaller already.
+            Exception: when a smaller call raises a doubtful error again; it is the first such error.
         """
         pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
         as_small_as_can_be = len(tiles) == 1 and max(tiles[0].shape) <= smallest

@@ -88,7 +88,7 @@ class WriteBehind(Generic[Item]):
         """Hand on an item.
 
         Raises:
-            Exception: what writing an earlier one has raised.
+            Exception: when writing an earlier item raised it.
         """
         if self._error:
             raise self._error

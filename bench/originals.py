@@ -33,9 +33,9 @@ from megapixel.attention.instant_id import InstantID, projection_key
 from megapixel.attention.resampler import ResamplerShape
 from megapixel.nodes.instant_id import MegapixelInstantIDApply
 from megapixel.patches.model_call import first_call
-from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
+from megapixel.patches.msw_msa import apply_msw_msa, original_preset as original_windows
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_preset import Resolution, known_preset
+from megapixel.patches.rau_net_preset import Resolution, original_preset
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
 from megapixel.patches.wrapper import effects_of
@@ -209,10 +209,10 @@ def rau_net(packs: Path) -> Iterator[Difference]:
                 upscale_mode="default",
                 ca_upscale_mode="default",
             )
-            variants[f"simple, {ours}"] = apply_rau_net(model, known_preset(topology_here, ours)), original
+            variants[f"simple, {ours}"] = apply_rau_net(model, original_preset(topology_here, ours)), original
         for mode in ("avg_pool2d", "adaptive_avg_pool2d", "bicubic"):
             settings = replace(
-                RAUNet(), **asdict(known_preset(topology_here, "ultra")) | {"ca_downscale_mode": mode}
+                RAUNet(), **asdict(original_preset(topology_here, "ultra")) | {"ca_downscale_mode": mode}
             )
             variants[mode] = apply_rau_net(model, settings), original_rau_net(nodes, model, settings)
         yield from over_sizes(family, variants, sizes(200))
@@ -271,7 +271,7 @@ def msw_msa(packs: Path) -> Iterator[Difference]:
     nodes, _ = jank(packs)
     original = nodes["ApplyMSWMSAAttention"]
     for family, model in families().items():
-        settings = known_windows(topology_of(model.get_model_object("diffusion_model")), 0.0)
+        settings = original_windows(topology_of(model.get_model_object("diffusion_model")), 0.0)
         blocks = {
             name: ",".join(map(str, getattr(settings, name)))
             for name in ("input_blocks", "middle_blocks", "output_blocks")

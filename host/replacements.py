@@ -21,8 +21,8 @@ ENLARGING = "rescale_factor resampling_method supersample rounding_modulus"
 SAMPLING = f"seed {SEED_CONTROL} steps cfg sampler_name scheduler"
 PASTING = "denoise feather inpaint_model noise_mask_feather"
 SEGS_OPTIONS = "upscale_model_opt upscaler_hook_opt scheduler_func_opt"
-KNOWN_LOOK = {"middle_block": False}  # which the known Apply nodes miss
-KNOWN_SEGS = {
+ORIGINAL_LOOK = {"middle_block": False}  # which the known Apply nodes miss
+ORIGINAL_SEGS = {
     "overlaps": "in order",
     "smallest_crop": 8,
 }  # each sees those before it, and no more than its crop
@@ -80,13 +80,13 @@ REPLACEMENTS = (
     replacement(
         "ApplyInstantID", "MegapixelInstantIDApply",
         "instantid insightface control_net image model positive negative image_kps mask",
-        "weight start_at end_at", outputs=3, settings=KNOWN_LOOK,
+        "weight start_at end_at", outputs=3, settings=ORIGINAL_LOOK,
     ),
     replacement(
         "ApplyInstantIDAdvanced", "MegapixelInstantIDApply",
         "instantid insightface control_net image model positive negative image_kps mask",
         "ip_weight cn_strength start_at end_at noise combine_embeds",
-        outputs=3, renamed={"ip_weight": "weight"}, settings=KNOWN_LOOK,
+        outputs=3, renamed={"ip_weight": "weight"}, settings=ORIGINAL_LOOK,
     ),
     replacement(
         "InstantIDAttentionPatch", "MegapixelInstantIDAttention", "instantid insightface image model mask",
@@ -99,11 +99,11 @@ REPLACEMENTS = (
     replacement("FaceKeypointsPreprocessor", "MegapixelFaceKeypoints", "faceanalysis image"),
     replacement(
         "SEGSUpscaler", "MegapixelSEGSUpscale", f"image segs model clip vae positive negative {SEGS_OPTIONS}",
-        f"{ENLARGING} {SAMPLING} {PASTING}", settings=KNOWN_SEGS,
+        f"{ENLARGING} {SAMPLING} {PASTING}", settings=ORIGINAL_SEGS,
     ),
     replacement(
         "SEGSUpscalerPipe", "MegapixelSEGSUpscalePipe", f"image segs basic_pipe {SEGS_OPTIONS}",
-        f"{ENLARGING} {SAMPLING} {PASTING}", settings=KNOWN_SEGS,
+        f"{ENLARGING} {SAMPLING} {PASTING}", settings=ORIGINAL_SEGS,
     ),
     replacement(
         "MaskToSEGS", "MegapixelMaskToSEGS", "mask", "combined crop_factor bbox_fill drop_size contour_fill"

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
-from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, known_preset
+from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, original_preset
 from ..patches.topology import topology_of
 from .hidiffusion_sockets import (
     blocks_socket,
@@ -175,4 +175,4 @@ class MegapixelMSWMSASimple(io.ComfyNode):
     def execute(cls, model_type, model, **settings) -> io.NodeOutput:
         topology = topology_of(model.get_model_object("diffusion_model"))
         check_model_type(model_type, topology)
-        return io.NodeOutput(apply_msw_msa(model, known_preset(topology, **settings)))
+        return io.NodeOutput(apply_msw_msa(model, original_preset(topology, **settings)))

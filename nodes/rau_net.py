@@ -13,7 +13,7 @@ from ..host.scale_modes import scale_modes
 from ..patches.executed_steps import schedule_in
 from ..patches.rau_net import apply_rau_net
 from ..patches.rau_net_effect import never_on
-from ..patches.rau_net_preset import known_preset
+from ..patches.rau_net_preset import original_preset
 from ..patches.rau_net_published import Published, kind_of
 from ..patches.rau_net_settings import Pool, RAUNet
 from ..patches.topology import Topology, topology_of
@@ -59,7 +59,7 @@ class MegapixelRAUNet(io.ComfyNode):
                 "pair) are pooled. You set all blocks and times here; RAU-Net Simple chooses them for you."
             ),
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
-            inputs=[*_known_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
+            inputs=[*_original_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
             outputs=[io.Model.Output()],
         )
 
@@ -91,7 +91,7 @@ def _is_ever_on(settings: dict[str, Any], pair: str) -> bool:
     return schedule_in(settings["time_mode"], start, end).is_ordered
 
 
-def _known_inputs() -> list[io.Input]:
+def _original_inputs() -> list[io.Input]:
     modes = list(scale_modes())
     return [
         model_socket(),
@@ -297,7 +297,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
         modes = {name: mode for name, mode in chosen.items() if mode != "default"}
         if schedule == "known":
             return io.NodeOutput(
-                apply_rau_net(model, known_preset(topology, res_mode.partition(" ")[0], **modes))
+                apply_rau_net(model, original_preset(topology, res_mode.partition(" ")[0], **modes))
             )
         return io.NodeOutput(apply_rau_net(model, _published(topology, schedule, modes)))
 

@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
-from .msw_msa import Windows, apply_msw_msa, known_preset
+from .msw_msa import Windows, apply_msw_msa, original_preset
 from .rau_net_effect import RAUNets
 from .rau_net_published import TURBO_SIDE, Published
 from .rau_net_settings import RAUNet, Recipe
@@ -57,7 +57,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         patched = apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=config.trained_size))
     if config.windows == "off":
         return patched
-    settings = known_preset(
+    settings = original_preset(
         topology,
         0.0,
         windows=_usual(config.mode) if config.windows == "auto" else config.windows,

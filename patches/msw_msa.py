@@ -86,7 +86,7 @@ class MSWMSA:
         return None if has_blocks and self.schedule.is_ordered else NEVER_ON
 
 
-def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
+def original_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
     """Return the preset of the original simple node: all blocks of the shallowest level with attention, from 0.2 on."""
     level = topology.attention_level
     return MSWMSA(

@@ -70,7 +70,7 @@ class TestKnownInputs:
             "last_shift_strategy": ["increment", "decrement", "retry"],
         }
 
-    def test_the_simple_node_has_the_known_inputs(self):
+    def test_the_simple_node_has_the_original_inputs(self):
         sockets = MegapixelMSWMSASimple.GET_SCHEMA().inputs
         assert [(s.id, s.optional) for s in sockets] == [
             ("model_type", False), ("model", False), ("windows", True), ("trained_size", True)

@@ -128,7 +128,7 @@ class TestKnownInputs:
         assert len(further) == 14
         assert all(socket.advanced and socket.optional for socket in further)
 
-    def test_the_simple_node_has_the_known_inputs(self):
+    def test_the_simple_node_has_the_original_inputs(self):
         sockets = MegapixelRAUNetSimple.GET_SCHEMA().inputs
         required = [(s.id, getattr(s, "options", None)) for s in sockets if not s.optional]
         assert required == [

@@ -16,7 +16,7 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from megapixel.patches import msw_msa
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
+from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, original_preset
 from megapixel.patches.topology import topology_of
 from megapixel.patches.wrapper import planned
 from torch.overrides import TorchFunctionMode
@@ -426,7 +426,7 @@ class TestBadInput:
             ValueError, match=r"^input_blocks: .* \(4, 5, 7, 8 in this UNet\), got 1\. Choose"
         ):
             apply_msw_msa(sdxl, MSWMSA())
-        apply_msw_msa(sdxl, known_preset(topology_of(sdxl.get_model_object("diffusion_model"))))
+        apply_msw_msa(sdxl, original_preset(topology_of(sdxl.get_model_object("diffusion_model"))))
 
     def test_a_model_without_input_blocks(self):
         with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. [A-Z]"):

@@ -15,7 +15,7 @@ from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
 class MegapixelFaceKeypoints(io.ComfyNode):
-    """The keypoints picture, one for each picture."""
+    """The keypoints image, one for each image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -27,7 +27,7 @@ def analysis_socket() -> io.Input:
 
 
 def reference_socket() -> io.Image.Input:
-    """Return the pictures of the person."""
+    """Return the images of the person."""
     return io.Image.Input(
         "image",
         tooltip="One or more images of one person, with the whole head visible. Several images are "
@@ -117,12 +117,12 @@ def mask_socket(tooltip: str) -> io.Mask.Input:
 
 
 def keypoints_socket(tooltip: str, optional: bool = False) -> io.Image.Input:
-    """Return the picture that the ControlNet follows."""
+    """Return the image that the ControlNet follows."""
     return io.Image.Input("image_kps", optional=optional, tooltip=tooltip)
 
 
 def reading_sockets() -> list[io.Input]:
-    """Return how faces are read from the reference pictures."""
+    """Return how faces are read from the reference images."""
     return [
         io.Combo.Input(
             "combine_embeds",

@@ -14,7 +14,7 @@ from ..patches.run_plan import plan_run
 
 
 class MegapixelPlan(io.ComfyNode):
-    """A picture of the plan, before anything is sampled."""
+    """An image of the plan, before anything is sampled."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

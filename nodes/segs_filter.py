@@ -122,7 +122,7 @@ class MegapixelSEGSFilter(io.ComfyNode):
 
 
 def _with_more(size: Size, segments: list[SEG], more: Any) -> tuple[Size, list[SEG]]:
-    """Return segments and more of them; an empty list fits a picture of any size."""
+    """Return segments and more of them; an empty list fits an image of any size."""
     if more is None:
         return size, segments
     other, further = read_shape(more)

@@ -22,7 +22,7 @@ from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 
 class SaveProgress:
-    """The contract of an UPSCALER_HOOK: `post_paste` is given the picture after each segment, and returns it."""
+    """The contract of an UPSCALER_HOOK: `post_paste` is given the image after each segment, and returns it."""
 
     def __init__(self, prefix: str, seconds: float, texts: dict[str, Any]) -> None:
         self._prefix, self._seconds = prefix, seconds
@@ -60,7 +60,7 @@ class SaveProgress:
 
 
 class MegapixelSaveProgressHook(io.ComfyNode):
-    """The picture so far, on disk."""
+    """The image so far, on disk."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -87,7 +87,7 @@ class MegapixelMaskToSEGS(io.ComfyNode):
 
 
 class MegapixelTilesToSEGS(io.ComfyNode):
-    """Equal tiles over a picture."""
+    """Equal tiles over an image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

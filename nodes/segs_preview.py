@@ -12,7 +12,7 @@ from .segs_sockets import CATEGORY, segs_socket
 
 
 class MegapixelSEGSPreview(io.ComfyNode):
-    """Numbered boxes and masks over the picture."""
+    """Numbered boxes and masks over the image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -42,7 +42,7 @@ class MegapixelSEGSPreview(io.ComfyNode):
     @classmethod
     def execute(cls, segs, image=None) -> io.NodeOutput:
         size, segments = read_shape(segs)
-        backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no picture
+        backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no image
         frames = torch.full((1, *backdrop, 3), BACKDROP) if image is None else image
         drawn: list[torch.Tensor] = []
         for frame, picture in enumerate(frames):

@@ -1,4 +1,4 @@
-"""The nodes that let several workers share the segments of a picture."""
+"""The nodes that let several workers share the segments of an image."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class MegapixelSEGSSend(io.ComfyNode):
 
 
 class MegapixelSEGSMerge(io.ComfyNode):
-    """The workers' results in one picture."""
+    """The workers' results in one image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -239,7 +239,7 @@ def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
 
 
 def _has_eight_bits(pictures: torch.Tensor) -> bool:
-    """Return whether some picture of a batch came through 8 bits."""
+    """Return whether some image of a batch came through 8 bits."""
     levels = pictures * 255
     return bool(((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1).any())
 

@@ -24,7 +24,7 @@ def segs_socket() -> io.SEGS.Input:
 
 
 def picture_sockets() -> list[Any]:
-    """Return the picture that is upscaled, and its segments."""
+    """Return the image that is upscaled, and its segments."""
     return [
         io.Image.Input("image", tooltip="One image, a batch or video frames: grey, RGB or RGBA, any size."),
         segs_socket(),
@@ -32,7 +32,7 @@ def picture_sockets() -> list[Any]:
 
 
 def enlarging_sockets() -> list[Any]:
-    """Return how the whole picture is enlarged."""
+    """Return how the whole image is enlarged."""
     return [
         io.Float.Input(
             "rescale_factor",
@@ -119,7 +119,7 @@ def conditioning_sockets() -> list[Any]:
 
 
 def pasting_sockets() -> list[Any]:
-    """Return how strongly segments change, and how they go back into the picture."""
+    """Return how strongly segments change, and how they go back into the image."""
     return [
         io.Float.Input(
             "denoise",

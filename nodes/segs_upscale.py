@@ -1,4 +1,4 @@
-"""The nodes that upscale a picture and refine its segments."""
+"""The nodes that upscale an image and refine its segments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DESCRIPTION = (
 
 
 class MegapixelSEGSUpscale(io.ComfyNode):
-    """A picture enlarged, each of its segments sampled again."""
+    """An image enlarged, each of its segments sampled again."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -27,7 +27,7 @@ def exact_side(name: str, other: str) -> io.Int.Input:
 
 
 class MegapixelUpscale(io.ComfyNode):
-    """Any spandrel model over pictures of any size, without a seam."""
+    """Any spandrel model over images of any size, without a seam."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

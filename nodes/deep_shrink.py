@@ -12,7 +12,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """The original Deep Shrink, with `mode`, `fade_percent` and `trained_size` after its inputs."""
+    """The inputs of the original node, followed by `mode`, `fade_percent` and `trained_size`."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

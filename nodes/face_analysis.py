@@ -1,4 +1,4 @@
-"""The node that loads what finds and recognises faces."""
+"""The node that loads the model for detecting and recognising faces."""
 
 from __future__ import annotations
 

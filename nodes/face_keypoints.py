@@ -1,4 +1,4 @@
-"""The node that draws the five points of a face for InstantID's ControlNet."""
+"""The node that draws the keypoints of a face for InstantID's ControlNet."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ FaceAnalysis = io.Custom("FACEANALYSIS")
 
 
 def which_face_socket(*more: str) -> io.Combo.Input:
-    """Return the choice of a face, with further options after the known ones."""
+    """Return the choice of a face, with further options after the common ones."""
     return io.Combo.Input(
         "which_face",
         options=[*WHICH, *more],

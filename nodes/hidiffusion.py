@@ -1,4 +1,4 @@
-"""The node of HiDiffusion in one piece."""
+"""The node of HiDiffusion, with automatic settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
-    """Small features and MSW-MSA, or the published RAU-Net, with everything chosen from the model and the size."""
+    """Downscaled features and MSW-MSA, or the published RAU-Net, with all settings chosen from the model and the size."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

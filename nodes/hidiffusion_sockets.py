@@ -1,4 +1,4 @@
-"""Sockets that the nodes of HiDiffusion's two parts share, RAU-Net and MSW-MSA, and how their values are read."""
+"""Sockets shared by the nodes of RAU-Net and MSW-MSA, HiDiffusion's two parts, and how their values are read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: dict[str, Kind] = {"SD15": "sd", "SDXL": "sdxl"}
 
 
 def model_type_socket() -> io.Combo.Input:
-    """Return the choice of a family, which only checks what is read from the model."""
+    """Return the choice of a model family, which only checks the model."""
     return io.Combo.Input(
         "model_type",
         options=["auto", *KINDS],
@@ -26,7 +26,7 @@ def model_type_socket() -> io.Combo.Input:
 
 
 def check_model_type(model_type: str, topology: Topology) -> None:
-    """Raise unless `model_type` is "auto" or the family that the topology shows.
+    """Raise unless `model_type` is "auto" or the family of the topology.
 
     Raises:
         ValueError: when it is the other family.
@@ -91,7 +91,7 @@ def multiplier_socket(name: str, of: str) -> io.Float.Input:
 
 
 def parameters_socket(example: str) -> io.String.Input:
-    """Return the text in which old workflows keep their further settings."""
+    """Return the text with further settings of older workflows."""
     return io.String.Input(
         "yaml_parameters",
         default="",

@@ -1,4 +1,4 @@
-"""The nodes of InstantID: all in one, and the attention and the ControlNet apart."""
+"""The nodes of InstantID: all in one, and separate ones for attention and ControlNet."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AS_WEIGHT = -1.0  # of cn_strength
 
 
 class MegapixelInstantIDApply(io.ComfyNode):
-    """InstantID as people know it: the face in the attention, and the ControlNet that holds its pose."""
+    """InstantID as a whole: the face in the attention, and the ControlNet for its pose."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,7 +60,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "faceid",
             ],
             inputs=[
-                sdxl_socket(),  # first in the order of the outputs: what a bypassed node hands on
+                sdxl_socket(),  # first, in the order of the outputs: a bypassed node passes them through
                 *conditioning_sockets(),
                 instant_id_socket(),
                 analysis_socket(),
@@ -145,7 +145,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
             ),
             search_aliases=["InstantIDAttentionPatch", "InstantID Patch Attention", "InstantID", "face identity"],
             inputs=[
-                sdxl_socket(),  # first like the output: what a bypassed node hands on
+                sdxl_socket(),  # first, like the output: a bypassed node passes it through
                 instant_id_socket(),
                 analysis_socket(),
                 reference_socket(),
@@ -181,7 +181,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
 
 
 class MegapixelInstantIDControlNet(io.ComfyNode):
-    """The ControlNet that holds the pose of a face, and reads the face in place of the prompt."""
+    """The ControlNet for the pose of a face, which reads the face instead of the prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -196,7 +196,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             ),
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
-                *conditioning_sockets(),  # first in the order of the outputs: what a bypassed node hands on
+                *conditioning_sockets(),  # first, in the order of the outputs: a bypassed node passes them through
                 FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, or from the "
                 "original pack's node."),
                 control_net_socket(),

@@ -51,7 +51,7 @@ def sdxl_socket() -> io.Model.Input:
 
 
 def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input]:
-    """Return both halves of the guidance, which the ControlNet is put on."""
+    """Return both conditionings, which get the ControlNet."""
     return (
         io.Conditioning.Input("positive", tooltip="The prompt. Its other ControlNets stay."),
         io.Conditioning.Input(
@@ -63,7 +63,7 @@ def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input
 def strength_socket(
     name: str, default: float, limits: tuple[float, float], tooltip: str, optional: bool = False
 ) -> io.Float.Input:
-    """Return a weight between two limits; an optional one is an advanced one."""
+    """Return a weight between two limits; if optional, it is an advanced input."""
     low, high = limits
     return io.Float.Input(
         name,
@@ -78,7 +78,7 @@ def strength_socket(
 
 
 def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
-    """Return when a face begins and ends."""
+    """Return the start and end of a face."""
 
     def moment(name: str, default: float, tooltip: str) -> io.Float.Input:
         return io.Float.Input(
@@ -97,7 +97,7 @@ def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
 
 
 def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
-    """Return the noise in the negative's face."""
+    """Return the noise that replaces the negative's empty face."""
     return io.Float.Input(
         "noise",
         default=default,
@@ -112,7 +112,7 @@ def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
 
 
 def mask_socket(tooltip: str) -> io.Mask.Input:
-    """Return where the face may go."""
+    """Return the region of the face."""
     return io.Mask.Input("mask", optional=True, tooltip=tooltip)
 
 
@@ -122,7 +122,7 @@ def keypoints_socket(tooltip: str, optional: bool = False) -> io.Image.Input:
 
 
 def reading_sockets() -> list[io.Input]:
-    """Return how faces are read from the reference images."""
+    """Return how faces are chosen and combined from the reference images."""
     return [
         io.Combo.Input(
             "combine_embeds",

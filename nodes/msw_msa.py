@@ -1,4 +1,4 @@
-"""The nodes of MSW-MSA: all numbers, and the original pack's presets."""
+"""The nodes of MSW-MSA: with all settings, and with the original pack's presets."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _windows_socket() -> io.Combo.Input:
 
 
 class MegapixelMSWMSA(io.ComfyNode):
-    """Windowed self-attention with every number in sight."""
+    """Windowed self-attention with all settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

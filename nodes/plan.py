@@ -1,4 +1,4 @@
-"""The node that draws what the effects on a model will do."""
+"""The node that draws the plan of the effects on a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..patches.run_plan import plan_run
 
 
 class MegapixelPlan(io.ComfyNode):
-    """An image of the plan, before anything is sampled."""
+    """A drawing of the plan, before anything is sampled."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

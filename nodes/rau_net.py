@@ -1,4 +1,4 @@
-"""The nodes of RAU-Net: all numbers, and the original pack's presets."""
+"""The nodes of RAU-Net: with all settings, and with the original pack's or the paper's presets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .hidiffusion_sockets import (
 )
 from .sockets import model_socket
 
-OFF = -1.0  # a time that none is
+OFF = -1.0  # no valid time
 MULTIPLIERS = {
     "pre_upscale_multiplier": "the features before the Upsample",
     "post_upscale_multiplier": "the features after the Upsample",
@@ -45,7 +45,7 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with every number in sight; what only a text could set has sockets of its own after those."""
+    """RAU-Net with all settings; those that only `yaml_parameters` could set come last, with their own sockets."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -71,14 +71,14 @@ class MegapixelRAUNet(io.ComfyNode):
 
 
 def _rau_net(sockets: dict[str, Any]) -> RAUNet:
-    """Return the settings that the sockets' values mean."""
+    """Return the settings for the sockets' values."""
     settings = sockets | {
         name: parse_blocks(text, name) for name, text in sockets.items() if name.endswith("_blocks")
     }
     settings["ca_downscale_factor_w"] = sockets.get("ca_downscale_factor_w") or None
     fade = sockets.get("ca_fadeout_start_time", OFF)
     settings["ca_fadeout_start_time"] = None if fade < 0 else fade
-    # Older workflows switch a pair off by its times and leave whatever blocks there were.
+    # Older workflows turn a pair off by its times and keep any blocks.
     if not _is_ever_on(settings, ""):
         settings |= {"input_blocks": (), "output_blocks": ()}
     if not _is_ever_on(settings, "ca_"):
@@ -240,7 +240,7 @@ SCHEDULES = ("known", "published", "published (turbo)")
 
 
 class MegapixelRAUNetSimple(io.ComfyNode):
-    """RAU-Net with the original pack's presets, or by the paper's."""
+    """RAU-Net with the original pack's presets, or with the paper's."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,4 +1,4 @@
-"""The node that chooses among segments and orders them."""
+"""The node that selects and sorts segments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .segs_sockets import CATEGORY, segs_socket
 
 
 class MegapixelSEGSFilter(io.ComfyNode):
-    """Which segments, and in which order."""
+    """Selects segments and sorts them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -122,7 +122,7 @@ class MegapixelSEGSFilter(io.ComfyNode):
 
 
 def _with_more(size: Size, segments: list[SEG], more: Any) -> tuple[Size, list[SEG]]:
-    """Return segments and more of them; an empty list fits an image of any size."""
+    """Return both lists of segments joined; an empty list fits an image of any size."""
     if more is None:
         return size, segments
     other, further = read_shape(more)

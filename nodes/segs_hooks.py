@@ -1,4 +1,4 @@
-"""An upscaler hook and a scheduler function: what Upscale SEGS, and nodes of other packs, can be given."""
+"""An upscaler hook and a scheduler function, for Upscale SEGS and for nodes of other packs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 
 class SaveProgress:
-    """The contract of an UPSCALER_HOOK: `post_paste` is given the image after each segment, and returns it."""
+    """An UPSCALER_HOOK: `post_paste` gets the image after each segment, and returns it."""
 
     def __init__(self, prefix: str, seconds: float, texts: dict[str, Any]) -> None:
         self._prefix, self._seconds = prefix, seconds
@@ -34,7 +34,7 @@ class SaveProgress:
         self._saved = time.monotonic()
 
     def post_paste(self, image: Tensor) -> Tensor:
-        """Save IMAGE (F, H, W, C), at most once in so many seconds; always to the same files."""
+        """Save IMAGE (F, H, W, C), at most once in `seconds`, always to the same files."""
         if time.monotonic() - self._saved >= self._seconds:
             for picture, path in zip(image, self._files(image), strict=True):
                 pixels = (picture.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
@@ -60,7 +60,7 @@ class SaveProgress:
 
 
 class MegapixelSaveProgressHook(io.ComfyNode):
-    """The image so far, on disk."""
+    """Saves the unfinished image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -101,7 +101,7 @@ class MegapixelSaveProgressHook(io.ComfyNode):
 
 
 class MegapixelSchedulerFunction(io.ComfyNode):
-    """Any noise levels as a scheduler."""
+    """Turns any noise levels into a scheduler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

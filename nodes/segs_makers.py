@@ -23,7 +23,7 @@ SMALLEST_TILE = 32  # pixels
 
 
 class MegapixelMaskToSEGS(io.ComfyNode):
-    """A segment for each part of a mask."""
+    """One segment for each region of a mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -87,7 +87,7 @@ class MegapixelMaskToSEGS(io.ComfyNode):
 
 
 class MegapixelTilesToSEGS(io.ComfyNode):
-    """Equal tiles over an image."""
+    """Equal tiles over an image, one segment each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -172,7 +172,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
 
 
 class MegapixelFacesToSEGS(io.ComfyNode):
-    """A segment for each face."""
+    """One segment for each face."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -227,7 +227,7 @@ class MegapixelFacesToSEGS(io.ComfyNode):
 
 
 def _trained_tile(model: Any, rescale_factor: float) -> int:
-    """Return the side of tiles that are of the model's trained size when they are enlarged, a multiple of 8."""
+    """Return the side of tiles that have the model's trained size after upscaling, a multiple of 8."""
     hint = "Set tile_size in pixels of this image."
     if model is None:
         raise bad_input("tile_size", "a connected model, which 0 needs", "none", f"Connect model. {hint}")
@@ -241,7 +241,7 @@ def _trained_tile(model: Any, rescale_factor: float) -> int:
 
 
 def _crop_factor_socket() -> io.Float.Input:
-    """Return how much of the surroundings is sampled with a segment."""
+    """Return the size of a crop relative to its segment."""
     return io.Float.Input(
         "crop_factor",
         default=3.0,

@@ -1,4 +1,4 @@
-"""The node that shows segments."""
+"""The node that draws segments."""
 
 from __future__ import annotations
 

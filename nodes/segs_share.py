@@ -141,7 +141,7 @@ class MegapixelSEGSSend(io.ComfyNode):
 
 
 class MegapixelSEGSMerge(io.ComfyNode):
-    """The workers' results in one image."""
+    """Combines the workers' results into one image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -217,7 +217,7 @@ class MegapixelSEGSMerge(io.ComfyNode):
 
 
 def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
-    """Merge results whose changes are guessed from their values, as workers without Send SEGS Result give them."""
+    """Merge results without descriptions, of workers without Send SEGS Result: changes are guessed from the values."""
     if image is None:
         hint = "Put Send SEGS Result before the collector on every worker, or connect image."
         raise bad_input("results", "frames of Send SEGS Result, because image is not connected", "none", hint)
@@ -239,7 +239,7 @@ def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
 
 
 def _has_eight_bits(pictures: torch.Tensor) -> bool:
-    """Return whether some image of a batch came through 8 bits."""
+    """Return whether an image of the batch was rounded to 8 bits."""
     levels = pictures * 255
     return bool(((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1).any())
 

@@ -32,7 +32,7 @@ def picture_sockets() -> list[Any]:
 
 
 def enlarging_sockets() -> list[Any]:
-    """Return how the whole image is enlarged."""
+    """Return the settings for enlarging the image."""
     return [
         io.Float.Input(
             "rescale_factor",
@@ -68,7 +68,7 @@ def enlarging_sockets() -> list[Any]:
 
 
 def sampling_sockets() -> list[Any]:
-    """Return how each segment is sampled, before the conditioning."""
+    """Return the sampling settings that come before the conditioning."""
     return [
         io.Int.Input(
             "seed",
@@ -119,7 +119,7 @@ def conditioning_sockets() -> list[Any]:
 
 
 def pasting_sockets() -> list[Any]:
-    """Return how strongly segments change, and how they go back into the image."""
+    """Return denoising strength and the settings for pasting."""
     return [
         io.Float.Input(
             "denoise",
@@ -156,7 +156,7 @@ def pasting_sockets() -> list[Any]:
 
 
 def optional_sockets() -> list[Any]:
-    """Return what workflows may leave out; the last ones are additions of this pack."""
+    """Return the optional sockets; the last ones are additions of this pack."""
     return [
         io.UpscaleModel.Input(
             "upscale_model_opt",

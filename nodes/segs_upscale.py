@@ -33,7 +33,7 @@ DESCRIPTION = (
 
 
 class MegapixelSEGSUpscale(io.ComfyNode):
-    """An image enlarged, each of its segments sampled again."""
+    """Enlarges an image and samples each of its segments again."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -11,7 +11,7 @@ def model_socket() -> io.Model.Input:
 
 
 def trained_size_socket(purpose: str, advice: str = "") -> io.Int.Input:
-    """Return the side that the model was trained at."""
+    """Return the trained size: the side of a square in pixels."""
     return io.Int.Input(
         "trained_size",
         default=0,

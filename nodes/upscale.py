@@ -27,7 +27,7 @@ def exact_side(name: str, other: str) -> io.Int.Input:
 
 
 class MegapixelUpscale(io.ComfyNode):
-    """Any spandrel model over images of any size, without a seam."""
+    """Enlarges images of any size with a spandrel model, without seams."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -11,7 +11,7 @@ from .upscale import LARGEST_SIDE, PRECISIONS, exact_side
 
 
 class MegapixelUpscaleVideo(io.ComfyNode):
-    """Any spandrel model over a video of any length, a few frames in memory at a time."""
+    """Enlarges a video of any length with a spandrel model, with a few frames in memory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -46,7 +46,7 @@ class ExecutedSteps(Schedule):
 
 
 def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
-    """Return the noise level at which the step began that `sigma` belongs to.
+    """Return the noise level at the start of the step that `sigma` belongs to.
 
     The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as that step.
     """
@@ -57,7 +57,7 @@ def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
 
 
 def counted_steps(call: ModelCall) -> str:
-    """Return what to log of shares of steps: which steps they count, where those are only a part of a sampling."""
+    """Return the remark for a schedule in shares of steps, if the run is only a part of a longer sampling."""
     sigmas = call.sample_sigmas
     if not sigmas or (sigmas[-1] == 0.0 and sigmas[0] >= _WHOLE * float(call.sampling.sigma_max)):
         return ""

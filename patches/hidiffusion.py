@@ -1,9 +1,9 @@
-"""HiDiffusion in one piece: small features and windowed attention, chosen for the model at hand and for the size that is sampled.
+"""HiDiffusion with automatic settings: downscaled features and windowed attention, chosen for the model and the sampled size.
 
-Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
-they harm; here the size is measured against the trained one, and at that nothing is done.
+Source: HiDiffusion (arXiv 2311.17528v2). Its schedules depend on classes of absolute sizes and are on at every size, also
+where they harm; here the size is compared with the trained one, and at that size nothing is done.
 
-"published" has the paper's RAU-Net and its four windows. "auto" has Deep Shrink with its automatic settings in the place of RAU-Net,
+"published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings instead of RAU-Net,
 and windows as large as the trained image.
 """
 
@@ -41,7 +41,7 @@ class HiDiffusion:
 
 
 def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
-    """Return a clone of `model` that keeps large pictures coherent, and samples them faster.
+    """Return a clone of `model` that keeps large images coherent, and samples them faster.
 
     At sizes that are not clearly above the trained one it does nothing.
 

@@ -1,4 +1,4 @@
-"""Other packs inside the same UNet: what they need to find where features are small, and what cannot work beside it."""
+"""Other packs in the same UNet: adapts what they read when features are downscaled, and refuses what cannot work with that."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Ef
 def _fit_original_shape(
     topology: Topology, tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give a layer on resized features the `original_shape` of a latent that has such features.
+    """Give a layer with resized features the `original_shape` of a latent that has such features.
 
     Other packs (ToMe, HyperTile) divide it by the number of tokens to find the layer's grid.
     """

@@ -1,4 +1,4 @@
-"""The settings of RAU-Net, and what chooses them for a model call."""
+"""The settings of RAU-Net, and recipes that choose them for a model call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .schedule import Schedule, Unit
 from .topology import Blocks
 
 Pool = Literal["avg_pool2d", "adaptive_avg_pool2d"]
-# The original rounds sigmas so: it decides whether a step that lies exactly on an end is on.
+# The original rounds sigmas so: this decides whether a step exactly at an end is on.
 SIGMA_DECIMALS = 4
 
 
@@ -20,7 +20,7 @@ SIGMA_DECIMALS = 4
 class RAUNet:
     """The settings of one RAU-Net; the names are those of the node's sockets.
 
-    Empty input blocks switch a pair off, whatever its output blocks are; empty output blocks are filled in.
+    Empty input blocks turn a pair off, whatever its output blocks are; empty output blocks are filled in.
 
     Raises:
         ValueError: when a factor is invalid, or the fade starts after the end.
@@ -72,7 +72,7 @@ class RAUNet:
 
     @property
     def factors(self) -> tuple[float, float]:
-        """How far the CA pair shrinks (height, width)."""
+        """The factors (height, width) of the CA pair."""
         width = self.ca_downscale_factor_w
         return self.ca_downscale_factor, self.ca_downscale_factor if width is None else width
 
@@ -90,7 +90,7 @@ class RAUNet:
         return schedule_in(self.time_mode, start, end, fade, SIGMA_DECIMALS)
 
     def ca_strength(self, call: ModelCall) -> float:
-        """Return how strongly the CA pair is on, 0 to 1."""
+        """Return the strength of the CA pair, 0 to 1."""
         strength = call.strength(self.ca_schedule)
         if not strength or self.ca_fadeout_start_time is None:
             return strength
@@ -100,7 +100,7 @@ class RAUNet:
 
 
 class Recipe(Protocol):
-    """What chooses the settings for a model call. Frozen, because clones of a model share it."""
+    """Chooses the settings for a model call. Frozen, because clones of a model share it."""
 
     def settings(self, call: ModelCall) -> RAUNet | None:
         """Return the settings, or None for none at this size."""
@@ -109,7 +109,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same settings whatever the size."""
+    """The same settings at every size."""
 
     chosen: RAUNet
 

@@ -1,6 +1,6 @@
-"""Topology: what a UNet consists of, read once from the real module.
+"""Topology: the blocks of a UNet, read once from the real module.
 
-Block numbers that a user types are checked against it, and automatic choices come from it, so that no effect needs
+Block numbers from a user are checked against it, and automatic choices are read from it, so that no effect needs
 a table per model family. Input blocks are numbered as ComfyUI does, from 0 (the stem); output block k takes the skip
 of input block n - 1 - k.
 """
@@ -32,8 +32,8 @@ Resample = Literal["down", "up"]
 class Block:
     """One input, middle or output block.
 
-    `level` counts the halvings of the features that the block's layers before any Upsample work on; `widths` are those of
-    its attention layers, in the order in which they run; `resample` is set where it holds a Downsample or an Upsample.
+    `level` is how often the features of the block's layers before any Upsample were halved; `widths` are those of
+    its attention layers, in the order in which they run; `resample` is set if it has a Downsample or an Upsample.
     """
 
     level: int
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def downsamplers(self) -> tuple[int, ...]:
-        """The input blocks that hold a Downsample, shallow to deep."""
+        """The input blocks with a Downsample, shallow to deep."""
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
 
     @property
@@ -94,7 +94,7 @@ class Topology:
         return len(self.inputs) - 1 - input_block
 
     def feature_size(self, latent_size: Size, input_block: int) -> Size:
-        """Return the (height, width) that leaves `input_block` when nothing shrinks the features."""
+        """Return the (height, width) of the output of `input_block` without any effect."""
         return size_at(self.inputs[input_block].level, latent_size)
 
     def check_input_block(self, number: int, socket: str) -> None:
@@ -111,13 +111,13 @@ class Topology:
 
 
 def size_at(level: int, latent_size: Size) -> Size:
-    """Return the (height, width) of unchanged features at a level: a latent's size halved so often, rounded up."""
+    """Return the (height, width) of unchanged features at a level: the latent's size halved `level` times, rounded up."""
     height, width = latent_size
     return -(-height >> level), -(-width >> level)  # stride 2 with padding 1 rounds up
 
 
 def listed(blocks: Iterable[int]) -> str:
-    """Return block numbers as the nodes take them, smallest first."""
+    """Return block numbers as text, as the nodes accept it, smallest first."""
     return ",".join(map(str, sorted(blocks))) or "none"
 
 

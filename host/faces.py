@@ -27,9 +27,9 @@ RECOGNITION_FILE = "glintr100.onnx"  # of antelopev2, which InstantID was traine
 
 
 def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list[list[Face]]:
-    """Return the faces in each picture of an IMAGE (B, H, W, C), the largest first.
+    """Return the faces in each image of an IMAGE (B, H, W, C), the largest first.
 
-    `socket` is the one that `analysis` came through.
+    `socket` is the input of `analysis`, for messages.
 
     Raises:
         ValueError: when `analysis` is not a FaceAnalysis, or there are no images.
@@ -48,9 +48,9 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
 def choose_faces(
     found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str, otherwise: str
 ) -> list[list[Face]]:
-    """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
+    """Return the chosen faces in each image of `size` (height, width): one, none, or all.
 
-    The log names the pictures that have none, and `otherwise`: what happens there.
+    The log names the images without one, and `otherwise`: what happens with them.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.

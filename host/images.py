@@ -8,7 +8,7 @@ from ..errors import bad_input
 
 
 def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "images") -> None:
-    """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
+    """Check that images (B, H, W, C), or masks (F, H, W), have at least one pixel.
 
     Raises:
         ValueError: when it has no pixel or another number of dimensions.

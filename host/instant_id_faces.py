@@ -1,4 +1,4 @@
-"""From pictures of a person to what InstantID needs: tokens, keys and values, and a picture of keypoints."""
+"""From images of a person to InstantID's inputs: tokens, keys and values, and an image of keypoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .instant_id import InstantIDModel
 from .log import log
 
 DARK = 0.1  # of a pixel's brightest channel
-MOST_DRAWN = 0.5  # share of a picture that keypoints and the lines between them may cover
+MOST_DRAWN = 0.5  # share of an image that keypoints and the lines between them may cover
 
 Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, D) each
 
@@ -28,7 +28,7 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
 ) -> list[Face | None]:
-    """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
+    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.
@@ -52,7 +52,7 @@ def _size(image: Tensor) -> Size:
 def face_tokens(
     instantid: InstantIDModel, faces: Sequence[Face | None], combine: str, noise: float
 ) -> Tokens:
-    """Return the tokens of one person by the faces that are there, at least one."""
+    """Return the tokens of one person from the detected faces, of which there is at least one."""
     embeddings = torch.stack([torch.as_tensor(face.embedding).float() for face in faces if face is not None])
     embeddings = combine_embeddings(embeddings, combine)
     place = comfy.model_management.intermediate_device()
@@ -88,9 +88,9 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a text where keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
+    """Return a notice if keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
 
-    A bypassed Face Keypoints hands on the photograph in their place, one that finds no face black pictures.
+    A bypassed Face Keypoints passes the photograph through, and one that finds no face returns black images.
     """
     bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
     if 0 < bright <= MOST_DRAWN:
@@ -110,8 +110,8 @@ def keypoints_for(
 ) -> Tensor:
     """Return the keypoints (F, H, W, 3) that the ControlNet follows.
 
-    They are those of the largest face of each `image_kps`; where none of these shows a face, they are taken for drawn
-    keypoints. Without `image_kps` they are those of the first reference that has a face.
+    They are those of the largest face of each `image_kps`; if none of these shows a face, they are treated as drawn
+    keypoints. Without `image_kps` they are those of the first reference with a face.
     """
     if image_kps is None:
         first = next(face for face in faces if face is not None)

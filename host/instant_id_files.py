@@ -1,4 +1,4 @@
-"""The files of InstantID models: where they lie, and how they are read without running anything in them."""
+"""The files of InstantID models: their folders, and reading them without running code in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = ".bin", ".safetensors"
 
 
 def offer_instant_id_folder() -> None:
-    """Let the loader list `models/instantid`, beside folders that others have registered for it."""
+    """Let the loader list `models/instantid`, in addition to folders that others registered for it."""
     own = Path(folder_paths.models_dir) / FOLDER
     folders, _ = folder_paths.folder_names_and_paths.setdefault(FOLDER, ([], set(SUFFIXES)))
     if str(own) not in folders:
@@ -26,7 +26,7 @@ def offer_instant_id_folder() -> None:
 
 
 def instant_id_files() -> list[str]:
-    """Return the names of the model files; none where the folder is not there."""
+    """Return the names of the model files; empty if the folder is missing."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         return []
     return [name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(SUFFIXES)]
@@ -43,7 +43,7 @@ def load_instant_id(name: str) -> InstantIDModel:
 
 
 def read_weights(path: str, name: str) -> State:
-    """Return the weights of a file under their flat names; nothing in it is run.
+    """Return the weights of a file under their flat names; no code in it is run.
 
     Raises:
         ValueError: when the file cannot be read, or contains more than weights.

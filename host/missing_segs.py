@@ -1,4 +1,4 @@
-"""What becomes of the segments of workers whose results did not arrive."""
+"""Handling of segments whose workers' results are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFINE, STOP, LEAVE = POLICIES = ("refine", "stop", "leave")
 
 @dataclass(frozen=True)
 class MissingSegs:
-    """SEGS that nobody refined, and the texts about them for the node, which are logged."""
+    """SEGS that no worker refined, and the logged texts about them for the node."""
 
     segs: SEGS
     texts: list[str]
@@ -27,7 +27,7 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
-        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other ones.
+        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other segments.
     """
     found: SEGS = NOTHING
     if segs is not None:

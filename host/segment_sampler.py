@@ -44,9 +44,9 @@ class Sampling:
     """How a segment is sampled: the node's inputs of the same names.
 
     Attributes:
-        batch_size: most segments of equal size to sample together; 0 goes by the memory.
-        target: at which size segments are sampled.
-        reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
+        batch_size: maximum number of equal-sized segments sampled together; 0 follows the free memory.
+        target: the size at which segments are sampled.
+        reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
     """
 
     model: Any
@@ -69,7 +69,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A piece ready for sampling."""
+    """An encoded piece, ready for sampling."""
 
     number: int
     piece: Piece
@@ -107,7 +107,7 @@ class SegmentSampler:
     ) -> Iterator[tuple[int, Tensor | None]]:
         """Yield the number and the refined pixels (h, w, C) of each piece, None for one that is not finite.
 
-        What an earlier run has sampled is only decoded. An interrupt while sampling yields what was finished, and is raised then.
+        Latents of an earlier run are only decoded. An interrupt while sampling first yields the finished pieces and is then raised.
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
         encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
@@ -183,7 +183,7 @@ class SegmentSampler:
             raise bad_input("vae", expected, f"one with {latent.shape[1]}", hint)
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
-        """Yield what can be sampled together: equal shapes and equal effects of the conditioning."""
+        """Yield batches that can be sampled together: equal shapes and equal effects of the conditioning."""
         groups: dict[tuple[Any, ...], list[_Encoded]] = {}
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
@@ -295,7 +295,7 @@ def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
 
 
 def with_soft_masks(model: Any) -> Any:
-    """Return a copy of the model that takes soft masks as strengths; the model itself where it already has a way to do so."""
+    """Return a copy of the model that takes soft masks as strengths; the model itself if it already does."""
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 
     if "denoise_mask_function" in model.model_options:
@@ -304,12 +304,12 @@ def with_soft_masks(model: Any) -> Any:
 
 
 def _resized(pixels: Tensor, size: Size) -> Tensor:
-    """Return (h, w, C) in another size; those of that size as they are."""
+    """Return (h, w, C) in another size; those of that size are returned unchanged."""
     if pixels.shape[:2] == size:
         return pixels
     return resize_pictures(pixels.movedim(-1, 0)[None], size, "lanczos")[0].movedim(0, -1)
 
 
 def _without_masked(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Return (1, h, w, 3) with grey where the mask is above one half: what an inpainting model is shown."""
+    """Return (1, h, w, 3) with grey where the mask is above one half, as an inpainting model expects it."""
     return torch.where((mask > 0.5)[..., None], 0.5, pixels)

@@ -1,4 +1,4 @@
-"""What a node of segments reports where it has nothing to refine, or less than there is."""
+"""The notices of a SEGS node if it refines no segments, or fewer than given."""
 
 from __future__ import annotations
 

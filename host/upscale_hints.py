@@ -1,4 +1,4 @@
-"""What will make an upscale slow, or is not there, before it starts."""
+"""Notices about settings that this computer does not support, before an upscale starts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def upscale_hints(upscale_model: Any, precision: str = "auto", compile: bool = F
 
 
 def _missing_for_compile(device_type: str) -> str | None:
-    """Return what torch.compile needs and does not find, or None."""
+    """Return what torch.compile is missing, or None."""
     if device_type == "cpu":
         found = os.environ.get("CXX") or any(map(shutil.which, COMPILERS))
         return None if found else f"C++ compiler ({', '.join(COMPILERS)})"

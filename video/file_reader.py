@@ -1,4 +1,4 @@
-"""Frames and sound of a video file, one after the other, in the floats that ComfyUI's own loader makes of them."""
+"""Frames and audio of a video file, one after the other, as the same floats as from ComfyUI's own loader."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FileReader:
         self.identity = f"{_identity(source)} {start} {duration}"
 
     def sound(self) -> FileSound | None:
-        """Return the file's sound in the same window of time; None where it has none."""
+        """Return the file's sound in the same window of time; None if it has none."""
         return FileSound(self.source, self.start, self.duration) if self._has_sound else None
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
@@ -191,7 +191,7 @@ def _quarter_turns(decoded: Any) -> int:
 
 
 def _form(container: Any, stream: Any, start: float, duration: float) -> VideoFormat:
-    """Return what a stream's header and its first frame say."""
+    """Return the format from a stream's header and its first frame."""
     context = stream.codec_context
     rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
     bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8

@@ -1,4 +1,4 @@
-"""Frames that are no video file: a folder of pictures, or tensors in memory."""
+"""Frames from other sources than a video file: a folder of images, or tensors in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class FolderReader:
-    """The pictures of a folder in the order of their names, numbers by their value: 2 comes before 10.
+    """The images of a folder in the order of their names, numbers by their value: 2 comes before 10.
 
     Raises:
         ValueError: when there are none.
@@ -49,7 +49,7 @@ class FolderReader:
         """Return None: a folder has no sound."""
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """Yield the pictures.
+        """Yield the images.
 
         Raises:
             ValueError: when one cannot be read, or has another size than the first.
@@ -83,7 +83,7 @@ def _natural(file: Path) -> list[Any]:
 
 
 class TensorReader:
-    """Frames (F, H, W, C) that are in memory already; of 4 channels the transparency is left out."""
+    """Frames (F, H, W, C) that are in memory already; with 4 channels, transparency is removed."""
 
     def __init__(
         self,

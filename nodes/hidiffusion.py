@@ -38,8 +38,9 @@ class MegapixelHiDiffusion(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=list(get_args(Mode)),
-                    tooltip="auto: downscales the features to the trained size, for any image size. "
-                    "published: the paper's RAU-Net with its blocks, schedule and 2x2 windows.",
+                    tooltip="auto: the published settings of Deep Shrink, with the factor that gives the "
+                    "features the trained size. published: the paper's RAU-Net with its blocks, schedule "
+                    "and 2x2 windows.",
                 ),
                 io.Combo.Input(
                     "windows",
@@ -50,7 +51,7 @@ class MegapixelHiDiffusion(io.ComfyNode):
                     "model was trained with; fastest at large sizes. 2x2: four windows, as published. off: "
                     "no windows. auto: native, or 2x2 in published mode.",
                 ),
-                trained_size_socket("Reference size", "Set 512 for SDXL-Turbo."),
+                trained_size_socket("Used in both modes", "Set 512 for SDXL-Turbo."),
             ],
             outputs=[io.Model.Output()],
         )

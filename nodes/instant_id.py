@@ -49,8 +49,8 @@ class MegapixelInstantIDApply(io.ComfyNode):
             description=(
                 "Puts a person's face into SDXL images: attention to the face keeps the identity, and "
                 "InstantID's ControlNet controls the pose. The face is computed once, so sampling is hardly "
-                "slower. For several people chain these nodes, each with its own mask, weight and start and "
-                "end. Use a cfg of 4 to 5."
+                "slower. For several people chain these nodes, each with its own mask, weight, start_at and "
+                "end_at. Use a cfg of 4 to 5."
             ),
             search_aliases=[
                 "ApplyInstantID",
@@ -141,7 +141,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
             description=(
                 "Puts a person's face into SDXL images through the attention only; the pose stays free. To "
                 "control the pose too, connect FACE_EMBEDS to InstantID ControlNet. For several people "
-                "chain these nodes, each with its own mask, weight and start and end."
+                "chain these nodes, each with its own mask, weight, start_at and end_at."
             ),
             search_aliases=["InstantIDAttentionPatch", "InstantID Patch Attention", "InstantID", "face identity"],
             inputs=[

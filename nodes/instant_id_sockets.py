@@ -53,7 +53,9 @@ def sdxl_socket() -> io.Model.Input:
 def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input]:
     """Return both conditionings, which get the ControlNet."""
     return (
-        io.Conditioning.Input("positive", tooltip="The prompt. Its other ControlNets stay."),
+        io.Conditioning.Input(
+            "positive", tooltip="The prompt. ControlNets that are already on it stay active."
+        ),
         io.Conditioning.Input(
             "negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."
         ),

@@ -55,8 +55,9 @@ class MegapixelRAUNet(io.ComfyNode):
             category="model/patch/unet",
             description=(
                 "Keeps images larger than the model's trained size coherent. In the early steps a "
-                "Downsample gets stride 4 instead of 2, and the features after an attention block (the CA "
-                "pair) are pooled. You set all blocks and times here; RAU-Net Simple chooses them for you."
+                "Downsample gets stride 4 instead of 2 and its Upsample restores the size (the Downsample "
+                "pair), and features after an attention block are pooled and upscaled again (the CA pair). "
+                "You set all blocks and times here; RAU-Net Simple chooses them for you."
             ),
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
             inputs=[*_original_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
@@ -261,7 +262,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
                 io.Combo.Input(
                     "res_mode",
                     options=list(RES_MODES),
-                    tooltip="Image size: the side in pixels. It need not be exact: high is stronger than "
+                    tooltip="Image size, by its side in pixels. It need not be exact: high is stronger than "
                     "low, ultra is strongest. With SDXL, low does nothing.",
                 ),
                 io.Combo.Input(

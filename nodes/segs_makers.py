@@ -32,8 +32,9 @@ class MegapixelMaskToSEGS(io.ComfyNode):
             display_name="Mask to SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Creates one segment for each connected region of a mask, largest first, with some of its "
-                "surroundings. A batch of masks is treated as frames: each frame gets its own segments."
+                "Creates one segment for each connected region of a mask, largest first. Each crop includes "
+                "some surroundings as context. A batch of masks is treated as frames: each frame gets its "
+                "own segments."
             ),
             search_aliases=["MaskToSEGS", "MASK to SEGS", "segments from mask", "inpaint regions"],
             inputs=[
@@ -181,8 +182,9 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             display_name="Faces to SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Creates one segment for each face that insightface detects, largest first, with some of "
-                "its surroundings: use it as a face detailer. Each image of a batch gets its own segments."
+                "Creates one segment for each face that insightface detects, largest first: use it as a "
+                "face detailer. Each crop includes some surroundings as context. Each image of a batch gets "
+                "its own segments."
             ),
             search_aliases=["face detailer", "BboxDetectorSEGS", "face segments", "insightface SEGS"],
             inputs=[

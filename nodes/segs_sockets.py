@@ -192,8 +192,8 @@ def optional_sockets() -> list[Any]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="Reduces slow shifts of colour and brightness against the original image. 0.5 to 1 "
-            "suits tiles; 1 removes them completely, 0 keeps them.",
+            tooltip="Reduces slow shifts of colour and brightness between a refined segment and the image "
+            "before refining. 0.5 to 1 suits tiles; 1 removes them completely, 0 keeps them.",
         ),
         io.Int.Input(
             "smallest_crop",

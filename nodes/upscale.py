@@ -37,10 +37,10 @@ class MegapixelUpscale(io.ComfyNode):
             category="image/upscaling",
             description=(
                 "Enlarges images with an upscale model, tile by tile and without seams. Tiles overlap by "
-                "the model's measured receptive field, so the result equals that of the whole image. Tiles "
-                "fit the free memory; if memory still runs out, only that tile is repeated. Takes single "
-                "images, batches and video frames, grey, RGB or with transparency, at the model's own scale "
-                "or any size."
+                "the model's measured receptive field, so the result equals that of the whole image; tiles "
+                "of models that look at the whole image are blended. Tiles fit the free memory; if memory "
+                "still runs out, only that tile is repeated. Takes single images, batches and video frames, "
+                "grey, RGB or with transparency, at the model's own scale or any size."
             ),
             search_aliases=[
                 "ImageUpscaleWithModel",

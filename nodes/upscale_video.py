@@ -76,7 +76,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     "video",
                     optional=True,
                     tooltip="From Load Video, Trim Video or any other node. A VIDEO from a file is streamed "
-                    "from that file. Leave it empty to use the input file instead.",
+                    "from that file. If not connected, the input named file is used.",
                 ),
                 io.String.Input(
                     "file",

@@ -1,4 +1,4 @@
-// Shows what a Megapixel node says of its run ("nothing to do, …") at the node, until the next run begins.
+// Shows the notices of a Megapixel node's run ("nothing to do, …") at the node, until the next run begins.
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
 

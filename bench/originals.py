@@ -72,7 +72,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 class Analysis:
-    """A FaceAnalysis for both packs: whatever picture there is, its face lies in the middle and its first pixel says who it is."""
+    """A FaceAnalysis for both packs: whatever image there is, its face lies in the middle and its first pixel says who it is."""
 
     points = np.array([[40, 40], [60, 40], [50, 52], [42, 62], [58, 62]], np.float32)
     box = np.array([[20, 20, 80, 80, 0.9]], np.float32)
@@ -167,7 +167,7 @@ HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
 
 
 def sizes(count: int, multiple: int = 1, least: int = 9) -> list[Size]:
-    """Return different latent sizes from `least` to 40 pixels, that is pictures with sides that are multiples of 8."""
+    """Return different latent sizes from `least` to 40 pixels, that is images with sides that are multiples of 8."""
     rng = random.Random(1)
     sides = [side for side in range(least, 41) if side % multiple == 0]
     return rng.sample([(height, width) for height in sides for width in sides], count)

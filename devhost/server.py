@@ -2,7 +2,7 @@
 
     with running_server(environment, packs={"megapixel": ROOT}) as server:
         history = server.run(prompt)
-        pictures = server.images(history)
+        images = server.images(history)
 
 The server lives in a base directory of its own (models, custom nodes, output, user settings), so it neither
 sees nor changes any other ComfyUI on the machine. It listens on 127.0.0.1 only, and every request goes there
@@ -91,7 +91,7 @@ class Server:
         return self.result(self.queue(prompt, workflow), timeout)
 
     def queue(self, prompt: Prompt, workflow: Workflow | None = None) -> str:
-        """Queue a prompt and return its id; `workflow` is the graph that its pictures carry with the prompt.
+        """Queue a prompt and return its id; `workflow` is the graph that its images carry with the prompt.
 
         Raises:
             PromptFailure: when a node is invalid. Then no part of the prompt gives a result.
@@ -141,7 +141,7 @@ class Server:
         _check_alive(self)
 
     def images(self, history: History, node_id: str | None = None) -> list[Path]:
-        """Return the pictures that a prompt wrote, in order; only those of the node where one is given."""
+        """Return the images that a prompt wrote, in order; only those of the node where one is given."""
         return self.files(history, "images", node_id)
 
     def files(self, history: History, kind: str, node_id: str | None = None) -> list[Path]:

@@ -69,7 +69,7 @@ class _Node:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) with room for every slot and widget, and for pictures where the node shows some."""
+        """(width, height) with room for every slot and widget, and for images where the node shows some."""
         widgets = [entry for entry in self.inputs if entry.is_widget]
         texts = sum(entry.is_text for entry in widgets)
         slots = max(len(self.inputs) - len(widgets), len(self.outputs))

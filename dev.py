@@ -57,9 +57,9 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     # These take their own options, --help included.
     for command, purpose in {
         "demo": "run the example workflows and draw their results",
-        "test": "run pytest; further arguments go to pytest. --quick: what a change to one effect needs",
-        "effect": "count objects in large images, by method",
-        "new-effect": "create the files of a small working effect",
+        "test": "run pytest; all further arguments are its own. --quick: what a change to one effect needs",
+        "effect": "count what each method does to large pictures",
+        "new-effect": "make the files of a small working effect, as the start of a new one",
         "schemas": "write tests/nodes/schemas.json from the schemas of all nodes",
         "locales": "list the translations that are missing or older than their English text",
         "house": "list the imports between folders, as in CONTRIBUTING.md",

@@ -1,4 +1,4 @@
-// Shows the notices of a Megapixel node's run ("nothing to do, …") at the node, until the next run begins.
+// Shows what a Megapixel node says of its run ("nothing to do, …") at the node, until the next run begins.
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
 

@@ -1,4 +1,4 @@
-// ComfyUI keeps showing a node's live preview instead of its result. For a video, the result should be shown.
+// A node that shows a live preview keeps it in place of its result. For a video the result is what a person wants to see.
 import { app } from '../../scripts/app.js'
 
 app.registerExtension({

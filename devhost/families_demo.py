@@ -33,8 +33,8 @@ def z_image_prompt() -> Prompt:
     return {
         **_loaders("z_image_turbo_bf16.safetensors", "qwen_3_4b.safetensors", "lumina2", "ae.safetensors"),
         "5": prompt_node("ModelSamplingAuraFlow", "Shift", model=["2", 0], shift=3.0),
-        "6": prompt_node("CLIPTextEncode", "What it shows", clip=["3", 0], text="highly detailed photo, sharp focus"),
-        "7": prompt_node("ConditioningZeroOut", "Nothing: cfg is 1", conditioning=["6", 0]),
+        "6": prompt_node("CLIPTextEncode", "Prompt", clip=["3", 0], text="highly detailed photo, sharp focus"),
+        "7": prompt_node("ConditioningZeroOut", "Empty prompt, unused at cfg 1", conditioning=["6", 0]),
         **_refined(["5", 0], {**settings, "smallest_crop": 512}),
     }  # fmt: skip
 
@@ -48,9 +48,9 @@ def qwen_image_edit_prompt() -> Prompt:
         **_loaders(*files, "qwen_image_vae.safetensors"),
         "5": prompt_node("ModelSamplingAuraFlow", "Shift", model=["2", 0], shift=3.1),
         "6": prompt_node(
-            "TextEncodeQwenImageEditPlus", "What to change", **encoder, prompt="Restore the details and the sharpness of this photo."
+            "TextEncodeQwenImageEditPlus", "Edit prompt", **encoder, prompt="Restore the details and the sharpness of this photo."
         ),
-        "7": prompt_node("TextEncodeQwenImageEditPlus", "What not", **encoder, prompt=""),
+        "7": prompt_node("TextEncodeQwenImageEditPlus", "Negative prompt", **encoder, prompt=""),
         **_refined(["5", 0], {**settings, "smallest_crop": 512, "reference_latents": "cut"}),
     }  # fmt: skip
 
@@ -66,14 +66,14 @@ def tiny_example(name: str, picture: str) -> Prompt:
         "UNETLoader": prompt_node("MegapixelDevFamilyModel", "Model", **family),
         "CLIPLoader": prompt_node("MegapixelDevFamilyClip", "Text encoder", **family),
         "VAELoader": prompt_node("MegapixelDevFamilyVae", "VAE", **family),
-        "LoadImage": prompt_node("LoadImage", "Picture", image=picture),
+        "LoadImage": prompt_node("LoadImage", "Image", image=picture),
     }
     return {key: replaced.get(node["class_type"], node) for key, node in EXAMPLES[name]().items()}
 
 
 def _loaders(unet: str, clip: str, kind: str, vae: str) -> Prompt:
     return {
-        "1": prompt_node("LoadImage", "Picture", image="example.png"),
+        "1": prompt_node("LoadImage", "Image", image="example.png"),
         "2": prompt_node("UNETLoader", "Model", unet_name=unet, weight_dtype="default"),
         "3": prompt_node("CLIPLoader", "Text encoder", clip_name=clip, type=kind, device="default"),
         "4": prompt_node("VAELoader", "VAE", vae_name=vae),

@@ -70,7 +70,7 @@ def instant_id_prompt(
         "1": prompt_node(checkpoint_class, "SDXL", ckpt_name=checkpoint),
         "2": prompt_node("CLIPTextEncode", "Prompt", clip=["1", 1], text=text),
         "3": prompt_node("CLIPTextEncode", "Negative prompt", clip=["1", 1], text=negative_text),
-        FACE: prompt_node("LoadImage", "Picture of the person", image=face),
+        FACE: prompt_node("LoadImage", "Image of the person", image=face),
         "5": prompt_node("MegapixelInstantIDLoader", "InstantID", instantid_file=instant_id),
         "6": prompt_node("MegapixelFaceAnalysis", "Face analysis", provider="CPU"),
         "7": prompt_node(control_net_class, "InstantID's ControlNet", control_net_name=control_net),

@@ -69,13 +69,13 @@ def _grid(pictures: Tensor) -> Tensor:
 def example_prompt(checkpoint: str) -> Prompt:
     """Return the shipped workflow as an API prompt: an image upscaled and refined tile by tile."""
     return {
-        "1": prompt_node("LoadImage", "Picture", image="example.png"),
+        "1": prompt_node("LoadImage", "Image", image="example.png"),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name=checkpoint),
-        "3": prompt_node("CLIPTextEncode", "What it shows", clip=["2", 1], text="highly detailed photo, sharp focus"),
-        "4": prompt_node("CLIPTextEncode", "What it does not", clip=["2", 1], text="blurry, lowres, watermark, text"),
+        "3": prompt_node("CLIPTextEncode", "Prompt", clip=["2", 1], text="highly detailed photo, sharp focus"),
+        "4": prompt_node("CLIPTextEncode", "Negative prompt", clip=["2", 1], text="blurry, lowres, watermark, text"),
         "5": prompt_node("UpscaleModelLoader", "Upscale model", model_name=MODEL),
         "6": prompt_node("MegapixelTilesToSEGS", "Tiles", image=["1", 0], tile_size=256, overlap=32),
-        "7": prompt_node("MegapixelSEGSPreview", "The tiles", segs=["6", 0], image=["1", 0]),
+        "7": prompt_node("MegapixelSEGSPreview", "Preview of the tiles", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
             vae=["2", 2], positive=["3", 0], negative=["4", 0], upscale_model_opt=["5", 0], **SETTINGS,
@@ -137,16 +137,16 @@ def small_prompt(denoise: float, target_size: int) -> Prompt:
 def tiny_prompt(picture: str, mask: str, **settings: Any) -> Prompt:
     """Return a workflow on the tiny model that refines what a mask shows; both are files in the input folder."""
     return {
-        "1": prompt_node("LoadImage", "Picture", image=picture),
+        "1": prompt_node("LoadImage", "Image", image=picture),
         "2": prompt_node("MegapixelDevCheckpoint", "Checkpoint", ckpt_name="tiny_sd15.safetensors"),
-        "3": prompt_node("CLIPTextEncode", "What it shows", clip=["2", 1], text=TEXT),
-        "4": prompt_node("CLIPTextEncode", "What it does not", clip=["2", 1], text=""),
+        "3": prompt_node("CLIPTextEncode", "Prompt", clip=["2", 1], text=TEXT),
+        "4": prompt_node("CLIPTextEncode", "Negative prompt", clip=["2", 1], text=""),
         "5": prompt_node("LoadImageMask", "Mask", image=mask, channel="red"),
         "6": prompt_node(
             "MegapixelMaskToSEGS", "Segments", mask=["5", 0], combined=False, crop_factor=1.2, bbox_fill=False,
             drop_size=4, contour_fill=False, label="person",
         ),
-        "7": prompt_node("MegapixelSEGSPreview", "The segments", segs=["6", 0], image=["1", 0]),
+        "7": prompt_node("MegapixelSEGSPreview", "Preview of the segments", segs=["6", 0], image=["1", 0]),
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["6", 0], model=["2", 0], clip=["2", 1],
             vae=["2", 2], positive=["3", 0], negative=["4", 0], **SETTINGS | TINY_SETTINGS | settings,

@@ -68,7 +68,7 @@ def upscale_prompt(image: str = "example.png", **settings: Any) -> Prompt:
         "precision": "auto", "alpha": "model", "tile_size": 0, "compile": False,
     }  # fmt: skip
     return {
-        "1": prompt_node("LoadImage", "Picture", image=image),
+        "1": prompt_node("LoadImage", "Image", image=image),
         "2": prompt_node("UpscaleModelLoader", "Upscale model", model_name=MODEL),
         _UPSCALE: prompt_node(
             "MegapixelUpscale", "Upscale", upscale_model=["2", 0], image=["1", 0], **widgets | settings

@@ -39,13 +39,13 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
         **SETTINGS, "rescale_factor": 1.0, **settings,
     }  # fmt: skip
     return {
-        "1": prompt_node("LoadImage", "Picture", image=image),
+        "1": prompt_node("LoadImage", "Image", image=image),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name=checkpoint),
-        "3": prompt_node("CLIPTextEncode", "What it shows", clip=["2", 1], text="highly detailed photo, sharp focus"),
-        "4": prompt_node("CLIPTextEncode", "What it does not", clip=["2", 1], text="blurry, lowres, watermark, text"),
+        "3": prompt_node("CLIPTextEncode", "Prompt", clip=["2", 1], text="highly detailed photo, sharp focus"),
+        "4": prompt_node("CLIPTextEncode", "Negative prompt", clip=["2", 1], text="blurry, lowres, watermark, text"),
         "5": prompt_node("UpscaleModelLoader", "Upscale model", model_name=MODEL),
         ENLARGE: prompt_node(
-            "MegapixelUpscale", "Enlarge on every machine", upscale_model=["5", 0], image=["1", 0], scale_by=2.0, width=0,
+            "MegapixelUpscale", "Upscale on every machine", upscale_model=["5", 0], image=["1", 0], scale_by=2.0, width=0,
             height=0, precision="auto", alpha="model", tile_size=0, compile=False,
         ),
         "7": prompt_node("MegapixelTilesToSEGS", "Tiles", image=[ENLARGE, 0], tile_size=512, overlap=64),
@@ -53,7 +53,7 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
             "MegapixelSEGSSlice", "This machine's tiles", segs=["7", 0], index=0, count=2, keep_together=False,
             workers="ComfyUI-Distributed",
         ),
-        "9": prompt_node("MegapixelSEGSUpscale", "Refine them", image=[ENLARGE, 0], segs=["8", 0], **refining),
+        "9": prompt_node("MegapixelSEGSUpscale", "Upscale and refine", image=[ENLARGE, 0], segs=["8", 0], **refining),
         SEND: prompt_node(
             "MegapixelSEGSSend", "Describe the result", result=["9", 0], image=[ENLARGE, 0], segs=["8", 0]
         ),
@@ -63,7 +63,7 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
             on_missing="refine",
         ),
         "13": prompt_node(
-            "MegapixelSEGSUpscale", "Refine what a lost worker left", image=[MERGE, 0], segs=[MERGE, 1], **refining
+            "MegapixelSEGSUpscale", "Refine missing segments", image=[MERGE, 0], segs=[MERGE, 1], **refining
         ),
         SAVE: prompt_node("SaveImage", "Save", images=["13", 0], filename_prefix="megapixel/refined"),
     }  # fmt: skip
@@ -73,10 +73,10 @@ def workers_video_prompt(checkpoint: str, file: str = "example.mp4", **settings:
     """Return the same for the frames of a video: each machine refines its tiles in every frame."""
     prompt = workers_prompt(checkpoint, **settings)
     prompt["1"] = prompt_node("LoadVideo", "Video", file=file)
-    prompt["15"] = prompt_node("GetVideoComponents", "Its frames", video=["1", 0])
+    prompt["15"] = prompt_node("GetVideoComponents", "Frames", video=["1", 0])
     prompt[ENLARGE]["inputs"]["image"] = ["15", 0]
     prompt["16"] = prompt_node(
-        "CreateVideo", "The refined frames", images=["13", 0], audio=["15", 1], fps=["15", 2]
+        "CreateVideo", "Refined frames", images=["13", 0], audio=["15", 1], fps=["15", 2]
     )
     prompt[SAVE] = prompt_node(
         "SaveVideo", "Save", video=["16", 0], filename_prefix="megapixel/refined", format="auto", codec="auto"

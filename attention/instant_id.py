@@ -1,13 +1,14 @@
 """InstantID's network, and its addition to a cross-attention: a second attention, from the image to a face.
 
-The resampler turns a face's embedding into a few tokens; each cross-attention of the UNet has its own projection
-to keys and values for them. Neither depends on the image or the step, so everything is computed once per face, and
-the weights are not needed while sampling.
+The resampler turns a face's embedding into a few tokens; each cross-attention of the UNet has its own
+projection to keys and values for them. Neither depends on the image or the step, so everything is computed
+once per face, and the weights are not needed while sampling.
 
-Source: InstantID (Wang et al., arXiv 2401.07519), after IP-Adapter's decoupled cross-attention (arXiv 2308.06721).
+Source: InstantID (Wang et al., arXiv 2401.07519), after IP-Adapter's decoupled cross-attention (arXiv
+2308.06721).
 
-C conditionings in one batch, B images of each, N tokens of the image, T tokens of a face, D the width of a layer and
-S the sum of the widths of all layers.
+C conditionings in one batch, B images of each, N tokens of the image, T tokens of a face, D the width of a
+layer and S the sum of the widths of all layers.
 """
 
 from __future__ import annotations
@@ -95,7 +96,8 @@ def shapes_of(state: State) -> tuple[ResamplerShape, tuple[int, ...]]:
 class FaceKeys:
     """The keys and values of a face for all layers.
 
-    `packed` is (2, 2, T, S): for the positive and the negative prompt, keys then values; `widths` are those of the layers.
+    `packed` is (2, 2, T, S): for the positive and the negative prompt, keys then values; `widths` are those
+    of the layers.
     """
 
     packed: Tensor
@@ -119,8 +121,8 @@ class FaceKeys:
 def attend_to_face(queries: Tensor, keys: Tensor, values: Tensor, heads: int, attend: Attend) -> Tensor:
     """Return the attention (C * B, N, D) of `queries` (C * B, N, D) to a face's `keys` and `values` (C, T, D).
 
-    All images of a conditioning attend to the same face, so their queries are concatenated: nothing is copied for
-    the images of a batch.
+    All images of a conditioning attend to the same face, so their queries are concatenated: nothing is copied
+    for the images of a batch.
     """
     rows = queries.reshape(len(keys), -1, queries.shape[-1])  # (C * B, N, D) -> (C, B * N, D)
     return attend(rows, keys, values, heads).reshape(queries.shape)
@@ -129,8 +131,9 @@ def attend_to_face(queries: Tensor, keys: Tensor, values: Tensor, heads: int, at
 def combine_embeddings(embeddings: Tensor, how: str) -> Tensor:
     """Combine the embeddings (R, 512) of several images of one person.
 
-    "average" gives (1, 512); "norm average" first divides every value by its norm over the images, as the original node
-    does; "concat" keeps all, each with its own tokens. A single embedding is returned unchanged.
+    "average" gives (1, 512); "norm average" first divides every value by its norm over the images, as the
+    original node does; "concat" keeps all, each with its own tokens. A single embedding is returned
+    unchanged.
     """
     if len(embeddings) == 1 or how == "concat":
         return embeddings

@@ -1,9 +1,10 @@
 """The resampler of InstantID: a fixed number of learned queries reads a face's embedding into tokens.
 
-Each layer attends from the queries to the embedding and to the queries themselves, then widens and narrows them again.
+Each layer attends from the queries to the embedding and to the queries themselves, then widens and narrows
+them again.
 
-Source: InstantID (Wang et al., arXiv 2401.07519), which took it from IP-Adapter (arXiv 2308.06721), after the Perceiver of
-Flamingo (arXiv 2204.14198). Names of weights are those of the published file.
+Source: InstantID (Wang et al., arXiv 2401.07519), which took it from IP-Adapter (arXiv 2308.06721), after the
+Perceiver of Flamingo (arXiv 2204.14198). Names of weights are those of the published file.
 
 B faces, E embeddings of a face, T queries (tokens of the result), D their width inside.
 """

@@ -1,13 +1,13 @@
 """Windows of image tokens for self-attention, for grids of any size.
 
-With K windows, attention needs 1/K of the computation. If a side is not divisible by the number of windows, the
-windows overlap: each contains distinct real tokens, so nothing is padded, masked or resized. A token in
+With K windows, attention needs 1/K of the computation. If a side is not divisible by the number of windows,
+the windows overlap: each contains distinct real tokens, so nothing is padded, masked or resized. A token in
 several windows is a key in all of them, and takes its result from the window with the nearest centre.
 
 The grid is cyclic and shifted by quarters of a window before it is split, so that borders move.
 
-Source: HiDiffusion's MSW-MSA (arXiv 2311.17528), two by two windows. The overlap and other counts are ours; for sides that
-divide, the result is that of the published partition.
+Source: HiDiffusion's MSW-MSA (arXiv 2311.17528), two by two windows. The overlap and other counts are ours;
+for sides that divide, the result is that of the published partition.
 
 B batch, H W height and width of the grid, N = H * W tokens, D their width, K windows of T tokens each.
 """
@@ -51,7 +51,8 @@ class WindowGrid:
 def native_count(size: Size, trained: Size) -> Size:
     """Return how many windows have about as many tokens as a grid of the `trained` size: 1 or more per side.
 
-    A window's side is never below 7/8 of the trained one: in smaller ones objects are duplicated (bench/results/effect.md).
+    A window's side is never below 7/8 of the trained one: in smaller ones objects are duplicated
+    (bench/results/effect.md).
     """
     rows, columns = (max(1, int(side / own + 0.25)) for side, own in zip(size, trained, strict=True))
     return rows, columns
@@ -67,7 +68,8 @@ def window_indices(
         quarter: shift of the grid up and left, in quarters of a window; 0 to 3, as a number or a 0-d tensor.
 
     Returns:
-        (K * T,) token numbers in the grid, window after window, and (N,) positions in the windows laid end to end.
+        (K * T,) token numbers in the grid, window after window, and (N,) positions in the windows laid end to
+        end.
         Taking the first and then the second is the identity.
     """
     (height, width), (rows, columns) = grid.size, grid.count
@@ -84,7 +86,9 @@ def window_indices(
 def _axis(
     length: int, count: int, quarter: int | Tensor, device: torch.device | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for one axis: the positions in each window (count, window), and each position's window and position in it (length,)."""
+    """Return for one axis: the positions in each window (count, window), and each position's window and
+    position in it (length,).
+    """
     window = -(-length // count)
     numbers = torch.arange(count, device=device)
     places = torch.arange(length, device=device)

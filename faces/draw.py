@@ -1,7 +1,8 @@
 """Draw the keypoints image of InstantID (arXiv 2401.07519).
 
-InstantID's ControlNet was trained on the keypoints image, so its geometry and colours are the published ones: a limb from
-the nose to each other point, an ellipse 8 pixels wide at 0.6 of the point's colour; a disc of 10 pixels on each point.
+InstantID's ControlNet was trained on the keypoints image, so its geometry and colours are the published ones:
+a limb from the nose to each other point, an ellipse 8 pixels wide at 0.6 of the point's colour; a disc of 10
+pixels on each point.
 
 OpenCV is installed with insightface, so it is imported only when there is something to draw.
 """

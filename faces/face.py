@@ -15,8 +15,8 @@ class Face:
     """A face in an image, in that image's pixels; parts of it may lie outside.
 
     box: top, left, bottom, right.
-    points: (5, 2) float32, x and y of left eye, right eye, nose, left and right corner of the mouth; left and right as
-        seen in the image.
+    points: (5, 2) float32, x and y of left eye, right eye, nose, left and right mouth corner;
+            left and right as seen in the image.
     score: confidence of the detector, 0 to 1.
     embedding: (512,) float32, the identity; not normalised.
     """

@@ -1,11 +1,12 @@
 """Detect the faces in an image with an insightface FaceAnalysis, and their identities.
 
-The detector (SCRFD, arXiv 2105.04714) resizes the image to a chosen square and misses a face that is very large in it, so
-the squares go from 640 pixels down by 64 until there is a face, as in the original InstantID nodes. If there is
-none, the face may fill the image: the same is tried with a black margin.
+The detector (SCRFD, arXiv 2105.04714) resizes the image to a chosen square and misses a face that is very
+large in it, so the squares go from 640 pixels down by 64 until there is a face, as in the original InstantID
+nodes. If there is none, the face may fill the image: the same is tried with a black margin.
 
-insightface 0.7.3 and older take that size from an attribute, 1.0 and newer from another one and otherwise from two squares
-at once. The argument `input_size` of `detect` means the same in all of them, and leaves the shared object as it is.
+insightface 0.7.3 and older take that size from an attribute, 1.0 and newer from another one and otherwise
+from two squares at once. The argument `input_size` of `detect` means the same in all of them, and leaves the
+shared object as it is.
 """
 
 from __future__ import annotations

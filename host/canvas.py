@@ -34,7 +34,8 @@ class Canvas:
         given: height and width before upscaling: absolute areas refer to it.
         cell: image pixels per latent pixel.
         has_time: whether latents have a time axis (B, C, T, h, w).
-        before_target: height and width before it was enlarged for the size at which small segments are sampled, if it was.
+        before_target: height and width before it was enlarged for the size at which small segments are
+            sampled, if it was.
     """
 
     size: Size

@@ -54,7 +54,8 @@ def original_module(model: Any) -> Any:
 def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
     """Return the numbers of the images in a model call, where a long batch is sampled in windows; None is all of them.
 
-    `options` are those that a patch inside a layer was given: AnimateDiff-Evolved's parameters, or the host's own window.
+    `options` are those that a patch inside a layer was given: AnimateDiff-Evolved's parameters, or the host's
+    own window.
     """
     own = options.get("context_window")  # new after 0.16
     if own is not None and getattr(own, "dim", None) == 0:

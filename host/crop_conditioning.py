@@ -1,7 +1,8 @@
 """Conditioning for a crop: everything with a position in the image is cropped with the segment.
 
-Masks, ControlNet hints and the entries of spatial_entries.py cover the image at any resolution. Areas and GLIGEN boxes count latent pixels
-of the image before upscaling. Entries without a position pass unchanged. The crop itself is passed on, for effects on the model that have masks.
+Masks, ControlNet hints and the entries of spatial_entries.py cover the image at any resolution. Areas and
+GLIGEN boxes count latent pixels of the image before upscaling. Entries without a position pass unchanged. The
+crop itself is passed on, for effects on the model that have masks.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def crop_conditioning(
 ) -> list[Conditioning]:
     """Return each list (positive, negative, …) for a batch of crops with the same `effect_in`.
 
-    Entries without effect there are left out. If none has any, all are kept without their positions: a segment outside all
-    regions still needs a text. `references` selects the reference latents to crop: see reference_latents.py.
+    Entries without effect there are left out. If none has any, all are kept without their positions: a
+    segment outside all regions still needs a text. `references` selects the reference latents to crop: see
+    reference_latents.py.
     """
     cropper = _Cropper(crops, canvas, references)
     return [cropper.crop(conditioning) for conditioning in conditionings]

@@ -1,7 +1,8 @@
 """Patches of other nodes on a model that cover the image: cropped to each segment, on a clone of the model.
 
-A class is identified by its file and name in the host. The host's own are in one of two tables, and a test that reads its
-source fails if one is in neither. A class of another pack that seems to cover the image is reported.
+A class is identified by its file and name in the host. The host's own are in one of two tables, and a test
+that reads its source fails if one is in neither. A class of another pack that seems to cover the image is
+reported.
 
 Data encoded from an image is dropped: the patch itself encodes the cropped image again.
 """

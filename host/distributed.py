@@ -1,6 +1,7 @@
 """The number of this worker and of all workers, read from the prompt that ComfyUI-Distributed sends to each machine.
 
-In each machine's copy of a prompt, the collector node contains the list of workers and which of them this one is.
+In each machine's copy of a prompt, the collector node contains the list of workers and which of them this one
+is.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ COLLECTOR = "DistributedCollector"
 def worker_slice(*, master_works: bool) -> tuple[int, int]:
     """Return (index, count) of the slice of the machine that runs the prompt; (0, 1) if there is only one machine.
 
-    The master is the first, followed by the workers in their order. Without `master_works` there are only the workers.
+    The master is the first, followed by the workers in their order. Without `master_works` there are only the
+    workers.
 
     Raises:
         ValueError: when this is a worker that the list does not have, or the master, which should not work.

@@ -1,9 +1,10 @@
 """The command that installs the packages of the face nodes and changes no installed package.
 
-insightface requires `onnxruntime` and `opencv-python` by these names. Their other builds (onnxruntime-gpu, -openvino, -directml;
-opencv-contrib-python, opencv-python-headless) use the same folders under other names, so an ordinary installation would overwrite them.
-If such a build is or will be installed, insightface is installed without its requirements, after the missing ones. Every package that
-pip might update is pinned to its installed version: pip then finds versions that fit, or stops.
+insightface requires `onnxruntime` and `opencv-python` by these names. Their other builds (onnxruntime-gpu,
+-openvino, -directml; opencv-contrib-python, opencv-python-headless) use the same folders under other names,
+so an ordinary installation would overwrite them. If such a build is or will be installed, insightface is
+installed without its requirements, after the missing ones. Every package that pip might update is pinned to
+its installed version: pip then finds versions that fit, or stops.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def install_command(missing: list[str], *, nvidia: bool) -> str:
 
     Args:
         missing: from `missing_modules`, not empty.
-        nvidia: whether ComfyUI computes on an NVIDIA GPU, so that a missing onnxruntime is to be the build for it.
+        nvidia: whether ComfyUI computes on an NVIDIA GPU, so that a missing onnxruntime is to be the build
+            for it.
     """
     names = dict(MODULES, onnxruntime=GPU_BUILD) if nvidia else MODULES
     packages = [names[module] for module in missing]

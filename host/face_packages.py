@@ -1,6 +1,7 @@
 """The packages for face analysis: imported when a face node runs, and what to do if that fails.
 
-onnxruntime and its NVIDIA build, onnxruntime-gpu, use the same folder, and the one installed last is imported.
+onnxruntime and its NVIDIA build, onnxruntime-gpu, use the same folder, and the one installed last is
+imported.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
         socket, expected, got: parts of the message for weights that do not fit; see `bad_input`.
 
     Raises:
-        ValueError: when a weight is missing or has another shape, or the face embeddings are not those of antelopev2.
+        ValueError: when a weight is missing or has another shape, or the face embeddings are not those of
+            antelopev2.
     """
 
     def refused(why: str, hint: str = REMEDY) -> ValueError:

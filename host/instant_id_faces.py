@@ -110,8 +110,8 @@ def keypoints_for(
 ) -> Tensor:
     """Return the keypoints (F, H, W, 3) that the ControlNet follows.
 
-    They are those of the largest face of each `image_kps`; if none of these shows a face, they are treated as drawn
-    keypoints. Without `image_kps` they are those of the first reference with a face.
+    They are those of the largest face of each `image_kps`; if none of these shows a face, they are treated as
+    drawn keypoints. Without `image_kps` they are those of the first reference with a face.
     """
     if image_kps is None:
         first = next(face for face in faces if face is not None)

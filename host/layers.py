@@ -17,8 +17,8 @@ def with_cast_weights(
 ) -> Tensor:
     """Return `convolve(features, weight, bias)` with the layer's weights as the layer itself would use them.
 
-    They may be on another device, have another dtype, or need a LoRA: the host's own casting loads them. A layer with its
-    own casting (a quantised one) is used first.
+    They may be on another device, have another dtype, or need a LoRA: the host's own casting loads them. A
+    layer with its own casting (a quantised one) is used first.
     """
     if hasattr(layer, "cast_bias_weight"):
         return convolve(features, *layer.cast_bias_weight(features))
@@ -39,7 +39,8 @@ def attend(
     """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
 
     Args:
-        options: the options of a patch inside a layer, which may contain a replacement of the host's attention.
+        options: the options of a patch inside a layer, which may contain a replacement of the host's
+            attention.
         kernel: `chosen_attention` of that layer.
     """
     options = {} if options is None else options

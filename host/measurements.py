@@ -1,7 +1,7 @@
 """Measurements of upscale models, cached in the user's folder so that each model is measured once per device.
 
-Each entry of the file has a hash of its values. An entry that does not match it (edited, truncated, of another format) is
-measured again, so the values can be trusted.
+Each entry of the file has a hash of its values. An entry that does not match it (edited, truncated, of
+another format) is measured again, so the values can be trusted.
 """
 
 from __future__ import annotations

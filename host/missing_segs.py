@@ -27,7 +27,8 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
-        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other segments.
+        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are
+            other segments.
     """
     found: SEGS = NOTHING
     if segs is not None:

@@ -24,8 +24,8 @@ PREVIEW_SECONDS = 0.3  # between two previews
 class PreviewBar:
     """A progress bar of `total` steps with a live preview of the one of `pictures` (F, C, H, W) that is being filled.
 
-    A preview is sent if something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns the boxes of an
-    image that will be filled; without it, the whole image.
+    A preview is sent if something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns
+    the boxes of an image that will be filled; without it, the whole image.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """Reference latents: images that an edit model sees in addition to the sampled one (Kontext, Flux.2, Qwen-Image-Edit).
 
-A reference that is the image itself is cropped with the segment, like a hint. One of another image, a person or a style, stays whole.
+A reference that is the image itself is cropped with the segment, like a hint. One of another image, a person
+or a style, stays whole.
 """
 
 from __future__ import annotations

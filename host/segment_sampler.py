@@ -1,4 +1,6 @@
-"""Refining segments with the host's models: all are encoded, then all sampled, then all decoded, so that each model loads once."""
+"""Refining segments with the host's models: all are encoded, then all sampled, then all decoded, so that each
+model loads once.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,8 @@ class SegmentSampler:
     ) -> Iterator[tuple[int, Tensor | None]]:
         """Yield the number and the refined pixels (h, w, C) of each piece, None for one that is not finite.
 
-        Latents of an earlier run are only decoded. An interrupt while sampling first yields the finished pieces and is then raised.
+        Latents of an earlier run are only decoded. An interrupt while sampling first yields the finished
+        pieces and is then raised.
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
         encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]

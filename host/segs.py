@@ -108,7 +108,9 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
 
 
 def rounded_size(size: Size, factor: float, modulus: int) -> Size:
-    """Return the size times the factor, rounded to the nearest multiple of the modulus, at least one multiple; at factor 1 the size itself."""
+    """Return the size times the factor, rounded to the nearest multiple of the modulus, at least one
+    multiple; at factor 1 the size itself.
+    """
     if factor == 1.0:
         return size
     height, width = (max(modulus, round(side * factor / modulus) * modulus) for side in size)

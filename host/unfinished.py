@@ -1,10 +1,12 @@
 """The latents that an interrupted run of Upscale SEGS had sampled, for the next run of the same node.
 
-The host uses a node's cached result if the inputs are the same. The result of a cancelled run depends on more than its inputs:
-the node's fingerprint counts the interrupted runs, so that the next one is executed, and reads the latents from here.
+The host uses a node's cached result if the inputs are the same. The result of a cancelled run depends on more
+than its inputs: the node's fingerprint counts the interrupted runs, so that the next one is executed, and
+reads the latents from here.
 
-The latents before decoding are cached in main memory: 256 KiB for a segment of 1024x1024 pixels with 4 channels, 1 MiB with 16. All nodes
-together cache at most MOST_BYTES; the oldest are dropped first. A node's latents are dropped when a run completes or has other inputs.
+The latents before decoding are cached in main memory: 256 KiB for a segment of 1024x1024 pixels with 4
+channels, 1 MiB with 16. All nodes together cache at most MOST_BYTES; the oldest are dropped first. A node's
+latents are dropped when a run completes or has other inputs.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ _ended_early: dict[str, int] = {}
 def sampled_segments(*inputs: Any) -> SampledSegments:
     """Return the latents of the executing node's last run, or an empty cache if that had other inputs.
 
-    Tensors, models and other objects count as equal if they are the same object, which they are while the host caches them.
+    Tensors, models and other objects count as equal if they are the same object, which they are while the
+    host caches them.
     """
     _, node = executing_node()
     if node is None:
@@ -121,7 +124,9 @@ def _bytes(latent: Tensor) -> int:
 
 
 def _identity(value: Any) -> Any:
-    """Return a value that is equal for equal inputs: numbers and texts by value, containers by their parts, others by object."""
+    """Return a value that is equal for equal inputs: numbers and texts by value, containers by their parts,
+    others by object.
+    """
     if value is None or isinstance(value, (str, bytes, numbers.Number, torch.dtype, torch.device)):
         return value
     if isinstance(value, Mapping):

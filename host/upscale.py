@@ -51,7 +51,8 @@ def upscale_images(
     tile_size: int = 0,
     compile: bool = False,
 ) -> Tensor:
-    """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and on its device for images.
+    """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and
+    on its device for images.
 
     Raises:
         ValueError: when an input does not fit the model.
@@ -174,7 +175,9 @@ class _Ready:
 
 
 def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
-    """Return the model ready on the host's devices, with the dtype and memory format that are fastest for images of this size."""
+    """Return the model ready on the host's devices, with the dtype and memory format that are fastest for
+    images of this size.
+    """
     settings, devices = (precision, compile), _devices(model)
     ready = _networks.pop(model, None)
     store = ready.store if ready else MeasuredModel(model, devices[0])

@@ -73,8 +73,8 @@ def upscale_video(
 ) -> Done:
     """Write the enlarged video to the output folder.
 
-    The same inputs resume a cancelled run or a killed process; after Cancel, the finished frames are a playable video in
-    the output folder.
+    The same inputs resume a cancelled run or a killed process; after Cancel, the finished frames are a
+    playable video in the output folder.
 
     Raises:
         ValueError: when an input does not fit.

@@ -42,7 +42,8 @@ def open_video(video: Any, file: str, fps: float) -> Reader:
     """Return a reader for a VIDEO, or for a video file or a folder of images by its name.
 
     Args:
-        file: as in the host's loaders: inside the input folder, or in another folder with [output] or [temp] after the name.
+        file: as in the host's loaders: inside the input folder, or in another folder with [output] or [temp]
+            after the name.
         fps: frames per second of a folder.
 
     Raises:

@@ -1,8 +1,8 @@
 """ControlNet residuals that fit the features they are added to, also after an effect resized the features.
 
-The host adds a residual with `h += residual` and drops it with a log line if the shapes differ. A residual from here
-is an ordinary tensor except for that one operation: if it is added in place to features of another height or
-width, it is resized first. If the sizes agree, the result has the same bits as without this pack.
+The host adds a residual with `h += residual` and drops it with a log line if the shapes differ. A residual
+from here is an ordinary tensor except for that one operation: if it is added in place to features of another
+height or width, it is resized first. If the sizes agree, the result has the same bits as without this pack.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class FittedResidual(Tensor):
 def fit_residual(residual: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a residual (B, C, H, W) to (B, C, *size): area when it shrinks, bilinear when it grows.
 
-    Area averaging keeps the mean of a residual and so its strength. The same size returns the residual itself.
+    Area averaging keeps the mean of a residual and so its strength. The same size returns the residual
+    itself.
     """
     if tuple(residual.shape[-2:]) == tuple(size):
         return residual

@@ -1,8 +1,9 @@
 """Deep Shrink on a UNet: features are downscaled after an input block and upscaled again to the size of larger skips.
 
-Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`; the same settings give the same bits. We depart from
-it where it fails: both axes decide on scaling back, ControlNet residuals are resized, block numbers are checked, several
-nodes on one model share one schedule, the factor can fade out, and `mode="auto"` computes the factor from the latent's size.
+Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`; the same settings give the same bits. We
+depart from it where it fails: both axes decide on scaling back, ControlNet residuals are resized, block
+numbers are checked, several nodes on one model share one schedule, the factor can fade out, and `mode="auto"`
+computes the factor from the latent's size.
 
 B C H W are batch, channels, height, width of the features.
 """
@@ -75,9 +76,9 @@ AUTOMATIC = DeepShrink(mode="auto")
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     """Return a clone of `model` that downscales its features while the schedule is on.
 
-    In "auto", only the setting `trained_size` is used.
-    Applied again, it adds another one: at the same block the strongest counts, and one that begins where an earlier one
-    ends takes over from it, so 4x, then 2x, then none needs two nodes in a row.
+    In "auto", only the setting `trained_size` is used. Applied again, it adds another one: at the same block
+    the strongest counts, and one that begins where an earlier one ends takes over from it, so 4x, then 2x,
+    then none needs two nodes in a row.
 
     Raises:
         ValueError: when `model` is not a UNet or has no such block.

@@ -25,7 +25,8 @@ Colour = tuple[int, int, int]
 class Run:
     """The objects that an effect may change when a sampling run begins. All of them belong to this run only.
 
-    `conditions` are the guider's conditionings by name, `patches` the lists of the patches inside the UNet by kind.
+    `conditions` are the guider's conditionings by name, `patches` the lists of the patches inside the UNet by
+    kind.
     """
 
     conditions: Mapping[str, Iterable[dict[str, Any]]]
@@ -36,8 +37,8 @@ class Run:
 class Effect(ABC):
     """An effect on a model. Immutable, because clones of a model share it.
 
-    `name` is the key of its plans, `label` its name in the log and in Plan Preview, `colour` the (red, green, blue) of its
-    bars in Plan Preview, on white; `resizes` says whether it changes the features' size.
+    `name` is the key of its plans, `label` its name in the log and in Plan Preview, `colour` the (red, green,
+    blue) of its bars in Plan Preview, on white; `resizes` says whether it changes the features' size.
     """
 
     name: ClassVar[str]

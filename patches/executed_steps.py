@@ -48,7 +48,8 @@ class ExecutedSteps(Schedule):
 def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
     """Return the noise level at the start of the step that `sigma` belongs to.
 
-    The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as that step.
+    The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as
+    that step.
     """
     if not sample_sigmas:
         return sigma

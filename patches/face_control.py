@@ -1,9 +1,9 @@
 """A ControlNet that reads a face's tokens instead of the prompt.
 
-The host allows one other text per conditioning, for all of its ControlNets. Here each face has its own: a link in the
-chain of ControlNets passes the tokens of one face to one network, while earlier ones keep the prompt or their own face.
-The tokens are stored with each conditioning in the host's `model_conds`, so that the host splits and batches them like
-the prompt.
+The host allows one other text per conditioning, for all of its ControlNets. Here each face has its own: a
+link in the chain of ControlNets passes the tokens of one face to one network, while earlier ones keep the
+prompt or their own face. The tokens are stored with each conditioning in the host's `model_conds`, so that
+the host splits and batches them like the prompt.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Conditioning = list[list[Any]]
 class FaceGuide:
     """A ControlNet, the keypoints (F, H, W, 3) that it follows, and how strongly and when.
 
-    `mask` (M, H, W) limits the positive conditioning, as in the original node. An image whose mask is black gets the
-    prompt without the face.
+    `mask` (M, H, W) limits the positive conditioning, as in the original node. An image whose mask is black
+    gets the prompt without the face.
     """
 
     network: Any  # the host's ControlNet, or another pack's
@@ -53,7 +53,8 @@ class FaceGuide:
 def check_control_net(network: Any, context: int) -> None:
     """Raise unless a ControlNet can read a face's tokens of width `context`.
 
-    InstantID's has the layout of any ControlNet for SDXL, so a depth or pose ControlNet cannot be distinguished from it.
+    InstantID's has the layout of any ControlNet for SDXL, so a depth or pose ControlNet cannot be
+    distinguished from it.
 
     Raises:
         ValueError: when it is another kind of ControlNet, or reads tokens of another width.
@@ -92,8 +93,8 @@ def guide_by_face(
 
     With several references, each image of a batch reads one of them, in turn, as in the original node.
 
-    Existing ControlNets of a conditioning stay before it and keep their text. An idle guide changes nothing. With several
-    faces on one conditioning, its prompt applies wherever one of the masks allows it.
+    Existing ControlNets of a conditioning stay before it and keep their text. An idle guide changes nothing.
+    With several faces on one conditioning, its prompt applies wherever one of the masks allows it.
     """
     if guide.idle:
         return positive, negative
@@ -159,9 +160,11 @@ class FaceControl(ControlBase):
     """A link in a chain of ControlNets, around one network that reads the tokens under `key`.
 
     Attributes:
-        mask: region of the face, (M, H, W), one for each image and the last one for the rest; None is everywhere. Images
-            whose mask is black get nothing. Code that crops the keypoints of a copy must crop this too.
-        sub_idxs: the numbers of the images in this call, if a pack samples a long batch in windows; None is all of them.
+        mask: region of the face, (M, H, W), one for each image and the last one for the rest; None is
+            everywhere. Images whose mask is black get nothing. Code that crops the keypoints of a copy must
+            crop this too.
+        sub_idxs: the numbers of the images in this call, if a pack samples a long batch in windows; None is
+            all of them.
         full_latent_length, context_length: also set by such packs.
     """
 
@@ -179,7 +182,9 @@ class FaceControl(ControlBase):
 
     @property
     def cond_hint_original(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The keypoints (F, 3, H, W). Code that crops them for a part of the image sets them on a copy, as on any ControlNet."""
+        """The keypoints (F, 3, H, W). Code that crops them for a part of the image sets them on a copy, as on
+        any ControlNet.
+        """
         return self.network.cond_hint_original
 
     @cond_hint_original.setter

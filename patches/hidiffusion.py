@@ -1,10 +1,12 @@
-"""HiDiffusion with automatic settings: downscaled features and windowed attention, chosen for the model and the sampled size.
+"""HiDiffusion with automatic settings: downscaled features and windowed attention, chosen for the model and
+the sampled size.
 
-Source: HiDiffusion (arXiv 2311.17528v2). Its schedules depend on classes of absolute sizes and are on at every size, also
-where they harm; here the size is compared with the trained one, and at that size nothing is done.
+Source: HiDiffusion (arXiv 2311.17528v2). Its schedules depend on classes of absolute sizes and are on at
+every size, also where they harm; here the size is compared with the trained one, and at that size nothing is
+done.
 
-"published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings instead of RAU-Net,
-and windows as large as the trained image.
+"published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings
+instead of RAU-Net, and windows as large as the trained image.
 """
 
 from __future__ import annotations

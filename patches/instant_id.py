@@ -1,16 +1,16 @@
 """InstantID on an SDXL UNet: every cross-attention also attends to the tokens of a face.
 
-Each person is a separate effect: its replacement of the cross-attention calls the previous one (the host's attention,
-another person, another pack's replacement) and adds its face to the result. So people and packs combine in any order, and
-each person has a weight, a schedule and a mask.
+Each person is a separate effect: its replacement of the cross-attention calls the previous one (the host's
+attention, another person, another pack's replacement) and adds its face to the result. So people and packs
+combine in any order, and each person has a weight, a schedule and a mask.
 
 Source: InstantID (arXiv 2401.07519) and the settings of the original node (`ApplyInstantID`). We depart where
-those are slow or fail: the node computes keys and values, so nothing is projected or read back while sampling; positive and
-negative are identified by the conditionings themselves; the middle block is patched too; masks are resized to the current
-tokens.
+those are slow or fail: the node computes keys and values, so nothing is projected or read back while
+sampling; positive and negative are identified by the conditionings themselves; the middle block is patched
+too; masks are resized to the current tokens.
 
-C conditionings in one batch, B images of each, N = H * W tokens of the image, T tokens of a face, D the width of a
-layer and S the sum of the widths of all layers.
+C conditionings in one batch, B images of each, N = H * W tokens of the image, T tokens of a face, D the width
+of a layer and S the sum of the widths of all layers.
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ class _HostAttention:
 class _FaceAttention:
     """The replacement of one cross-attention: the previous one, and a face.
 
-    Other packs for faces append theirs with `add`, as to each other's (IPAdapter, PuLID, the original InstantID pack).
-    Clones of a model get their own replacements, so appending to one does not change another.
+    Other packs for faces append theirs with `add`, as to each other's (IPAdapter, PuLID, the original
+    InstantID pack). Clones of a model get their own replacements, so appending to one does not change
+    another.
     """
 
     effect: str

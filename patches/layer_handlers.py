@@ -1,7 +1,8 @@
 """Handlers of one layer that all run.
 
-The host runs only the first handler in `forward_timestep_embed_patch` that fits a layer. A handler of another pack does
-something before and after its layer and calls it; ours replace the layer itself, so it can get ours as its layer.
+The host runs only the first handler in `forward_timestep_embed_patch` that fits a layer. A handler of another
+pack does something before and after its layer and calls it; ours replace the layer itself, so it can get ours
+as its layer.
 """
 
 from __future__ import annotations

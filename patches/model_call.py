@@ -39,9 +39,10 @@ class NoiseLevels(Sequence[float]):
 class ModelCall:
     """One call of the model.
 
-    `sample_sigmas` are the falling sigmas of the run, steps + 1, where the sampler publishes them.
-    `marks` are the keyword arguments of the call that have our prefix: an effect puts them among the host's
-    `model_conds` when a run begins. `cond_or_uncond` are the guider's numbers of the conditionings in the batch.
+    `sample_sigmas` are the falling sigmas of the run, steps + 1, where the sampler publishes them. `marks`
+    are the keyword arguments of the call that have our prefix: an effect puts them among the host's
+    `model_conds` when a run begins. `cond_or_uncond` are the guider's numbers of the conditionings in the
+    batch.
     """
 
     sigmas: Sequence[float]
@@ -59,9 +60,9 @@ class ModelCall:
     def strength(self, schedule: Schedule) -> float:
         """Return the strength of `schedule`, 0 to 1.
 
-        If the entries of a batch have different noise levels, the lowest strength counts: their features share one
-        size, and an entry after the window must not be changed. If no step of the run is in the window, they are
-        not read.
+        If the entries of a batch have different noise levels, the lowest strength counts: their features
+        share one size, and an entry after the window must not be changed. If no step of the run is in the
+        window, they are not read.
         """
         window = schedule.resolve(self.sampling, self.sample_sigmas)
         if self.sample_sigmas and not window.meets(self.sample_sigmas[0], self.sample_sigmas[-1]):

@@ -1,12 +1,13 @@
 """MSW-MSA on a UNet: the self-attention of high-resolution blocks runs in windows that are shifted between steps.
 
-Two patches around a self-attention split its tokens into windows, folded into the batch, and merge the result again; the
-attention between them is the host's. The pair shares the layer's `extra_options` and has no state.
+Two patches around a self-attention split its tokens into windows, folded into the batch, and merge the result
+again; the attention between them is the host's. The pair shares the layer's `extra_options` and has no state.
 
-Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyMSWMSAAttention`). We depart
-where those fail: every size works without resizing the features, the shifts depend only on the sampling seed and the noise
-level (the same for positive and negative, however the host batches them, and for a run over two samplers), and windows may
-have the token count that the model was trained at instead of always being two by two.
+Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyMSWMSAAttention`). We
+depart where those fail: every size works without resizing the features, the shifts depend only on the
+sampling seed and the noise level (the same for positive and negative, however the host batches them, and for
+a run over two samplers), and windows may have the token count that the model was trained at instead of always
+being two by two.
 
 B batch, N = H * W tokens, D their width.
 """
@@ -131,9 +132,10 @@ def _check(config: MSWMSA, topology: Topology) -> None:
 class WindowPlan(Plan):
     """The windows of one call.
 
-    `numbers` gives each layer its index in `quarters`, the shifts of the layers' grids; `shifts` are the same numbers as a
-    tensor on the model's device, for compiled code, which would be traced again for every new number.
-    `trained` gives the trained size of the features by level for native windows, or None for two by two.
+    `numbers` gives each layer its index in `quarters`, the shifts of the layers' grids; `shifts` are the same
+    numbers as a tensor on the model's device, for compiled code, which would be traced again for every new
+    number. `trained` gives the trained size of the features by level for native windows, or None for two by
+    two.
     """
 
     numbers: Mapping[LayerId, int]
@@ -247,9 +249,9 @@ def _quarters(
 ) -> tuple[int, ...]:
     """Return the shift of each layer's grid in the step that begins at `sigma`: the same draws for the same seed.
 
-    With "global" and "both" no layer gets the shift of the previous layer; `strategy` is how such a draw is replaced. In the
-    original, "block" avoids a layer's own shift of the previous step, which a run that begins in the middle cannot know: here
-    all draws are free, as with "ignore".
+    With "global" and "both" no layer gets the shift of the previous layer; `strategy` is how such a draw is
+    replaced. In the original, "block" avoids a layer's own shift of the previous step, which a run that
+    begins in the middle cannot know: here all draws are free, as with "ignore".
     """
     generator = random.Random(f"megapixel windows {seed} {sigma:.6g}")
     quarters: list[int] = []

@@ -1,7 +1,9 @@
-"""Masks of a conditioning: one for each image of a batch and the last one for all further images, as in the face's attention.
+"""Masks of a conditioning: one for each image of a batch and the last one for all further images, as in the
+face's attention.
 
-The host repeats the masks of a conditioning from the first one on, and only if their number divides the batch size: three
-images with two masks fail, and four get them in another order than the attention. A node does not know the batch size.
+The host repeats the masks of a conditioning from the first one on, and only if their number divides the batch
+size: three images with two masks fail, and four get them in another order than the attention. A node does not
+know the batch size.
 """
 
 from __future__ import annotations

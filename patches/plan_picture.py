@@ -1,4 +1,5 @@
-"""A drawing of a run's plan: one row per block, one column per step, the feature sizes in the cells, a colour for each effect.
+"""A drawing of a run's plan: one row per block, one column per step, the feature sizes in the cells, a colour
+for each effect.
 
 Lengths are in pixels of the image.
 """

@@ -1,10 +1,12 @@
 """RAU-Net on a UNet: two pairs of rescalings that give deep features the UNet's trained size.
 
-A Downsample runs with stride 4 and the matching Upsample enlarges by 4; and the features after an attention block are
-pooled (the "CA" pair) and upscaled again before the skip of the level's first block.
+A Downsample runs with stride 4 and the matching Upsample enlarges by 4; and the features after an attention
+block are pooled (the "CA" pair) and upscaled again before the skip of the level's first block.
 
-Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyRAUNet`). We depart where those
-fail: pairs are checked against the UNet, ControlNet residuals are resized, several samplers, conditionings or devices do
+Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyRAUNet`). We depart
+where those
+fail: pairs are checked against the UNet, ControlNet residuals are resized, several samplers, conditionings or
+devices do
 not interfere, nothing in the host or the model is replaced, and the published schedule counts executed steps.
 
 B C H W are batch, channels, height, width of the features.

@@ -92,8 +92,8 @@ def pairs_of(
 def ca_partners(topology: Topology, block: int, after_skip: bool) -> Blocks:
     """Return the output blocks at which features pooled after `block` may be restored; the first is the usual one.
 
-    If features are pooled before the skip, the skip is small too, and the next one is the first at full size. After a
-    Downsample, the Upsample restores the size, and both numbers are used for it.
+    If features are pooled before the skip, the skip is small too, and the next one is the first at full size.
+    After a Downsample, the Upsample restores the size, and both numbers are used for it.
     """
     partner = topology.skip_partner(block)
     if after_skip:

@@ -1,8 +1,9 @@
 """Schedule: when an effect is on and how strongly, for every sampler.
 
-A user sets it in percent, timesteps, sigmas or shares of the executed steps. It is converted with the model's sampling
-and the run's sigmas to a window of sigmas, because the noise level is the only value that every sampler passes to every
-model call: so samplers that call the model twice a step, or once for each conditioning, need no counting.
+A user sets it in percent, timesteps, sigmas or shares of the executed steps. It is converted with the model's
+sampling and the run's sigmas to a window of sigmas, because the noise level is the only value that every
+sampler passes to every model call: so samplers that call the model twice a step, or once for each
+conditioning, need no counting.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _FADE_POINTS = 33
 class SigmaWindow:
     """Full strength from `high` down to `low`, both included, then along `fade` to zero.
 
-    `fade` has the sigmas at which the strength has fallen by equal amounts, from `low` to its end; if empty, the strength
-    falls to 0 at once.
+    `fade` has the sigmas at which the strength has fallen by equal amounts, from `low` to its end; if empty,
+    the strength falls to 0 at once.
     """
 
     high: float

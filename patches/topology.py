@@ -1,8 +1,8 @@
 """Topology: the blocks of a UNet, read once from the real module.
 
-Block numbers from a user are checked against it, and automatic choices are read from it, so that no effect needs
-a table per model family. Input blocks are numbered as ComfyUI does, from 0 (the stem); output block k takes the skip
-of input block n - 1 - k.
+Block numbers from a user are checked against it, and automatic choices are read from it, so that no effect
+needs a table per model family. Input blocks are numbered as ComfyUI does, from 0 (the stem); output block k
+takes the skip of input block n - 1 - k.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ Resample = Literal["down", "up"]
 class Block:
     """One input, middle or output block.
 
-    `level` is how often the features of the block's layers before any Upsample were halved; `widths` are those of
-    its attention layers, in the order in which they run; `resample` is set if it has a Downsample or an Upsample.
+    `level` is how often the features of the block's layers before any Upsample were halved; `widths` are
+    those of its attention layers, in the order in which they run; `resample` is set if it has a Downsample or
+    an Upsample.
     """
 
     level: int

@@ -46,7 +46,8 @@ TABLE: tuple[Trained, ...] = (
 def trained_pixels(model: BaseModel) -> int | None:
     """Return the trained size of `model`: the side of a square image in pixels; None if the table has no row for it.
 
-    The topology does not contain it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px with v-prediction, 512 px without.
+    The topology does not contain it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px
+    with v-prediction, 512 px without.
     """
     latents = {each.__name__ for each in type(model.latent_format).__mro__}
     row = next((row for row in TABLE if type(model).__name__ in row.models or row.latents & latents), None)

@@ -1,15 +1,16 @@
 """One wrapper around every model call, shared by all effects.
 
-Whether an effect is on is decided here, once per model call and outside the UNet: the sigma is read, each effect returns
-its plan for this call, and the patches inside the UNet look the plans up. Nothing is stored between calls, so an
-exception, another model or a second sampler finds nothing left over.
+Whether an effect is on is decided here, once per model call and outside the UNet: the sigma is read, each
+effect returns its plan for this call, and the patches inside the UNet look the plans up. Nothing is stored
+between calls, so an exception, another model or a second sampler finds nothing left over.
 
-Packs that do not call the model as the host does are handled where they call it: one that runs the UNet itself, or runs it
-on parts of the latent, at the UNet (`around_unet`); one that calls its blocks, at the first of our patches (`planned`). An
-effect that was announced and did nothing in any call of a run is logged when the run ends.
+Packs that do not call the model as the host does are handled where they call it: one that runs the UNet
+itself, or runs it on parts of the latent, at the UNet (`around_unet`); one that calls its blocks, at the
+first of our patches (`planned`). An effect that was announced and did nothing in any call of a run is logged
+when the run ends.
 
-Why not in `transformer_options`: a compiled UNet freezes everything it reads from them at its first trace. Why
-published per device: the host runs its copies of one model on several devices at once, in threads.
+Why not in `transformer_options`: a compiled UNet freezes everything it reads from them at its first trace.
+Why published per device: the host runs its copies of one model on several devices at once, in threads.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ _PUBLISHED: dict[Device, tuple[_Wrapper, Size] | None] = {}
 def planned(effect: str, features: Tensor, options: Mapping[str, Any] | None = None) -> Plan | None:
     """Return the plan of `effect` for the call that runs on the features' device now, or None.
 
-    If none is published, another pack calls the UNet's blocks itself: the plan is then made from the patch's `options`.
+    If none is published, another pack calls the UNet's blocks itself: the plan is then made from the patch's
+    `options`.
     """
     key = (features.device.type, features.device.index, effect)
     if key in _PLANS:
@@ -101,7 +103,8 @@ class _RunState:
         model: the one that is sampled.
         acted: names of the effects that had a plan in some call.
         levels: the noise levels of the newest evaluation: the host hands all its calls one tensor.
-        walk: the plans of the newest walk through the blocks, by size and device, and the tensor of its noise levels.
+        walk: the plans of the newest walk through the blocks, by size and device, and the tensor of its noise
+            levels.
     """
 
     wrapper: _Wrapper

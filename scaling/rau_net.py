@@ -1,7 +1,7 @@
 """RAU-Net: the sizes of its two rescalings, and their published schedule.
 
-One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features of an
-attention block over squares. Both give the deep features of a large image the UNet's trained size.
+One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features
+of an attention block over squares. Both give the deep features of a large image the UNet's trained size.
 
 Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
 
@@ -27,7 +27,8 @@ Span = tuple[float, float]
 def dilated_convolution(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a 3x3 Downsample kernel with stride 4: (B, C, H, W) -> (B, C', ceil(H / 4), ceil(W / 4)).
 
-    With dilation 2, the nine taps cover the same share of an image of twice the side as they did with dilation 1.
+    With dilation 2, the nine taps cover the same share of an image of twice the side as they did with
+    dilation 1.
     """
     return F.conv2d(features, weight, bias, stride=STRIDE, padding=2, dilation=2)
 
@@ -41,7 +42,8 @@ def dilated_size(size: Sequence[int]) -> Size:
 def pooled_size(size: Sequence[int], factors: Sequence[float], increment: int = 1) -> Size:
     """Return `size` divided by `factors`, rounded down to multiples of `increment`.
 
-    A side is at least `increment`; a factor of at least 1 never enlarges it, and one below 1 never reduces it.
+    A side is at least `increment`; a factor of at least 1 never enlarges it, and one below 1 never reduces
+    it.
     """
     height, width = (_pooled_side(*side, increment) for side in zip(size, factors, strict=True))
     return height, width

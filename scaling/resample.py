@@ -1,8 +1,8 @@
 """Resampling a part of an image as if the whole were resampled: antialiased Lanczos, as in Pillow.
 
-One axis is a matrix (output pixels, input pixels) whose rows depend only on the position of an output pixel in the
-*whole* image. So a tile with all input pixels that its outputs need gives the values of the whole image, and the
-enlarged image never has to exist in one piece.
+One axis is a matrix (output pixels, input pixels) whose rows depend only on the position of an output pixel
+in the *whole* image. So a tile with all input pixels that its outputs need gives the values of the whole
+image, and the enlarged image never has to exist in one piece.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def resample(pictures: Tensor, size: Size) -> Tensor:
 def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: int, high: int) -> Tensor:
     """Return output pixels `low` to `high` along `dimension` of `pixels`, whose first lies at `first` in the whole axis.
 
-    Equal source and target return the pixels unchanged. Missing input pixels count as beyond the image's edge.
+    Equal source and target return the pixels unchanged. Missing input pixels count as beyond the image's
+    edge.
     """
     if axis.source == axis.target:
         return pixels.narrow(dimension, low - first, high - low)

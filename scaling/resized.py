@@ -19,7 +19,8 @@ METHODS = ("lanczos", "nearest", "bilinear", "bicubic")
 def resize_pictures(pictures: Tensor, size: Size, method: str, *, antialias: bool = True) -> Tensor:
     """Return (F, C, H, W) in [0, 1] resized to (F, C, *size) as float32; equal sizes return a copy.
 
-    `antialias` only matters when images are reduced; Lanczos always has it. Colours of fully transparent pixels do not bleed.
+    `antialias` only matters when images are reduced; Lanczos always has it. Colours of fully transparent
+    pixels do not bleed.
     """
     result = torch.empty((len(pictures), pictures.shape[1], *size), dtype=torch.float32)
     for picture, place in zip(pictures, result, strict=True):

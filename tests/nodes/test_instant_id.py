@@ -366,12 +366,12 @@ class TestReferences:
     def test_a_missing_face_names_its_picture(self, request, node):
         run = request.getfixturevalue(node)
         for batch, told in (
-            (NOBODY, r"picture 1 of 1 \(0 found\)"),
-            (torch.cat([ALICE, NOBODY, BOB]), r"picture 2 of 3 \(0 found\)"),
+            (NOBODY, r"image 1 of 1 \(0 found\)"),
+            (torch.cat([ALICE, NOBODY, BOB]), r"image 2 of 3 \(0 found\)"),
         ):
             with pytest.raises(ValueError, match=rf"^image: expected the chosen face, got none in {told}\. "):
                 run(batch)
-        with pytest.raises(ValueError, match=r"got none in picture 1 of 1 \(2 found\)\. "):
+        with pytest.raises(ValueError, match=r"got none in image 1 of 1 \(2 found\)\. "):
             run(picture_of(1, 2), which_face="index", face_index=2)
 
     def test_passed_through_the_others_are_enough(self, attention, caplog):

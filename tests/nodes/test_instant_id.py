@@ -238,7 +238,7 @@ class TestLoader:
             if "layers.1" not in key or "norm1" in key or "to_q" in key
         }
         assert re.search(
-            r"whose image_proj\.layers\.1\.[^,]+, [^,]+, [^,]+ and \d+ more is missing", complaint(few)
+            r"in which image_proj\.layers\.1\.[^,]+, [^,]+, [^,]+ and \d+ more is missing", complaint(few)
         )
         odd = state | {"image_proj.proj_out.bias": torch.zeros(3)}
         assert complaint(odd).startswith(

@@ -359,7 +359,7 @@ def test_the_result_is_shown_as_save_video_shows_it(model, clip):
 def test_what_browsers_do_not_play_is_shown_as_a_picture(model, clip, folders):
     clip(3)
     shown = run(model, file="a.mp4", codec="prores").ui
-    assert "Browsers do not play prores: the picture is the last frame." in shown["text"][0]
+    assert "Browsers do not play prores: the image is the last frame." in shown["text"][0]
     [still] = shown["images"]
     assert Image.open(folders / still["type"] / still["filename"]).size == (240, 136)
 

@@ -18,19 +18,35 @@ EARLIER_IDS = ["remove_mottle"]  # saved graphs and prompts may still name it
 ENDINGS = (".py", ".md", ".js", ".toml")
 
 
-def lines():
-    """Yield (place, line) of every text and program that is tracked, but not of this one."""
+def texts():
+    """Yield (name, text) of every text and program that is tracked, but not of this one."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split("\n"):
         if name.endswith(ENDINGS) and not name.endswith("test_words.py") and (ROOT / name).is_file():
-            for number, line in enumerate((ROOT / name).read_text(encoding="utf-8").split("\n"), start=1):
-                yield f"{name}:{number}", re.sub("|".join(EARLIER_IDS), "", line)
+            yield name, (ROOT / name).read_text(encoding="utf-8")
+
+
+def lines():
+    """Yield (place, line) of all of them."""
+    for name, text in texts():
+        for number, line in enumerate(text.split("\n"), start=1):
+            yield f"{name}:{number}", re.sub("|".join(EARLIER_IDS), "", line)
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_no_text_uses_it(word):
     used = re.compile(rf"\b{word}", re.IGNORECASE)
     assert [place for place, line in lines() if used.search(line)] == []
+
+
+def test_docstrings_say_when_an_error_is_raised():
+    entries = (
+        (name, entry)
+        for name, text in texts()
+        for section in re.findall(r"Raises:\n((?:\s+\S.*\n)+)", text)
+        for entry in re.findall(r"^\s+([A-Z]\w+(?:, [A-Z]\w+)*: .*)$", section, re.MULTILINE)
+    )
+    assert [place for place in entries if not re.search(r": (when|if) ", place[1])] == []
 
 
 @pytest.mark.parametrize("name", NAMES)

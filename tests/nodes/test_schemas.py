@@ -10,6 +10,8 @@ from megapixel.nodes import NODES
 
 from devhost.schemas import SNAPSHOT, contracts
 
+SECTIONS = ("When to use it", "Inputs", "When bypassed", "What can go wrong")  # of every help page
+
 
 def test_schemas_are_as_released():
     assert contracts(NODES) == json.loads(SNAPSHOT.read_text(encoding="utf-8")), "dev.py schemas writes them"
@@ -32,3 +34,4 @@ def test_every_node_has_a_help_page(node):
     text = page.read_text(encoding="utf-8")
     for socket in node.GET_SCHEMA().inputs:
         assert f"`{socket.id}`" in text, f"{page.name} does not explain {socket.id}"
+    assert [section for section in SECTIONS if f"\n## {section}\n" not in text] == []

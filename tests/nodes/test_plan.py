@@ -86,7 +86,7 @@ def test_sigmas_replace_the_steps(sd15, planned_sigmas):
 
 
 def test_too_few_sigmas_are_one_sentence(sd15):
-    with pytest.raises(ValueError, match=r"^sigmas: expected at least 2 noise levels, got 1\. One step"):
+    with pytest.raises(ValueError, match=r"^sigmas: expected at least 2 noise levels, got 1\. A single step"):
         plan_node.MegapixelPlan.execute(
             sd15, {"samples": torch.zeros(1, 4, 8, 8)}, 10, "karras", 1.0, SIGMAS[:1]
         )

@@ -27,7 +27,7 @@ METHODS = {
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
 def checkpoint(request):
     """A trained model of either topology; in float32, since a CPU without bfloat16 of its own takes minutes for it."""
-    return getattr(node, f"load_trained_{request.param}")(torch.float32)
+    return node.load_trained(request.param, torch.float32)
 
 
 def count(checkpoint, size, classes=ONE, method=lambda model: model) -> list[PictureCount]:

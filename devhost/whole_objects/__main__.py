@@ -41,7 +41,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py whole-objects", description=__doc__)
     parser.add_argument(
         "--model", type=_model, action="append", default=[], metavar="NAME=FILE",
-        help=f"a model file with an autoencoder vae.safetensors beside it; repeat for more (default: {', '.join(m.name for m in MODELS)})",
+        help="a model file with an autoencoder vae.safetensors beside it, or a NAME alone of the default: "
+        f"{', '.join(model.name for model in MODELS)}. Repeat for more.",
     )  # fmt: skip
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), metavar="SIZE")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
@@ -81,10 +82,20 @@ def _sample(model: Model, options: argparse.Namespace, records: Records) -> None
 
 
 def _model(text: str) -> Model:
-    name, _, file = text.partition("=")
-    if not Path(file).is_file():
-        raise argparse.ArgumentTypeError(f"expected NAME=FILE with a file that exists, got {text}")
-    return Model(name, Path(file))
+    """Return the model that an argument names.
+
+    Raises:
+        argparse.ArgumentTypeError: the file does not exist, or there is no such name.
+    """
+    name, is_file, file = text.partition("=")
+    found = {model.name: model for model in MODELS}
+    if is_file and Path(file).is_file():
+        return Model(name, Path(file))
+    if not is_file and name in found:
+        return found[name]
+    raise argparse.ArgumentTypeError(
+        f"expected NAME=FILE with a file that exists, or one of {', '.join(found)}; got {text}"
+    )
 
 
 if __name__ == "__main__":

@@ -21,9 +21,7 @@ NARROW = Facts("sd15", width=16, heads=2, context=24, trained_side=64, names=("t
 def written(path, facts: Facts) -> dict[str, torch.Tensor]:
     """Write a model with random weights and return them."""
     family = TRAINED_FAMILIES[facts.arch]
-    network = build_unet(
-        family, facts.topology, lambda module: random_state(module, 3)
-    ).model.diffusion_model
+    network = build_unet(family, facts.topology, lambda module: random_state(module, 3)).model.diffusion_model
     weights = {name: value.half().float() for name, value in network.state_dict().items()}
     save_model(path, weights, torch.randn(3, 6, facts.context).half(), facts)
     return weights
@@ -31,11 +29,7 @@ def written(path, facts: Facts) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "facts",
-    [
-        NARROW,
-        replace(NARROW, width=32, heads=4, context=40),
-        replace(NARROW, arch="sdxl", width=32, heads=1),
-    ],
+    [NARROW, replace(NARROW, width=32, heads=4, context=40), replace(NARROW, arch="sdxl", width=32, heads=1)],
     ids=["narrow", "wide", "sdxl"],
 )
 def test_a_model_of_any_width_is_loaded_as_its_metadata_say(tmp_path, facts):
@@ -48,8 +42,7 @@ def test_a_model_of_any_width_is_loaded_as_its_metadata_say(tmp_path, facts):
     attention = loaded.input_blocks[4][1].transformer_blocks[0].attn1
     channels = 2 * facts.width
     assert (
-        attention.heads
-        == {"sd15": facts.heads, "sdxl": channels // (facts.width // facts.heads)}[facts.arch]
+        attention.heads == {"sd15": facts.heads, "sdxl": channels // (facts.width // facts.heads)}[facts.arch]
     )
     assert tiny.class_tokens.shape == (3, 6, facts.context)
 

@@ -115,7 +115,7 @@ def _reduced(picture: Floats) -> Floats:
 def _filled(flags: Flags) -> Flags:
     """Close gaps of a few pixels and fill holes."""
     closed = ndimage.binary_closing(np.pad(flags, 4), iterations=3)[4:-4, 4:-4]
-    return ndimage.binary_fill_holes(closed)
+    return np.asarray(ndimage.binary_fill_holes(closed), dtype=np.bool_)
 
 
 def _components(flags: Flags) -> tuple[NDArray[np.int32], Floats]:
@@ -130,7 +130,8 @@ def _texture(picture: Floats, objects: Flags) -> float:
     height, width = picture.shape[:2]
     detail = picture - ndimage.gaussian_filter(picture, (LATENT_PIXEL, LATENT_PIXEL, 0))
     mask = np.asarray(Image.fromarray(objects).resize((width, height), Image.Resampling.NEAREST))
-    background = ~ndimage.binary_dilation(mask, iterations=3 * LATENT_PIXEL)
+    near = np.asarray(ndimage.binary_dilation(mask, iterations=3 * LATENT_PIXEL), dtype=np.bool_)
+    background = ~near
     if not background.any():
         return 0.0
     return float((np.abs(detail).max(-1) > TEXTURE_CONTRAST)[background].mean())

@@ -31,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("whole-objects: interrupted; the same command goes on from here", file=sys.stderr)
             return 130
     found = rows(records, {model.name: model.digest for model in models})
-    for name, text in (("table.md", as_markdown(found)), ("counts.json", as_json(found))):
+    for name, text in (
+        ("table.md", as_markdown(found, [model.name for model in models])),
+        ("counts.json", as_json(found)),
+    ):
         (options.out / name).write_text(text, encoding="utf-8")
         print(options.out / name, flush=True)
     return 0

@@ -157,14 +157,31 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 }
 
 
-def as_markdown(found: Sequence[Row]) -> str:
-    """Return one table for each number of steps."""
-    parts = [f"Sampled with {SETTINGS}."]
+def as_markdown(found: Sequence[Row], models: Sequence[str]) -> str:
+    """Return the shares of whole objects at a glance, then one table for each number of steps."""
+    parts = [f"Sampled with {SETTINGS}.", _overview({row.cell: row for row in found}, models)]
     for steps in dict.fromkeys(row.cell.steps for row in found):
         lines = [list(COLUMNS), ["---"] * len(COLUMNS)]
         lines += [_cells(row) for row in found if row.cell.steps == steps]
         parts += [f"### {steps} steps", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(parts) + "\n"
+
+
+def _overview(found: Mapping[Cell, Row], models: Sequence[str]) -> str:
+    """Return a table of the shares with one whole object: a line a model and method, a column a size."""
+    sizes = sorted(SIZES, key=lambda size: np.prod(SIZES[size]))
+    lines = [["model", "method", *sizes], ["---"] * (2 + len(sizes))]
+    for model in models:
+        for method in METHODS:
+            shown = [_share(found.get(Cell(model, size, method))) for size in sizes]
+            lines.append([model, method, *shown])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(row: Row | None) -> str:
+    if row is None:
+        return "not measured"
+    return f"{row.one_whole:.2f} ({_interval(row.one_whole_interval)}; n {row.n})"
 
 
 def _cells(row: Row) -> list[str]:

@@ -132,11 +132,15 @@ def test_a_distance_is_from_the_pictures_of_the_trained_size(records):
 
 def test_the_table_has_a_line_a_cell_and_the_json_every_number(records):
     found = rows(records, {MODEL: WEIGHTS})
-    lines = [line for line in as_markdown(found).splitlines() if line.startswith("|")]
+    glance, table = as_markdown(found, [MODEL]).split("### 20 steps")
+    lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + len(found)
     assert len({line.count("|") for line in lines}) == 1
     [line] = [line for line in lines if f"| 1x | {HIDIFFUSION} |" in line]
     assert "the same bits as plain" in line
+    assert f"| {MODEL} | {KOHYA} |{' not measured |' * len(SIZES)}" in glance
+    [line] = [line for line in glance.splitlines() if f"| {HIDIFFUSION} |" in line]
+    assert line.split(" | ")[4].startswith("1.00 (0.51 to 1.00; n 4)")  # 2x comes third, by area
     assert json.loads(as_json(found))["rows"][0]["n"] == 2
 
 

@@ -19,6 +19,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # small tensors: more threads only get in
 MODULES = {  # command -> what Python runs; each reads its own options
     "test": "pytest",
     "effect": "devhost.effect",
+    "whole-objects": "devhost.whole_objects",
     "house": "devhost.house",
     "locales": "devhost.locales",
     "schemas": "devhost.schemas",
@@ -59,6 +60,7 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
         "demo": "run the example workflows and draw their results",
         "test": "run pytest; all further arguments are its own. --quick: what a change to one effect needs",
         "effect": "count what each method does to large pictures",
+        "whole-objects": "count whole objects in large pictures of several models",
         "new-effect": "make the files of a small working effect, as the start of a new one",
         "schemas": "write tests/nodes/schemas.json from the schemas of all nodes",
         "locales": "list the translations that are missing or older than their English text",

@@ -51,7 +51,7 @@ EXAMPLES = {  # shipped workflow -> its branches
     ROOT / "example_workflows" / f"{effect}.json": ("plain", effect)
     for effect in ("deep_shrink", "hidiffusion")
 }
-TINY_PICTURES, CHECKPOINT_PICTURES = 132, 4
+TINY_PICTURES, CHECKPOINT_PICTURES = 24, 4
 TINY_TRAINED_SIZE = 128
 SHEET_COLUMNS, SHEET_LINES = 6, 4
 SEED = 2026
@@ -354,7 +354,9 @@ def _chunks(example: Graph) -> PngInfo:
 def _block(branch: str, outcomes: Sequence[Outcome]) -> Block:
     columns = [_cells(branch, outcome) for outcome in outcomes[:SHEET_COLUMNS]]
     counts = [count for outcome in outcomes for count in outcome.counts.get(branch, ())]
-    return Block(BRANCHES[branch], _finding(counts), lines=list(zip(*columns, strict=True)))
+    return Block(
+        BRANCHES[branch], summarise(counts).finding if counts else "", lines=list(zip(*columns, strict=True))
+    )
 
 
 def _cells(branch: str, outcome: Outcome) -> list[Cell]:
@@ -365,17 +367,6 @@ def _cells(branch: str, outcome: Outcome) -> list[Cell]:
     return [
         Cell(picture, count.verdict, count.whole) for picture, count in zip(pictures, counts, strict=False)
     ]
-
-
-def _finding(counts: Sequence[PictureCount]) -> str:
-    if not counts:
-        return ""
-    summary = summarise(counts)
-    low, high = (f"{100 * bound:.0f}" for bound in summary.share_whole_interval)
-    return (
-        f"{100 * summary.share_whole:.0f} % one whole object"
-        f" (n = {summary.n}, 95 % interval {low} to {high} %)"
-    )
 
 
 def _counts(plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:

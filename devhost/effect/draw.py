@@ -153,4 +153,4 @@ def checkpoint(model: str) -> Any:
     from ..tiny import node
 
     native = computes_natively(torch.bfloat16, torch.device("cpu"))
-    return getattr(node, f"load_trained_{model}")(torch.bfloat16 if native else torch.float32)
+    return node.load_trained(model, torch.bfloat16 if native else torch.float32)

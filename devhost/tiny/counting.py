@@ -82,6 +82,13 @@ class CountSummary:
     share_whole_interval: tuple[float, float]
     edge: float
 
+    @property
+    def finding(self) -> str:
+        """Return what a sheet of pictures says below them."""
+        low, high = (100 * bound for bound in self.share_whole_interval)
+        share = f"{100 * self.share_whole:.0f} % one whole object"
+        return f"{share} (n = {self.n}, 95 % interval {low:.0f} to {high:.0f} %)"
+
     def __str__(self) -> str:
         one, whole = self.share_one_interval, self.share_whole_interval
         return (

@@ -1,6 +1,7 @@
 """Loaders of the tiny models, drop-in for the host's checkpoint and ControlNet loaders."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import comfy.controlnet
@@ -12,8 +13,8 @@ from comfy_api.latest import ComfyExtension, io
 from . import random_models, topology
 from .families import FAMILIES, IdentityVae
 from .forms import EMPTY_CLASS
+from .model_file import load_model, read_facts
 from .text import build_clip
-from .unet import load_sd15, load_sdxl
 from .vae import load_vae
 
 # The host reaches this folder through a link; the assets lie beside the real one.
@@ -25,16 +26,11 @@ CONTROLNET_EFFECT = 0.1
 Checkpoint = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
 
-def load_trained_sd15(dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """Load the trained model of the toy world with its text encoder and autoencoder."""
-    model, class_tokens = load_sd15(ASSETS / "sd15.safetensors", dtype)
-    return model, build_clip(class_tokens), load_vae(ASSETS / "vae.safetensors")
-
-
-def load_trained_sdxl(dtype: torch.dtype = torch.float32) -> Checkpoint:
-    """Load the trained model of SDXL's topology with its text encoder and autoencoder."""
-    model, class_tokens = load_sdxl(ASSETS / "sdxl.safetensors", dtype)
-    return model, build_clip(class_tokens), load_vae(ASSETS / "vae.safetensors")
+def load_trained(name: str, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Load `assets/tiny/<name>.safetensors` with its text encoder and autoencoder."""
+    tiny = load_model(ASSETS / f"{name}.safetensors", dtype)
+    clip = build_clip(tiny.class_tokens, names=tiny.facts.names)
+    return tiny.patcher, clip, load_vae(ASSETS / "vae.safetensors")
 
 
 def load_random_sdxl() -> Checkpoint:
@@ -47,14 +43,14 @@ def load_random_sdxl() -> Checkpoint:
 
 
 CHECKPOINTS: dict[str, Callable[[], Checkpoint]] = {
-    "tiny_sd15.safetensors": load_trained_sd15,
-    "tiny_sdxl.safetensors": load_trained_sdxl,
+    "tiny_sd15.safetensors": partial(load_trained, "sd15"),
+    "tiny_sdxl.safetensors": partial(load_trained, "sdxl"),
     "random_sdxl.safetensors": load_random_sdxl,
 }
-CONTROLNETS: dict[str, topology.UnetConfig] = {
-    "tiny_sd15.safetensors": topology.TRAINED_SD15,
-    "tiny_sdxl.safetensors": topology.TRAINED_SDXL,
-    "random_sdxl.safetensors": topology.SDXL,
+CONTROLNETS: dict[str, Callable[[], topology.UnetConfig]] = {
+    "tiny_sd15.safetensors": lambda: read_facts(ASSETS / "sd15.safetensors").topology,
+    "tiny_sdxl.safetensors": lambda: read_facts(ASSETS / "sdxl.safetensors").topology,
+    "random_sdxl.safetensors": lambda: topology.SDXL,
 }
 
 
@@ -107,7 +103,7 @@ class TinyControlNet(io.ComfyNode):
     @classmethod
     def execute(cls, control_net_name: str) -> io.NodeOutput:
         return io.NodeOutput(
-            random_models.controlnet(CONTROLNETS[control_net_name], effect=CONTROLNET_EFFECT)
+            random_models.controlnet(CONTROLNETS[control_net_name](), effect=CONTROLNET_EFFECT)
         )
 
 

@@ -1,12 +1,14 @@
-"""A text encoder that knows the classes of the toy world: a table of token sequences, one row a class.
+"""A text encoder that knows the prompts of a tiny model: a table of token sequences, one row a prompt.
 
-"a red person" or "three blue balls" choose a row, in any wording that names a colour and a form or number; any
+In the toy world "a red person" or "three blue balls" choose a row, in any wording that names a colour and a form or number; any
 other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text nodes work with it.
 
 Dimensions: K rows, T tokens, D their width, P the pooled width.
 """
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -15,27 +17,34 @@ import comfy.sd
 import comfy.supported_models_base
 import torch
 
-from .forms import EMPTY_CLASS, TEXTS
+from .forms import TEXTS
 
 WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
-def class_of_prompt(text: str) -> int:
-    """Return the class id that a prompt names: all words of the class, its article aside, in any order and wording."""
+def class_of_prompt(text: str, names: Sequence[str] = TEXTS) -> int:
+    """Return which of `names` a prompt has all words of, articles aside, in any order and wording; else their number."""
     words = set(re.findall(r"[a-z]+", text.lower()))
-    classes = ({*class_text.split()} - {"a"} for class_text in TEXTS)
-    return next((number for number, names in enumerate(classes) if names <= words), EMPTY_CLASS)
+    classes = ({*name.split()} - {"a"} for name in names)
+    return next((number for number, wanted in enumerate(classes) if wanted <= words), len(names))
 
 
 class ClassTokenizer:
     """A tokenizer whose only token is the class id of the prompt."""
 
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        embedding_directory: Any = None,
+        tokenizer_data: dict[str, Any] | None = None,
+    ) -> None:
         del embedding_directory, tokenizer_data  # the host passes them to every tokenizer
+        self.names = names
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> WeightedTokens:
         """Return the class id in the host's nesting: encoder name, sections, weighted tokens."""
-        token = (class_of_prompt(text), 1.0, 0) if return_word_ids else (class_of_prompt(text), 1.0)
+        number = class_of_prompt(text, self.names)
+        token = (number, 1.0, 0) if return_word_ids else (number, 1.0)
         return {"classes": [[token]]}
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -84,11 +93,13 @@ class ClassTable(torch.nn.Module):
         return self.load_state_dict(state, strict=False, assign=getattr(self, "can_assign_sd", False))
 
 
-def build_clip(sequences: torch.Tensor, pooled: torch.Tensor | None = None) -> comfy.sd.CLIP:
-    """Build the host's CLIP around sequences (K, T, D) and pooled vectors (K, P), else token means."""
+def build_clip(
+    sequences: torch.Tensor, pooled: torch.Tensor | None = None, names: Sequence[str] = TEXTS
+) -> comfy.sd.CLIP:
+    """Build the host's CLIP around sequences (K, T, D) of `names` and the empty prompt, and pooled vectors (K, P), else token means."""
     if pooled is None:
         pooled = sequences.mean(1)
-    target = comfy.supported_models_base.ClipTarget(ClassTokenizer, ClassTable)
+    target = comfy.supported_models_base.ClipTarget(partial(ClassTokenizer, names), ClassTable)
     target.params = {"shape": tuple(sequences.shape), "pooled_width": pooled.shape[1]}
     state = {"sequences.weight": sequences.flatten(1), "pooled.weight": pooled}
     return comfy.sd.CLIP(target, state_dict=[state], model_options={"dtype": torch.float32})

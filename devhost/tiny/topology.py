@@ -46,15 +46,8 @@ SDXL: UnetConfig = _COMMON | {
 }
 """Pooled text of 1280 and six size embeddings of 256 make the 2816 ``adm_in_channels``."""
 
-TRAINED_TOKENS, TRAINED_CONTEXT_DIM = 4, 64
-TRAINED_SD15: UnetConfig = SD15 | {"context_dim": TRAINED_CONTEXT_DIM}
-"""The trained model of the toy world: SD 1.5 with a narrow context."""
-TRAINED_SDXL: UnetConfig = SDXL | {
-    "channel_mult": (1, 2, 2),
-    "context_dim": TRAINED_CONTEXT_DIM,
-    "adm_in_channels": TRAINED_CONTEXT_DIM + 6 * 256,
-}
-"""The trained model of SDXL's topology; its deepest level is half as wide as it would be, to stay small."""
+TRAINED: dict[str, UnetConfig] = {"sd15": SD15, "sdxl": SDXL | {"channel_mult": (1, 2, 2)}}
+"""Of the trained models, except what their files say. SDXL's deepest level is half as wide as it would be, to stay small."""
 
 
 def controlnet_config(unet: UnetConfig, hint_channels: int = 3) -> UnetConfig:

@@ -4,12 +4,9 @@ The trained models draw what a prompt names at 16 x 16 latent pixels and, like t
 above that size. Their latents are colours and mask (see :mod:`.scenes`), hence the scale factor 1. Their group norm has
 8 groups: at this width the usual 32 hold one channel each, and the network could not tell the mean or the scale of
 its noise.
-
-Dimensions: K classes, T tokens, D their width.
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import comfy.latent_formats
@@ -19,11 +16,9 @@ import comfy.ops
 import comfy.supported_models
 import comfy.supported_models_base
 import torch
-from safetensors.torch import load_file
 
-from .topology import TRAINED_SD15, TRAINED_SDXL, UnetConfig
+from .topology import UnetConfig
 
-CLASS_TOKENS_KEY = "class_tokens"
 GROUPS = 8
 
 State = dict[str, torch.Tensor]
@@ -63,26 +58,7 @@ class SceneSDXL(comfy.supported_models.SDXL):
     custom_operations = SceneOperations
 
 
-def load_sd15(
-    path: Path, dtype: torch.dtype = torch.float32
-) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
-    """Load the trained SD 1.5 and its class tokens (K, T, D), the empty prompt's last."""
-    return _load(SceneSD15, TRAINED_SD15, path, dtype)
-
-
-def load_sdxl(
-    path: Path, dtype: torch.dtype = torch.float32
-) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
-    """Load the trained SDXL and its class tokens (K, T, D), the empty prompt's last."""
-    return _load(SceneSDXL, TRAINED_SDXL, path, dtype)
-
-
-def _load(
-    family: Family, topology: UnetConfig, path: Path, dtype: torch.dtype
-) -> tuple[comfy.model_patcher.ModelPatcher, torch.Tensor]:
-    state = {name: value.float() for name, value in load_file(path).items()}
-    class_tokens = state.pop(CLASS_TOKENS_KEY)
-    return build_unet(family, topology, lambda _: state, dtype), class_tokens
+TRAINED_FAMILIES: dict[str, Family] = {"sd15": SceneSD15, "sdxl": SceneSDXL}
 
 
 def build_unet(

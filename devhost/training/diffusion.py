@@ -18,20 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-import safetensors.torch
 import torch
 from comfy.cli_args import args as host_arguments
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from devhost.tiny.forms import EMPTY_CLASS, TEXTS
 from devhost.tiny.scenes import random_scenes, random_several_objects
-from devhost.tiny.topology import TRAINED_CONTEXT_DIM, TRAINED_SD15, TRAINED_SDXL, TRAINED_TOKENS, UnetConfig
 
 host_arguments.cpu = True  # read once, when the next imports run
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.util import timestep_embedding  # noqa: E402
 
-from devhost.tiny.unet import CLASS_TOKENS_KEY, SceneOperations  # noqa: E402
+from devhost.tiny.model_file import Facts, save_model  # noqa: E402
+from devhost.tiny.unet import SceneOperations  # noqa: E402
+
+TOKENS, CONTEXT = 4, 64
 
 SIZE = (16, 16)
 SAMPLES = 4
@@ -75,8 +76,8 @@ class Prompts(torch.nn.Module):
         self.register_buffer(
             "rows", torch.tensor([[words.index(word) for word in text.split()] for text in texts])
         )
-        self.words = torch.nn.Parameter(torch.randn(len(words), TRAINED_CONTEXT_DIM) * 0.5)
-        self.places = torch.nn.Parameter(torch.randn(TRAINED_TOKENS, TRAINED_CONTEXT_DIM) * 0.1)
+        self.words = torch.nn.Parameter(torch.randn(len(words), CONTEXT) * 0.5)
+        self.places = torch.nn.Parameter(torch.randn(TOKENS, CONTEXT) * 0.1)
 
     def forward(self) -> torch.Tensor:
         """Return the table; its last row is the empty prompt."""
@@ -86,8 +87,10 @@ class Prompts(torch.nn.Module):
 class Model(torch.nn.Module):
     """A UNet with the class table that it is trained with."""
 
-    def __init__(self, topology: UnetConfig) -> None:
+    def __init__(self, arch: str) -> None:
         super().__init__()
+        self.arch = arch
+        topology = facts_of(arch, 0).topology
         self.unet = UNetModel(**topology, dtype=torch.float32, operations=SceneOperations)
         self.prompts = Prompts()
         self.takes_sizes = topology["adm_in_channels"] is not None
@@ -188,13 +191,17 @@ def train(model: Model, steps: int, generator: torch.Generator, output: Path) ->
             )
             losses = torch.zeros(0)
         if step % SAVE == 0 or step == steps:
-            save(cast(Model, average.module), output)
+            save(cast(Model, average.module), output, seen=step * BATCH)
 
 
-def save(model: Model, path: Path) -> None:
-    """Write the weights and the class table in half precision."""
-    state = {**model.unet.state_dict(), CLASS_TOKENS_KEY: model.prompts().detach()}
-    safetensors.torch.save_file({name: value.half().contiguous() for name, value in state.items()}, path)
+def facts_of(arch: str, seen: int) -> Facts:
+    """Return what the file of a model says about it after `seen` pictures."""
+    return Facts(arch, width=32, heads=2, context=CONTEXT, trained_side=128, names=TEXTS, seen=seen)
+
+
+def save(model: Model, path: Path, seen: int) -> None:
+    """Write the weights, the class table and what a loader must know."""
+    save_model(path, model.unet.state_dict(), model.prompts(), facts_of(model.arch, seen))
 
 
 def main() -> None:
@@ -208,7 +215,7 @@ def main() -> None:
 
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
-    model = Model({"sd15": TRAINED_SD15, "sdxl": TRAINED_SDXL}[arguments.model])
+    model = Model(arguments.model)
     train(model, arguments.steps or STEPS[arguments.model], generator, arguments.output)
 
 

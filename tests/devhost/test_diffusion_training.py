@@ -5,26 +5,27 @@ from __future__ import annotations
 import pytest
 import torch
 
-from devhost.tiny.forms import EMPTY_CLASS, FIRST_CROWD
+from devhost.tiny.forms import EMPTY_CLASS, FIRST_CROWD, TEXTS
+from devhost.tiny.model_file import load_model
 from devhost.tiny.node import ASSETS
 from devhost.tiny.text import build_clip
-from devhost.tiny.topology import TRAINED_SD15, TRAINED_SDXL
-from devhost.tiny.unet import load_sd15, load_sdxl
 from devhost.training import diffusion
 
 
-@pytest.mark.parametrize(("topology", "load"), [(TRAINED_SD15, load_sd15), (TRAINED_SDXL, load_sdxl)])
-def test_the_host_predicts_what_was_trained(tmp_path, topology, load):
+@pytest.mark.parametrize("arch", ["sd15", "sdxl"])
+def test_the_host_predicts_what_was_trained(tmp_path, arch):
     generator = torch.Generator().manual_seed(0)
     with torch.random.fork_rng():
-        trained = diffusion.Model(topology)
+        trained = diffusion.Model(arch)
     with torch.no_grad():
         for weight in trained.parameters():  # half precision on disk; nothing is zero any more
             weight.copy_((weight + 0.02 * torch.randn(weight.shape, generator=generator)).half())
         trained.prompts.words.copy_(trained.prompts.words.half())
-    diffusion.save(trained, tmp_path / "model.safetensors")
+    diffusion.save(trained, tmp_path / "model.safetensors", seen=320)
 
-    model, class_tokens = load(tmp_path / "model.safetensors")
+    tiny = load_model(tmp_path / "model.safetensors")
+    model, class_tokens = tiny.patcher, tiny.class_tokens
+    assert (tiny.facts.seen, tiny.facts.names) == (320, TEXTS)
     noisy, timestep = torch.randn(1, 4, 16, 16, generator=generator), 400
     with torch.no_grad():
         expected = trained(
@@ -33,7 +34,7 @@ def test_the_host_predicts_what_was_trained(tmp_path, topology, load):
         sampling = model.model.model_sampling
         sigma = sampling.sigma(torch.tensor([timestep]))
         extra = {}
-        if topology is TRAINED_SDXL:
+        if arch == "sdxl":
             clip = build_clip(class_tokens)
             [[_, options]] = clip.encode_from_tokens_scheduled(clip.tokenize("a red ring"))
             extra["y"] = model.model.encode_adm(
@@ -46,7 +47,7 @@ def test_the_host_predicts_what_was_trained(tmp_path, topology, load):
 
 
 def test_the_schedule_is_the_hosts():
-    model, _ = load_sd15(ASSETS / "sd15.safetensors")
+    model = load_model(ASSETS / "sd15.safetensors").patcher
     shares = diffusion.signal_shares()
     sigmas = ((1 - shares) / shares).sqrt()
     torch.testing.assert_close(sigmas, model.model.model_sampling.sigmas, rtol=1e-4, atol=1e-5)
@@ -72,7 +73,8 @@ def test_batches_show_windows_of_the_less_noisy_steps_alone():
 
 def test_the_network_is_told_the_mean_of_its_noise():
     """Group norm over single channels would hide it; then the start noise would have to be whitened."""
-    model, class_tokens = load_sd15(ASSETS / "sd15.safetensors")
+    tiny = load_model(ASSETS / "sd15.safetensors")
+    model, class_tokens = tiny.patcher, tiny.class_tokens
     sampling = model.model.model_sampling
     sigma = sampling.sigma(torch.tensor([900]))
     noise = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -1,6 +1,7 @@
 """The artefact and its cure, counted: models that draw one object a picture, at twice their trained size.
 
-Fixed seeds, few pictures, wide margins; `python3 dev.py effect` counts more of them, and bench/results/effect.md has its table.
+Fixed seeds, few pictures, wide margins, a minute and a half; `python3 dev.py whole-objects` asks more models, methods and sizes for more
+pictures, and bench/results/effect.md has its table. Deep Shrink is tried on one topology and HiDiffusion on the other: in `auto` both shrink alike.
 """
 
 from __future__ import annotations
@@ -15,26 +16,27 @@ from devhost.tiny import node
 from devhost.tiny.counting import PictureCount, count_objects, summarise
 from devhost.tiny.forms import CLASS_TEXTS, CROWD_TEXTS, FIRST_CROWD, TEXTS
 
-PICTURES = 12
-ONE = [number % len(CLASS_TEXTS) for number in range(PICTURES)]
-MANY = [FIRST_CROWD + number % len(CROWD_TEXTS) for number in range(PICTURES)]
+FEW_STEPS, STEPS = 12, 20
+ONE = range(len(CLASS_TEXTS))
+MANY = range(FIRST_CROWD, FIRST_CROWD + len(CROWD_TEXTS))
 METHODS = {
-    "Deep Shrink": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=128)),
-    "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=128)),
+    "sd15": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=128)),
+    "sdxl": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=128)),
 }
 
 
 @pytest.fixture(scope="module", params=["sd15", "sdxl"])
-def checkpoint(request):
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(family):
     """A trained model of either topology; in float32, since a CPU without bfloat16 of its own takes minutes for it."""
-    return getattr(node, f"load_trained_{request.param}")(torch.float32)
+    return node.load_trained(family, torch.float32)
 
 
-def count(checkpoint, size, classes=ONE, method=lambda model: model) -> list[PictureCount]:
-    return count_objects(sampled(checkpoint, size, classes, method), classes)
-
-
-def sampled(checkpoint, size, classes, method):
+def count(checkpoint, size, classes=ONE, method=lambda model: model, steps=FEW_STEPS) -> list[PictureCount]:
     model, clip, _ = checkpoint
 
     def encode(texts):
@@ -42,10 +44,11 @@ def sampled(checkpoint, size, classes, method):
         pooled = torch.cat([options["pooled_output"] for _, options in rows])
         return [[torch.cat([tokens for tokens, _ in rows]), {"pooled_output": pooled}]]
 
-    return sample(
-        method(model), size, batch=len(classes), steps=20, cfg=2.5, sampler="dpmpp_2m",
+    latents = sample(
+        method(model), size, batch=len(classes), steps=steps, cfg=2.5, sampler="dpmpp_2m",
         positive=encode([TEXTS[number] for number in classes]), negative=encode([""]),
     ).float()  # fmt: skip
+    return count_objects(latents, classes)
 
 
 def counted_to_asked(counts: list[PictureCount]) -> float:
@@ -66,16 +69,16 @@ def test_plain_sampling_doubles_objects_at_twice_the_size(checkpoint):
     assert plain.mean_count > 1.5
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_they_stay_one_and_whole(checkpoint, method):
-    cured = summarise(count(checkpoint, (32, 32), method=METHODS[method]))
+def test_they_stay_one_and_whole(checkpoint, family):
+    cured = summarise(count(checkpoint, (32, 32), method=METHODS[family], steps=STEPS))
     assert cured.share_one > 0.7
     assert cured.share_whole > 0.6
     assert cured.mean_count < 1.4
 
 
-def test_several_objects_are_fewer_than_plain_draws(checkpoint):
+@pytest.mark.parametrize("family", ["sd15"], indirect=True)
+def test_several_objects_are_fewer_than_plain_draws(checkpoint, family):
     """Plain draws 3.8 times as many as asked; the published settings, which end early, about three times."""
-    plain = counted_to_asked(count(checkpoint, (32, 32), MANY))
-    for method in METHODS.values():
-        assert 0.8 < counted_to_asked(count(checkpoint, (32, 32), MANY, method)) < 0.95 * plain
+    several = MANY[::3]  # two, three, four and five
+    plain = counted_to_asked(count(checkpoint, (32, 32), several))
+    assert 0.8 < counted_to_asked(count(checkpoint, (32, 32), several, METHODS[family])) < 0.95 * plain

@@ -28,10 +28,10 @@ from megapixel.segs.segment import SEG, FrameSEG
 import nodes as host_nodes
 from devhost.sampling import sample
 from devhost.tiny import random_models
+from devhost.tiny.model_file import load_model
 from devhost.tiny.node import ASSETS
 from devhost.tiny.random_models import conditioning, controlnet
 from devhost.tiny.scenes import random_scenes
-from devhost.tiny.unet import load_sd15
 from devhost.tiny.vae import load_vae
 
 SIZE = (48, 120)
@@ -204,7 +204,8 @@ def test_a_model_for_inpainting_is_shown_what_the_hosts_node_shows_it(upscale, v
 def test_near_denoise_0_a_segment_is_the_picture_within_the_error_of_its_vae():
     picture = random_scenes(1, (8, 11), torch.Generator().manual_seed(4)).pictures().movedim(1, -1)
     vae = load_vae(ASSETS / "vae.safetensors")
-    model, tokens = load_sd15(ASSETS / "sd15.safetensors")
+    tiny = load_model(ASSETS / "sd15.safetensors")
+    model, tokens = tiny.patcher, tiny.class_tokens
     texts = [[[tokens[number : number + 1], {}]] for number in (3, 12)]  # an object, and no text
     segs = (64, 88), [segment((0, 0, 88, 64))]
     settings = SETTINGS | {"rescale_factor": 2.0, "denoise": 0.0001, "steps": 1, "noise_mask_feather": 0}

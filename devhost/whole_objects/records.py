@@ -1,0 +1,100 @@
+"""What was sampled and counted: a line of JSON a picture, and the picture itself beside it.
+
+Counts of an earlier counter are made again from the picture; pictures of other weights are not used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from . import counter
+from .counter import Count, count
+from .plan import CFG, SAMPLER, SCHEDULER, SEED, Cell
+
+COUNTER = hashlib.sha256(Path(counter.__file__).read_bytes()).hexdigest()[:12]
+SETTINGS = f"{SAMPLER}, {SCHEDULER}, cfg {CFG:g}, seed {SEED}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture: what it is of, what was counted by which counter, and the CPU seconds that sampling took."""
+
+    cell: Cell
+    picture: int
+    weights: str
+    file: str
+    count: Count
+    seconds: float
+    counter: str = COUNTER
+    settings: str = SETTINGS
+
+    def as_json(self) -> str:
+        """Return the line."""
+        return json.dumps(asdict(self))
+
+
+def record_of(line: str) -> Record:
+    """Return what `as_json` made a line of.
+
+    Raises:
+        ValueError: it is not such a line, or not a whole one.
+    """
+    try:
+        values: dict[str, Any] = json.loads(line)
+        return Record(Cell(**values.pop("cell")), count=Count(**values.pop("count")), **values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a record: {error}") from error
+
+
+class Records:
+    """A folder of pictures and the lines about them. One process at a time writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.lines = folder / "records.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __iter__(self) -> Iterator[Record]:
+        """Yield the records of the current settings whose picture is there, counted by the current counter."""
+        if not self.lines.exists():
+            return
+        for line in self.lines.read_text(encoding="utf-8").splitlines():
+            try:
+                record = record_of(line)
+            except ValueError:
+                continue  # an interruption cut it off
+            if record.settings == SETTINGS and (self.folder / record.file).exists():
+                yield record if record.counter == COUNTER else self._counted_again(record)
+
+    def add(
+        self, cell: Cell, picture: int, weights: str, pixels: NDArray[np.uint8], seconds: float
+    ) -> Record:
+        """Save a picture, count in it, and write its line."""
+        words = (cell.model, cell.size, cell.method, cell.steps, weights, picture)
+        file = "-".join(map(str, words)).replace(" ", "_").replace(":", "to") + ".png"
+        Image.fromarray(pixels).save(self.folder / file)
+        record = Record(cell, picture, weights, file, count(pixels / 255), seconds)
+        separator = "" if self._ends_whole() else "\n"
+        with self.lines.open("a", encoding="utf-8") as lines:
+            lines.write(f"{separator}{record.as_json()}\n")
+        return record
+
+    def pixels(self, record: Record) -> NDArray[np.uint8]:
+        """Load a picture (H, W, 3)."""
+        with Image.open(self.folder / record.file) as image:
+            return np.asarray(image.convert("RGB"))
+
+    def _counted_again(self, record: Record) -> Record:
+        return replace(record, count=count(self.pixels(record) / 255), counter=COUNTER)
+
+    def _ends_whole(self) -> bool:
+        return not self.lines.exists() or self.lines.read_bytes()[-1:] in (b"", b"\n")

@@ -62,6 +62,26 @@ def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
     return (options.get("ad_params") or {}).get("sub_idxs")
 
 
+def repeated_conditionings(options: Mapping[str, Any]) -> list[int] | None:
+    """Return for each part of a layer's batch the place of its conditioning in the call, where a pack gives one several texts.
+
+    `options` are those that a patch inside the layer was given: the packs for regional prompts leave there what they made of
+    the host's numbers, for each conditioning but the negative one as many as it has texts. None where they do not.
+    """
+    numbers: Sequence[int] = options.get("cond_or_uncond", ())
+    made = next((options[key] for key in _REPEATED if key in options), None)
+    positive = len(numbers) - list(numbers).count(1)
+    if made is None or not positive:
+        return None
+    texts = (len(made) - list(numbers).count(1)) // positive
+    places = [place for place, number in enumerate(numbers) for _ in range(1 if number == 1 else texts)]
+    return places if [numbers[place] for place in places] == list(made) else None
+
+
+# Attention Couple of ComfyUI-ppm and of comfyui-prompt-control.
+_REPEATED = "cond_or_uncond_couple", "cond_or_uncond_hook_couple"
+
+
 def chosen_attention(layer: Any) -> dict[str, Any]:
     """Return by which keyword an attention layer asks for a kernel of its own, as a checkpoint may; empty where it does not."""
     own = getattr(layer, "comfy_attention", None)  # new after 0.30

@@ -65,7 +65,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def _rau_net(model: Any) -> Any:
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_rau_net(model, known_preset(topology, "low"))
+    return apply_rau_net(model, known_preset(topology, "ultra"))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

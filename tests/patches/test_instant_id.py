@@ -756,7 +756,7 @@ class TestCost:
         sample(always := applied(shallow_sdxl, person, "three people"), (37, 29), steps=1)
         assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain
         late = applied(shallow_sdxl, person, "three people", start_at=0.1)
-        sample(late, (37, 29), steps=1)
+        sample(late, (37, 29), steps=3)
         assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + 3
 
     def test_nothing_is_projected_while_sampling(self, shallow_sdxl, person, state):

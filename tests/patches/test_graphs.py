@@ -8,7 +8,6 @@ from megapixel.attention.instant_id import FaceKeys
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.instant_id import Person, apply_instant_id, cross_attentions
-from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_settings import RAUNet
 from torch._dynamo.utils import counters
@@ -25,7 +24,6 @@ SIZES = (
 )  # all above the trained size, and no side like another
 SIGMAS = torch.tensor([14.0, 2.0, 0.0])
 TRAINED = 64
-WINDOWS = (1,), (), (2, 3)
 
 
 def with_faces(model):
@@ -37,15 +35,10 @@ def with_faces(model):
     return model
 
 
-EFFECTS = {
+EFFECTS = {  # MSW-MSA is in both HiDiffusions, with windows of the trained size and two by two
     "Deep Shrink": lambda model: apply_deep_shrink(model, DeepShrink(block_number=1)),
-    "Deep Shrink auto": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=TRAINED)),
     "RAU-Net": lambda model: apply_rau_net(
         model, RAUNet((2,), (1,), end_time=0.4, ca_end_time=0.4, ca_input_blocks=(3,), ca_output_blocks=())
-    ),
-    "MSW-MSA": lambda model: apply_msw_msa(model, MSWMSA(*WINDOWS)),
-    "MSW-MSA native": lambda model: apply_msw_msa(
-        model, MSWMSA(*WINDOWS, windows="native", trained_size=TRAINED)
     ),
     "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED)),
     "HiDiffusion published": lambda model: apply_hidiffusion(
@@ -53,6 +46,9 @@ EFFECTS = {
     ),
     "InstantID": with_faces,
 }
+
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

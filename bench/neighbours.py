@@ -44,7 +44,7 @@ from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.instant_id import Person, apply_instant_id, cross_attentions
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_preset import known_preset
+from megapixel.patches.rau_net_preset import original_preset
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
@@ -65,7 +65,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def _rau_net(model: Any) -> Any:
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_rau_net(model, known_preset(topology, "ultra"))
+    return apply_rau_net(model, original_preset(topology, "ultra"))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -90,7 +90,7 @@ EFFECTS: Effects = {
     ),
     "InstantID": _face,
 }
-DID_NOTHING = ("nothing to do", "did nothing in this run", "nothing at ")
+DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from devhost.sampling import sample
 
 from .conftest import HostSyncs
 
-SIZE = (32, 28)
+SIZE, SMALL = (32, 28), (24, 20)
 STEPS = 4
 EFFECTS = {
     "nothing": lambda model: model,
@@ -97,7 +97,7 @@ def test_shares_of_the_steps_of_a_part_are_logged(sd15, effect, first, last, cou
     assert ("nothing to do" in line) == (effect == "RAU-Net" and counted is not None)  # int(0.4 * 2) is 0
 
 
-def reads(model, size=SIZE, **settings):
+def reads(model, **settings):
     """Return how often each evaluation of a run takes a number out of a tensor."""
     counts = []
 
@@ -109,7 +109,7 @@ def reads(model, size=SIZE, **settings):
 
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "count", count)
-    sample(clone, size, steps=6, **settings)
+    sample(clone, SMALL, steps=3, **settings)
     return counts
 
 
@@ -129,7 +129,7 @@ NEVER = {
 @pytest.mark.parametrize("effect", NEVER)
 def test_an_effect_that_needs_no_noise_level_reads_nothing(sd15, effect):
     ours = NEVER[effect](sd15)
-    sample(ours, SIZE, steps=1)  # copies to the device what stays there
+    sample(ours, SMALL, steps=1)  # copies to the device what stays there
     assert reads(ours) == reads(sd15)
 
 
@@ -145,7 +145,7 @@ def test_a_window_outside_the_run_reads_nothing(sd15):
 def test_every_other_reads_the_noise_level_once_a_step(sd15, apart, effect):
     apart(sd15)  # one call for each half of the guidance
     model = {**EFFECTS, **ALWAYS}[effect](sd15)
-    sample(model, SIZE, steps=6)  # copies to the device what stays there
+    sample(model, SMALL, steps=3)  # copies to the device what stays there
     ours, plain = reads(model), reads(sd15)
     assert all(mine - without <= 1 for mine, without in zip(ours, plain, strict=True))
     assert (ours != plain) == (effect != "a face in a mask")

@@ -45,6 +45,7 @@ from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.instant_id import Person, apply_instant_id, cross_attentions
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_preset import original_preset
+from megapixel.patches.rau_net_published import kind_of
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
@@ -65,7 +66,8 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def _rau_net(model: Any) -> Any:
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_rau_net(model, original_preset(topology, "ultra"))
+    lightest = "low" if kind_of(topology) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
+    return apply_rau_net(model, original_preset(topology, lightest))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

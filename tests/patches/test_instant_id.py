@@ -383,7 +383,7 @@ class TestTilesAndWindows:
         sample(self.in_tiles(applied(shallow_sdxl, person, "one"), 2), SIZE, steps=1)
         assert "in tiles" not in caplog.text
         sample(self.in_tiles(applied(shallow_sdxl, person, "masked"), 2), SIZE, steps=1)
-        assert caplog.text.count("does not tell where they lie, so each of them has the whole mask") == 1
+        assert caplog.text.count("without publishing their positions, so every tile gets the whole mask") == 1
 
     def test_a_window_of_a_long_batch_sees_the_masks_of_its_pictures(self, shallow_sdxl, person):
         mask = spot(0.1, 0.1, 0.8, 0.4, pictures=3)

@@ -221,7 +221,7 @@ def _ip_adapter(model: Any, pack: Any) -> Any:
 
 def _pulid(model: Any, pack: Any) -> Any:
     """PuLID's own node, with random tokens in the place of what its networks would read from a picture."""
-    module = importlib.import_module(f"{pack.__name__}.pulid")
+    module: Any = importlib.import_module(f"{pack.__name__}.pulid")
     context = model.model.model_config.unet_config["context_dim"]
 
     class Helper:
@@ -273,7 +273,7 @@ def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
 
 def _motion(model: Any, pack: Any, frames: int = 2) -> Any:
     """AnimateDiff with random motion weights a tenth as wide as the real ones, in contexts of `frames` of the batch."""
-    module = importlib.import_module(f"{pack.__name__}.animatediff.motion_module_ad")
+    module: Any = importlib.import_module(f"{pack.__name__}.animatediff.motion_module_ad")
     injection = importlib.import_module(f"{pack.__name__}.animatediff.model_injection")
     context = 2 if model.model.model_config.unet_config["context_dim"] == 2048 else 3
     place = "transformer_blocks.0.attention_blocks.1.pos_encoder.pe"

@@ -76,7 +76,7 @@ class _Mark:
 class _InOrder(Tensor):
     """Rows as the host put them together: what comes of any operation on them is an ordinary tensor."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
 
 
 class _Rows:

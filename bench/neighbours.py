@@ -11,7 +11,7 @@ A cell states:
     SILENT          it changes nothing, and no line says so
     FAILS: ...      the error message
 
-`plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did; where they did not, whether
+InstantID is for SDXL alone; its two images have two masks. `plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did; where they did not, whether
 the neighbour alone does. Weights are random.
 """
 
@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from devhost.host import import_host
@@ -35,11 +36,16 @@ from devhost.host import import_host
 import_host()
 
 import comfy.hooks
+import comfy.model_management
+import comfy.samplers
 import torch
+from megapixel.attention.instant_id import FaceKeys
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
+from megapixel.patches.instant_id import Person, apply_instant_id, cross_attentions
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_preset import original_preset
+from megapixel.patches.rau_net_published import kind_of
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
@@ -60,23 +66,41 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def _rau_net(model: Any) -> Any:
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_rau_net(model, original_preset(topology, "low"))
+    lightest = "low" if kind_of(topology) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
+    return apply_rau_net(model, original_preset(topology, lightest))
 
 
-EFFECTS: dict[str, Callable[[Any], Any]] = {
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _face(model: Any) -> Any:
+    widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
+    left = (torch.arange(64) < 32).float().repeat(64, 1)
+    person = Person(FaceKeys(random(2, 2, 16, sum(widths)), widths), 0.8, mask=torch.stack([left, 1 - left]))
+    return apply_instant_id(model, person)
+
+
+Effects = dict[str, Callable[[Any], Any]]
+ONLY_SDXL = "InstantID"
+EFFECTS: Effects = {
     "Deep Shrink": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=TRAINED)),
     "RAU-Net": _rau_net,
     "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED)),
     "HiDiffusion published": lambda model: apply_hidiffusion(
         model, HiDiffusion(mode="published", trained_size=TRAINED)
     ),
+    "InstantID": _face,
 }
 DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` what else the sampler is given."""
+    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` what else the sampler is given.
+
+    `guider(model)` samples in the place of the usual one; `surroundings(model)` is what all runs happen in.
+    """
 
     name: str
     apply: Callable[[Any, Any], Any] = lambda model, pack: model
@@ -84,6 +108,7 @@ class Neighbour:
     settings: Callable[[Any, Any], dict[str, Any]] = lambda model, pack: {}
     families: tuple[str, ...] = tuple(MODELS)
     surroundings: Callable[[Any], Any] | None = None
+    guider: Callable[[Any], Any] | None = None
 
 
 @dataclass
@@ -127,10 +152,160 @@ def from_module(
     return apply
 
 
-def _fp16(model: Any, pack: Any) -> Any:
-    clone = model.clone()
-    clone.set_model_compute_dtype(torch.bfloat16)  # the CPU has no half precision for every layer
-    return clone
+def _computing_in(dtype: torch.dtype) -> Callable[[Any, Any], Any]:
+    def apply(model: Any, pack: Any) -> Any:
+        clone = model.clone()
+        clone.set_model_compute_dtype(dtype)
+        return clone
+
+    return apply
+
+
+@contextmanager
+def _lowvram(model: Any) -> Iterator[None]:
+    """As under `--lowvram` with no memory for weights: the host casts them layer by layer. It thinks of this CPU as a GPU."""
+    management = comfy.model_management
+    before = management.is_device_cpu, management.vram_state
+    management.unload_all_models()
+    management.is_device_cpu, management.vram_state = lambda device: False, management.VRAMState.NO_VRAM
+    try:
+        yield
+    finally:
+        management.unload_all_models()
+        management.is_device_cpu, management.vram_state = before
+
+
+def _guided(module: str, name: str, *cfg: Any) -> Callable[[Any], Any]:
+    """Return a guider of three conditionings."""
+
+    def make(model: Any) -> Any:
+        guider = host_node(module, name)(model)
+        guider.set_conds(*(random_models.conditioning(model, seed) for seed in (1, 2, 3)))
+        guider.set_cfg(*cfg)
+        return guider
+
+    return make
+
+
+def _projections(model: Any) -> dict[str, torch.Tensor]:
+    """Return random projections of image tokens, one pair for each cross-attention that a pack numbers in a full-size model."""
+    unet = model.get_model_object("diffusion_model")
+    context = model.model.model_config.unet_config["context_dim"]
+    widths = {layer[:2]: width for layer, width in cross_attentions(unet).items()}
+    if context == 768:
+        layers: list[tuple[Any, int]] = [(("input", each), 1) for each in (1, 2, 4, 5, 7, 8)]
+        layers += [(("output", each), 1) for each in range(3, 12)]
+        layers += [(("middle", 0), 1)]
+    else:
+        layers = [(("input", each), 2 if each < 6 else 10) for each in (4, 5, 7, 8)]
+        layers += [(("output", each), 2 if each > 2 else 10) for each in range(6)]
+        layers += [(("middle", 0), 10)]
+    each = [widths[block] for block, depth in layers for _ in range(depth)]
+    return {
+        f"{2 * number + 1}.{part}.weight": random(width, context, seed=number) / context**0.5
+        for number, width in enumerate(each)
+        for part in ("to_k_ip", "to_v_ip")
+    }
+
+
+def _ip_adapter(model: Any, pack: Any) -> Any:
+    context, size = model.model.model_config.unet_config["context_dim"], 16
+    projection = {
+        "proj.weight": random(4 * context, size), "proj.bias": torch.zeros(4 * context),
+        "norm.weight": torch.ones(context), "norm.bias": torch.zeros(context),
+    }  # fmt: skip
+    weights = {"image_proj": projection, "ip_adapter": _projections(model)}
+    node, image, none = pack.NODE_CLASS_MAPPINGS["IPAdapterEmbeds"](), random(1, size), torch.zeros(1, size)
+    return node.apply_ipadapter(model, weights, image, 1.0, "linear", 0.0, 1.0, neg_embed=none)[0]
+
+
+def _pulid(model: Any, pack: Any) -> Any:
+    """PuLID's own node, with random tokens in the place of what its networks would read from a picture."""
+    module: Any = importlib.import_module(f"{pack.__name__}.pulid")
+    context = model.model.model_config.unet_config["context_dim"]
+
+    class Helper:
+        def __init__(self, **_: Any) -> None:
+            self.cropped_faces = [(random(32, 32, 3).sigmoid() * 255).byte().numpy()]
+            self.face_parse: Any = None
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *args, **kwargs: None
+
+    class Pulid(torch.nn.Module):
+        ip_layers = module.To_KV(_projections(model))
+
+        def get_image_embeds(self, face: torch.Tensor, hidden: Any) -> torch.Tensor:
+            return random(1, 16, context, seed=int(face.abs().sum() > 0))
+
+    class Eyes(torch.nn.Module):
+        image_size, image_mean, image_std = 16, (0.5,) * 3, (0.5,) * 3
+
+        def forward(self, picture: torch.Tensor, **_: Any) -> Any:
+            return random(1, 8), [random(1, 8)]
+
+    module.FaceRestoreHelper = Helper
+    module.init_parsing_model = lambda **_: lambda picture: [torch.zeros(1, 19, 32, 32)]
+    faces = SimpleNamespace(
+        det_model=SimpleNamespace(),
+        get=lambda picture: [SimpleNamespace(bbox=(0, 0, 9, 9), embedding=random(512).numpy())],
+    )
+    return module.ApplyPulid().apply_pulid(
+        model,
+        Pulid(),
+        Eyes(),
+        faces,
+        torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0)),
+        1.0,
+        0.0,
+        1.0,
+        "fidelity",
+    )[0]
+
+
+def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
+    couple = importlib.import_module(f"{pack.__name__}.prompt_control.attention_couple_ppm").set_cond_attnmask
+    [base], [other] = (random_models.conditioning(model, seed) for seed in (1, 5))
+    left = (torch.arange(64) < 32).float().repeat(1, 64, 1)
+    other[1].update(mask=left, mask_strength=1.0)
+    return {"positive": couple([base], [other], fill=True)}
+
+
+def _motion(model: Any, pack: Any, frames: int = 2) -> Any:
+    """AnimateDiff with random motion weights a tenth as wide as the real ones, in contexts of `frames` of the batch."""
+    module: Any = importlib.import_module(f"{pack.__name__}.animatediff.motion_module_ad")
+    injection = importlib.import_module(f"{pack.__name__}.animatediff.model_injection")
+    context = 2 if model.model.model_config.unet_config["context_dim"] == 2048 else 3
+    place = "transformer_blocks.0.attention_blocks.1.pos_encoder.pe"
+    keys = {
+        f"{part}.{context}.motion_modules.0.temporal_transformer.{place}": torch.zeros(1, 24, 1)
+        for part in ("down_blocks", "up_blocks")
+    }
+    kind = "SDXL" if context == 2 else "SD1.5"
+    info = module.AnimateDiffInfo(
+        sd_type=kind,
+        mm_format=module.AnimateDiffFormat.ANIMATEDIFF,
+        mm_version=module.AnimateDiffVersion.V2,
+        mm_name="random",
+    )
+    whole = module.MotionModule
+    module.MotionModule = lambda channels, **named: whole(channels // 10, **named)
+    try:
+        network = module.AnimateDiffModel(mm_state_dict=keys, mm_info=info)
+    finally:
+        module.MotionModule = whole
+    weights = random_models.random_state(network, 0)
+    network.load_state_dict(weights, strict=False)
+    cpu = torch.device("cpu")
+    motion = injection.create_MotionModelPatcher(model=network, load_device=cpu, offload_device=cpu)
+    nodes = pack.NODE_CLASS_MAPPINGS
+    [models] = nodes["ADE_ApplyAnimateDiffModel"]().apply_motion_model(motion)
+    [options] = nodes["ADE_StandardStaticContextOptions"]().create_options(
+        context_length=frames, context_overlap=1
+    )
+    return nodes["ADE_UseEvolvedSampling"]().use_evolved_sampling(
+        model, "autoselect", m_models=models, context_options=options
+    )[0]
 
 
 def _areas(model: Any, pack: Any) -> dict[str, Any]:
@@ -211,7 +386,15 @@ HOST = [
     Neighbour("heun, two calls a step", settings=lambda model, pack: {"sampler": "heun"}),
     Neighbour("dpmpp_2s_ancestral", settings=lambda model, pack: {"sampler": "dpmpp_2s_ancestral"}),
     Neighbour("one call a conditioning, as in little memory", surroundings=_little_memory),
-    Neighbour("bf16", _fp16),
+    Neighbour("bf16", _computing_in(torch.bfloat16)),
+    Neighbour("fp16", _computing_in(torch.float16)),
+    Neighbour("low memory: weights cast layer by layer", surroundings=_lowvram),
+    Neighbour("CFGNorm", of_host("nodes_cfg", "CFGNorm", 1.0)),
+    Neighbour("DualCFGGuider", guider=_guided("nodes_custom_sampler", "Guider_DualCFG", 5.0, 3.0)),
+    Neighbour(
+        "DualCFGGuider, nested", guider=_guided("nodes_custom_sampler", "Guider_DualCFG", 5.0, 3.0, True)
+    ),
+    Neighbour("PerpNegGuider", guider=_guided("nodes_perpneg", "Guider_PerpNeg", 5.0, 1.0)),
 ]
 DIFFUSION, GUIDANCE = "ComfyUI-TiledDiffusion", "sd-perturbed-attention"
 PACKS = [
@@ -230,6 +413,10 @@ PACKS = [
     Neighbour("sliding window guidance", from_module("pag_nodes", "SlidingWindowGuidanceAdvanced", "patch", 5.0, 128, 128, 64), GUIDANCE),
     Neighbour("TPG", from_module("tpg_nodes", "TokenPerturbationGuidance", "patch", 3.0), GUIDANCE),
     Neighbour("PLADIS", from_module("pladis_nodes", "Pladis", "patch", 2.0), GUIDANCE),
+    Neighbour("AnimateDiff Evolved, random motion, contexts of two of four frames", _motion, "ComfyUI-AnimateDiff-Evolved", lambda model, pack: {"batch": 4}),
+    Neighbour("IPAdapter", _ip_adapter, "ComfyUI_IPAdapter_plus"),
+    Neighbour("PuLID", _pulid, "PuLID_ComfyUI", families=("SDXL",)),
+    Neighbour("Attention Couple", pack="comfyui-prompt-control", settings=_attention_couple),
     Neighbour("AnimateDiff Evolved, contexts of one frame", _sliding, "ComfyUI-AnimateDiff-Evolved"),
     Neighbour("Advanced ControlNet", pack="ComfyUI-Advanced-ControlNet", settings=_control, families=("SD 1.5",)),
 ]  # fmt: skip
@@ -272,15 +459,27 @@ def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> t
     settings: dict[str, Any] = {"batch": 2, "steps": 2, **neighbour.settings(model, pack)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        if neighbour.guider:
+            return _sample_with(neighbour.guider(model), size)
         return sample(model, size, **settings)
 
 
-def compare(neighbour: Neighbour, plain: Any, pack: Any, lines: Lines) -> dict[str, Outcome]:
+def _sample_with(guider: Any, size: tuple[int, int]) -> torch.Tensor:
+    noise, sampler = random(2, 4, *size), comfy.samplers.sampler_object("euler")
+    with torch.inference_mode():
+        return guider.sample(
+            noise, torch.zeros_like(noise), sampler, torch.tensor([9.0, 4.0, 0.0]), disable_pbar=True, seed=0
+        )
+
+
+def compare(
+    neighbour: Neighbour, plain: Any, pack: Any, lines: Lines, effects: Effects
+) -> dict[str, Outcome]:
     """Return what came of each effect, by its name; "" has the neighbour alone."""
     alone = {size: run(neighbour, neighbour.apply(plain, pack), pack, size) for size in SIZES}
     again = run(neighbour, neighbour.apply(plain, pack), pack, SIZES[0])
     outcomes = {"": Outcome(repeats=torch.equal(alone[SIZES[0]], again))}
-    for name, effect in EFFECTS.items():
+    for name, effect in effects.items():
         outcome = outcomes[name] = Outcome()
         for size, ours_first in zip(SIZES, (True, False), strict=True):
             lines.lines.clear()
@@ -302,22 +501,25 @@ def compare(neighbour: Neighbour, plain: Any, pack: Any, lines: Lines) -> dict[s
     return outcomes
 
 
-def rows(family: str, packs: Path | None, only: str | None) -> Iterator[str]:
+def rows(family: str, packs: Path | None, only: list[str], done: str) -> Iterator[str]:
     plain, lines = MODELS[family](), Lines()
+    effects = {name: effect for name, effect in EFFECTS.items() if family == "SDXL" or name != ONLY_SDXL}
     before = sample(plain, SIZES[1])
     for neighbour in (*HOST, *PACKS):
         folder = packs / neighbour.pack if packs and neighbour.pack else None
         missing = neighbour.pack is not None and (folder is None or not folder.is_dir())
-        if missing or family not in neighbour.families or (only and only not in neighbour.name):
+        is_wanted = not only or any(part in neighbour.name for part in only)
+        is_done = f"| {neighbour.name} | {family} |" in done
+        if missing or family not in neighbour.families or not is_wanted or is_done:
             continue
         try:
             pack = load_pack(folder) if folder else None
             around = neighbour.surroundings
             if around is None:
-                outcomes = compare(neighbour, plain, pack, lines)
+                outcomes = compare(neighbour, plain, pack, lines, effects)
             else:
                 with around(plain):
-                    outcomes = compare(neighbour, plain, pack, lines)
+                    outcomes = compare(neighbour, plain, pack, lines, effects)
         except Exception as error:  # the neighbour itself does not work here
             yield f"| {neighbour.pack or 'ComfyUI'} | {neighbour.name} | {family} | fails alone: {type(error).__name__} {str(error)[:90]} |"
             continue
@@ -325,7 +527,7 @@ def rows(family: str, packs: Path | None, only: str | None) -> Iterator[str]:
         repeats = "same" if all(outcome.repeats for outcome in outcomes.values()) else "OTHER"
         if not outcomes[""].repeats:
             repeats = "other, alone too"
-        cells = " | ".join(str(outcomes[name]) for name in EFFECTS)
+        cells = " | ".join(str(outcomes.get(name, "")) for name in EFFECTS)
         yield (
             f"| {neighbour.pack or 'ComfyUI'} | {neighbour.name} | {family} | {cells} | {'same' if same else 'CHANGED'} | "
             f"{repeats} |"
@@ -337,13 +539,18 @@ def main() -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--packs", type=Path, help="a folder of other packs")
-    parser.add_argument("--only", help="a part of a neighbour's name")
+    parser.add_argument(
+        "--only", action="append", help="a part of a neighbour's name; may be given several times"
+    )
+    parser.add_argument("--done", type=Path, help="a table of an earlier run: its rows are left out")
     parser.add_argument("--family", choices=list(MODELS), help="one family alone")
     options = parser.parse_args()
-    print("| code | neighbour | model |", " | ".join(EFFECTS), "| plain | same seed |")
-    print("| --- " * (5 + len(EFFECTS)) + "|")
+    done = options.done.read_text() if options.done and options.done.is_file() else ""
+    if not done:
+        print("| code | neighbour | model |", " | ".join(EFFECTS), "| plain | same seed |")
+        print("| --- " * (5 + len(EFFECTS)) + "|")
     for family in [options.family] if options.family else MODELS:
-        for row in rows(family, options.packs, options.only):
+        for row in rows(family, options.packs, options.only or [], done):
             print(row, flush=True)
     return 0
 

@@ -63,6 +63,26 @@ def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
     return (options.get("ad_params") or {}).get("sub_idxs")
 
 
+def repeated_conditionings(options: Mapping[str, Any]) -> list[int] | None:
+    """Return the index of the conditioning of each part of a layer's batch if a pack uses several texts for one; else None.
+
+    `options` are the options of a patch inside the layer. Packs for regional prompts store there the host's `cond_or_uncond`
+    with each number repeated once per text; the negative conditioning has one.
+    """
+    numbers: Sequence[int] = options.get("cond_or_uncond", ())
+    made = next((options[key] for key in _REPEATED if key in options), None)
+    positive = len(numbers) - list(numbers).count(1)
+    if made is None or not positive:
+        return None
+    texts = (len(made) - list(numbers).count(1)) // positive
+    places = [place for place, number in enumerate(numbers) for _ in range(1 if number == 1 else texts)]
+    return places if [numbers[place] for place in places] == list(made) else None
+
+
+# Attention Couple of ComfyUI-ppm and of comfyui-prompt-control.
+_REPEATED = "cond_or_uncond_couple", "cond_or_uncond_hook_couple"
+
+
 def chosen_attention(layer: Any) -> dict[str, Any]:
     """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if it does not."""
     own = getattr(layer, "comfy_attention", None)  # new after 0.30

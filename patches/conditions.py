@@ -74,6 +74,12 @@ class _Mark:
         return [1]
 
 
+class _InOrder(Tensor):
+    """Rows as the host put them together: what comes of any operation on them is an ordinary tensor."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # pyright: ignore[reportAssignmentType]
+
+
 class _Rows:
     """The number of each row's conditioning in a call: a tensor (N, 1), which is repeated with the rows."""
 
@@ -87,8 +93,9 @@ class _Rows:
         return True
 
     def concat(self, others: Iterable[_Rows]) -> Tensor:
-        counts = torch.tensor([each._count for each in (self, *others)])
-        return torch.arange(len(counts)).repeat_interleave(counts).unsqueeze(1)
+        counts = [each._count for each in (self, *others)]
+        numbers = [[number] for number, count in enumerate(counts) for _ in range(count)]
+        return torch.tensor(numbers).as_subclass(_InOrder if len(set(counts)) == 1 else Tensor)
 
     def size(self) -> list[int]:
         return [1]
@@ -113,9 +120,9 @@ def conditions_of(marks: Mapping[str, Any], numbers: Sequence[int] | None) -> tu
     if conditions is None:
         return tuple(Condition("negative" if number else "positive") for number in numbers or (0,))
     rows: Tensor | None = marks.get(ROWS)
-    if rows is None:
+    if rows is None or isinstance(rows, _InOrder):
         return conditions
-    each = rows[:, 0].tolist()  # on the CPU
+    each = rows[:, 0].tolist()
     runs = [(number, len(list(same))) for number, same in groupby(each)]
     if len({count for _, count in runs}) == 1:
         each = [number for number, _ in runs]

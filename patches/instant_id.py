@@ -32,7 +32,7 @@ from ..attention.instant_id import FaceKeys, attend_to_face
 from ..attention.resampler import Attend
 from ..attention.token_mask import for_window, mask_view
 from ..errors import bad_input
-from ..host.compat import chosen_attention, pictures_in
+from ..host.compat import chosen_attention, pictures_in, repeated_conditionings
 from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
 from ..host.layers import attend, compute_dtype
@@ -234,6 +234,27 @@ class FacePlan(Plan):
         self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any], attention: Attend
     ) -> Tensor:
         """Return a layer's result (C * B, N, D) with the face added."""
+        if len(queries) != options["activations_shape"][0]:
+            repeated = self._repeated(options)
+            return result if repeated is None else repeated._add(result, queries, span, options, attention)
+        return self._add(result, queries, span, options, attention)
+
+    def _repeated(self, options: dict[str, Any]) -> FacePlan | None:
+        """Return the plan for a layer in which another pack uses several texts for one conditioning, or None and a log line."""
+        places = repeated_conditionings(options)
+        if places is None or len(options["cond_or_uncond"]) != len(self.keys_values):
+            log_once(
+                "%s: skipped %s block %s, because another patch changed its batch",
+                FaceEffect.label,
+                *options["block"],
+            )
+            return None
+        keys_values = torch.stack([self.keys_values[place] for place in places])
+        return replace(self, keys_values=keys_values, mask=self.mask and self.mask.repeated(places))
+
+    def _add(
+        self, result: Tensor, queries: Tensor, span: slice, options: dict[str, Any], attention: Attend
+    ) -> Tensor:
         keys, values = self.keys_values[..., span].unbind(1)
         if self.mask is None:
             return result + attend_to_face(queries, keys, values, options["n_heads"], attention)
@@ -266,6 +287,10 @@ class TokenMask:
             parts = [mask_view(mask, each.view, each.part, grid, pictures) for each in self.conditions]
             self.fitted[grid, pictures] = torch.cat(parts)
         return self.fitted[grid, pictures]
+
+    def repeated(self, places: Sequence[int]) -> TokenMask:
+        """Return the same for a batch of the conditionings at `places`."""
+        return TokenMask(self.mask, tuple(self.conditions[place] for place in places))
 
 
 @dataclass(frozen=True, eq=False)

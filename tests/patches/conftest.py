@@ -187,8 +187,18 @@ class HostSyncs(TorchFunctionMode):
         return self.methods + self.dispatched.count
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.methods += getattr(func, "__name__", "") in self.METHODS
-        return func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        self.methods += name in self.METHODS or (name == "to" and self.moves(*args[1:], **kwargs))
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def moves(*args, non_blocking=False, **kwargs):
+        """Return whether a `to` with these arguments may copy between devices, and waits for it."""
+        others = (*args, *kwargs.values())
+        return not non_blocking and any(
+            isinstance(each, (torch.device, str, torch.Tensor)) for each in others
+        )
 
     def watch(self, executor, *args, **kwargs):
         with self, self.dispatched:

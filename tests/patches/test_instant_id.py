@@ -383,7 +383,7 @@ class TestTilesAndWindows:
         sample(self.in_tiles(applied(shallow_sdxl, person, "one"), 2), SIZE, steps=1)
         assert "in tiles" not in caplog.text
         sample(self.in_tiles(applied(shallow_sdxl, person, "masked"), 2), SIZE, steps=1)
-        assert caplog.text.count("does not tell where they lie, so each of them has the whole mask") == 1
+        assert caplog.text.count("without publishing their positions, so every tile gets the whole mask") == 1
 
     def test_a_window_of_a_long_batch_sees_the_masks_of_its_pictures(self, shallow_sdxl, person):
         mask = spot(0.1, 0.1, 0.8, 0.4, pictures=3)
@@ -530,6 +530,43 @@ class Foreign:
         return self.factor * optimized_attention(q, k, v, options["n_heads"])
 
 
+class Regions:
+    """Two texts for the positive conditioning, one for each half of the picture, as packs for regional prompts do it.
+
+    The options have under `key` which conditioning each part of the batch belongs to; both texts are that of the conditioning.
+    """
+
+    def __init__(self, key="cond_or_uncond_hook_couple"):
+        self.key = key
+
+    def on(self, model):
+        clone = model.clone()
+        clone.set_model_attn2_patch(self.repeat)
+        clone.set_model_attn2_output_patch(self.join)
+        return clone
+
+    def repeat(self, queries, keys, values, options):
+        numbers = options["cond_or_uncond"]
+        options[self.key] = [number for number in numbers for _ in range(2 - number)]
+
+        def repeated(tokens):
+            parts = zip(numbers, tokens.chunk(len(numbers)), strict=True)
+            return torch.cat([part for number, part in parts for _ in range(2 - number)])
+
+        return repeated(queries), repeated(keys), repeated(values)
+
+    def join(self, tokens, options):
+        height, width = options["activations_shape"][-2:]
+        left = (torch.arange(width) < width // 2).repeat(height).unsqueeze(-1)
+        parts = iter(tokens.chunk(len(options[self.key])))
+        return torch.cat(
+            [
+                next(parts) if number else next(parts) * left + next(parts) * ~left
+                for number in options["cond_or_uncond"]
+            ]
+        )
+
+
 class TestOtherPacks:
     @pytest.mark.parametrize("index", [0, None], ids=["one layer", "the whole block"])
     def test_a_replacement_that_is_there_is_kept(self, shallow_sdxl, person, index):
@@ -601,6 +638,24 @@ class TestOtherPacks:
                 results.append(sample(model, (24, 32), steps=1))
         assert torch.equal(results[0], results[1])
         assert relative(results[0], results[2]) < TOLERANCE
+
+    @pytest.mark.parametrize("batch", [1, 2])
+    @pytest.mark.parametrize("case", ["one", "masked", "three people"])
+    def test_regional_prompts_that_give_a_conditioning_several_texts(self, shallow_sdxl, person, case, batch):
+        """The same text in both regions is one text."""
+        regional = Regions("cond_or_uncond_couple").on(shallow_sdxl)
+        expected = sample(applied(shallow_sdxl, person, case), SIZE, batch=batch)
+        for both in (applied(regional, person, case), Regions().on(applied(shallow_sdxl, person, case))):
+            assert relative(sample(both, SIZE, batch=batch), expected) < TOLERANCE
+
+    def test_a_batch_that_is_changed_in_an_unknown_way_gets_no_face_and_a_log_line(
+        self, shallow_sdxl, person, caplog
+    ):
+        regional = Regions("a name that nobody knows").on(shallow_sdxl)
+        with caplog.at_level(logging.INFO, "megapixel"):
+            result = sample(applied(regional, person, "masked"), SIZE)
+        assert torch.equal(result, sample(regional, SIZE))
+        assert "InstantID: skipped input block 4, because another patch changed its batch" in caplog.text
 
     def test_conditionings_that_a_pack_makes_itself_while_sampling(self, shallow_sdxl, person, state):
         """They carry no mark of ours; the first of a call then counts as the positive one."""
@@ -699,12 +754,10 @@ class TestCost:
         """Everything between the sampler and its result, our own planning included; a window has to read the time once."""
         plain = syncs_inside(shallow_sdxl, WrappersMP.CALC_COND_BATCH)
         sample(always := applied(shallow_sdxl, person, "three people"), (37, 29), steps=1)
-        rows = 9  # reads of the numbers of conditionings, which lie on the CPU whatever the device: no waits
-        assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain + rows
+        assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain
         late = applied(shallow_sdxl, person, "three people", start_at=0.1)
-        sample(late, (37, 29), steps=1)
-        in_two_steps = rows * 2 // 3
-        assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + in_two_steps + 3
+        sample(late, (37, 29), steps=3)
+        assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + 3
 
     def test_nothing_is_projected_while_sampling(self, shallow_sdxl, person, state):
         plain = products_in_a_run(shallow_sdxl)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import comfy.samplers
 import pytest
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from comfy.ldm.supir.supir_patch import SUPIRPatch
+from comfy_extras.nodes_cfg import CFGNorm
+from comfy_extras.nodes_custom_sampler import Guider_DualCFG
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_tomesd import TomePatchModel
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
@@ -15,6 +18,7 @@ from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_settings import RAUNet
 
 from devhost.sampling import sample
+from devhost.tiny import random_models
 
 SIZE = (32, 26)
 SHRINKS = {
@@ -134,6 +138,43 @@ def test_small_features_beside_supir_are_an_error_before_the_first_step(shallow_
         sample(both, (16, 12))
     windows = apply_msw_msa(supir(shallow_sdxl), MSWMSA((4, 5), (), (3, 4, 5)))  # these change no size
     assert sample(windows, (16, 12)).isfinite().all()
+
+
+ESTIMATES = {
+    "Deep Shrink auto": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=128)),
+    "RAU-Net": lambda model: apply_rau_net(model, RAUNet()),
+    "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=128)),
+    "HiDiffusion published": lambda model: apply_hidiffusion(
+        model, HiDiffusion(mode="published", trained_size=128)
+    ),
+}
+
+
+@pytest.mark.parametrize("effect", ESTIMATES)
+def test_a_nested_guidance_of_one_prompt_twice_is_plain_guidance(sd15, effect):
+    model = ESTIMATES[effect](sd15)
+    positive, negative = (random_models.conditioning(sd15, seed) for seed in (1, 2))
+    guider = Guider_DualCFG(model)
+    guider.set_conds(positive, positive, negative)
+    guider.set_cfg(5.0, 3.0, True)
+    noise = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(0))
+    sigmas = torch.tensor([9.0, 4.0, 1.0, 0.0])
+    with torch.inference_mode():
+        euler = comfy.samplers.sampler_object("euler")
+        nested = guider.sample(noise, torch.zeros_like(noise), euler, sigmas, disable_pbar=True, seed=0)
+    plain = sample(model, SIZE, sigmas=sigmas, cfg=3.0, positive=positive, negative=negative)
+    assert (nested - plain).norm() < 1e-5 * plain.norm()
+    assert not torch.equal(plain, sample(sd15, SIZE, sigmas=sigmas, cfg=3.0))
+
+
+@pytest.mark.parametrize("effect", ESTIMATES)
+def test_what_is_done_to_the_estimate_does_not_depend_on_the_order_of_nodes(sd15, effect):
+    def norm(model):
+        return CFGNorm.execute(model, 1.0)[0]
+
+    one, other = sample(norm(ESTIMATES[effect](sd15)), SIZE), sample(ESTIMATES[effect](norm(sd15)), SIZE)
+    assert torch.equal(one, other)
+    assert not torch.equal(one, sample(norm(sd15), SIZE))
 
 
 class Handler:

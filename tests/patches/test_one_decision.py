@@ -6,8 +6,10 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
+from megapixel.attention.instant_id import FaceKeys
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
+from megapixel.patches.instant_id import Person, apply_instant_id, cross_attentions
 from megapixel.patches.model_call import first_call
 from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
 from megapixel.patches.rau_net import apply_rau_net
@@ -18,7 +20,7 @@ from devhost.sampling import sample
 
 from .conftest import HostSyncs
 
-SIZE = (32, 28)
+SIZE, SMALL = (32, 28), (24, 20)
 STEPS = 4
 EFFECTS = {
     "nothing": lambda model: model,
@@ -33,7 +35,25 @@ EFFECTS = {
         model, MSWMSA(time_mode="timestep", start_time=999, end_time=200)
     ),
     "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=128)),
+    "InstantID": lambda model: with_face(model, start_at=0.2, end_at=0.7),
 }
+ALWAYS = {
+    "windows of the trained size": lambda model: apply_msw_msa(
+        model, MSWMSA(windows="native", trained_size=64)
+    ),
+    "HiDiffusion published": lambda model: apply_hidiffusion(
+        model, HiDiffusion(mode="published", trained_size=128)
+    ),
+    "a face in a mask": lambda model: with_face(model, mask=torch.linspace(0, 1, 64).repeat(2, 64, 1)),
+    "all together": lambda model: with_face(EFFECTS["HiDiffusion"](EFFECTS["RAU-Net"](model)), end_at=0.5),
+}
+
+
+def with_face(model, **settings):
+    """Put a random face on any UNet."""
+    widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
+    keys = torch.randn(2, 2, 4, sum(widths), generator=torch.Generator().manual_seed(0))
+    return apply_instant_id(model, Person(FaceKeys(keys, widths), **settings))
 
 
 def sigmas_of(model, steps=STEPS):
@@ -77,19 +97,19 @@ def test_shares_of_the_steps_of_a_part_are_logged(sd15, effect, first, last, cou
     assert ("nothing to do" in line) == (effect == "RAU-Net" and counted is not None)  # int(0.4 * 2) is 0
 
 
-def reads(model, size=SIZE, **settings):
+def reads(model, **settings):
     """Return how often each evaluation of a run takes a number out of a tensor."""
     counts = []
 
     def count(executor, *args, **kwargs):
-        with HostSyncs() as syncs:
-            result = executor(*args, **kwargs)
+        syncs = HostSyncs()
+        result = syncs.watch(executor, *args, **kwargs)
         counts.append(syncs.count)
         return result
 
     clone = model.clone()
     clone.add_wrapper_with_key(WrappersMP.PREDICT_NOISE, "count", count)
-    sample(clone, size, steps=6, **settings)
+    sample(clone, SMALL, steps=3, **settings)
     return counts
 
 
@@ -100,24 +120,32 @@ NEVER = {
     "no blocks": lambda model: apply_rau_net(
         model, RAUNet(input_blocks=(), output_blocks=(), ca_input_blocks=(), ca_output_blocks=())
     ),
+    "weight 0": lambda model: with_face(model, weight=0.0),
+    "a black mask": lambda model: with_face(model, mask=torch.zeros(1, 8, 8)),
+    "a face without a window": with_face,
 }
 
 
 @pytest.mark.parametrize("effect", NEVER)
-def test_an_effect_that_can_never_act_reads_nothing(sd15, effect):
-    assert reads(NEVER[effect](sd15)) == reads(sd15)
+def test_an_effect_that_needs_no_noise_level_reads_nothing(sd15, effect):
+    ours = NEVER[effect](sd15)
+    sample(ours, SMALL, steps=1)  # copies to the device what stays there
+    assert reads(ours) == reads(sd15)
 
 
 def test_a_window_outside_the_run_reads_nothing(sd15):
     early = apply_deep_shrink(
         apply_rau_net(sd15, RAUNet(end_time=0.3, ca_end_time=0.3)), DeepShrink(end_percent=0.3)
     )
+    early = with_face(apply_msw_msa(early, MSWMSA(end_time=0.3)), end_at=0.3)
     assert reads(early, denoise=0.4) == reads(sd15, denoise=0.4)
 
 
-@pytest.mark.parametrize("effect", [name for name in EFFECTS if name != "nothing"])
+@pytest.mark.parametrize("effect", [name for name in (*EFFECTS, *ALWAYS) if name != "nothing"])
 def test_every_other_reads_the_noise_level_once_a_step(sd15, apart, effect):
     apart(sd15)  # one call for each half of the guidance
-    ours, plain = reads(EFFECTS[effect](sd15)), reads(sd15)
+    model = {**EFFECTS, **ALWAYS}[effect](sd15)
+    sample(model, SMALL, steps=3)  # copies to the device what stays there
+    ours, plain = reads(model), reads(sd15)
     assert all(mine - without <= 1 for mine, without in zip(ours, plain, strict=True))
-    assert ours != plain
+    assert (ours != plain) == (effect != "a face in a mask")

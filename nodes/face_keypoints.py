@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..faces.boxes import draw_boxes
 from ..faces.choose import WHICH, order_faces
 from ..faces.draw import draw_keypoints
+from ..host.compat import SHOWN_AGAIN
 from ..host.faces import ALL, ERROR, PASS_THROUGH, choose_faces, faces_in, to_bytes
 from ..host.notice import nothing_to_do
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
@@ -48,6 +49,7 @@ class MegapixelFaceKeypoints(io.ComfyNode):
                 io.Image.Output(display_name="keypoints", tooltip="For image_kps of InstantID."),
                 io.Image.Output(display_name="boxes", tooltip="Every face with its number, to look at."),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.instant_id_faces import (
     as_masks,
     embeds_of,
@@ -97,6 +98,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -157,6 +159,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
                 middle_block_socket(),
             ],
             outputs=[io.Model.Output(), FaceEmbedsSocket.Output(display_name="FACE_EMBEDS")],
+            **SHOWN_AGAIN,
         )  # fmt: skip
 
     @classmethod
@@ -206,6 +209,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
             ],
+            **SHOWN_AGAIN,
         )  # fmt: skip
 
     @classmethod

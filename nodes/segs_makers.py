@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..errors import bad_input
 from ..faces.face import Face
+from ..host.compat import SHOWN_AGAIN
 from ..host.faces import faces_in
 from ..host.images import check_pixels
 from ..host.notice import nothing_to_do
@@ -72,6 +73,7 @@ class MegapixelMaskToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -146,6 +148,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -199,6 +202,7 @@ class MegapixelFacesToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

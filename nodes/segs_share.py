@@ -6,6 +6,7 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.distributed import worker_slice
 from ..host.missing_segs import NOTHING, POLICIES, REFINE, missing_segs
 from ..host.notice import logged, nothing_to_do, with_notices
@@ -68,6 +69,7 @@ class MegapixelSEGSSlice(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -118,6 +120,7 @@ class MegapixelSEGSSend(io.ComfyNode):
             outputs=[
                 io.Image.Output(tooltip="The result, and frames that look like noise: its description.")
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -186,6 +189,7 @@ class MegapixelSEGSMerge(io.ComfyNode):
                     tooltip="Segments of results that did not arrive; usually none. Connect them with this node's image to a second Upscale SEGS, rescale_factor 1.",
                 ),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
@@ -65,6 +66,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
                 *optional_sockets(),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -99,6 +101,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
                 *optional_sockets(),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

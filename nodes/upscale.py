@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
 from ..host.upscale import fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
@@ -105,6 +106,7 @@ class MegapixelUpscale(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from megapixel.host import upscale_hints
+from megapixel.host.compat import SHOWN_AGAIN
 from megapixel.nodes import (
+    NODES,
     MegapixelDeepShrink,
     MegapixelFaceKeypoints,
     MegapixelFacesToSEGS,
@@ -34,6 +37,9 @@ from devhost.tiny import random_models
 from devhost.tiny.faces import Portrait, draw_portraits
 from devhost.tiny.random_models import conditioning
 
+REPORTING = [
+    node for node in NODES if "host.notice import" in inspect.getsource(sys.modules[node.__module__])
+]
 SIZE = (48, 64)
 BLACK = torch.zeros(1, *SIZE)
 
@@ -97,6 +103,12 @@ ONE = segs_of((0, 0, 32, 32))
 TWO = segs_of((0, 0, 32, 32), (32, 0, 64, 32))
 NONE = segs_of()
 NOWHERE = ((0, 0), [])  # what other packs return where they find nothing
+
+
+@pytest.mark.skipif(not SHOWN_AGAIN, reason="new after ComfyUI 0.18")
+@pytest.mark.parametrize("node", REPORTING, ids=lambda node: node.__name__)
+def test_what_a_node_reports_is_shown_again_where_its_result_is_cached(node):
+    assert node.OUTPUT_NODE or node.HAS_INTERMEDIATE_OUTPUT
 
 
 # Makers and choosers of segments

@@ -19,7 +19,7 @@ from ..faces.find import DETECTION, RECOGNITION, SIDES, TASKS, Picture, find_fac
 from ..scaling.colours import rgb
 from ..scaling.size import Size
 from .images import check_pixels
-from .log import log, log_once
+from .log import log_once
 
 ALL = "all"
 PASS_THROUGH, ERROR = "pass through", "error"
@@ -46,31 +46,33 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
 
 
 def choose_faces(
-    found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str, otherwise: str
+    found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str
 ) -> list[list[Face]]:
     """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
-
-    The log names the pictures that have none, and `otherwise`: what happens there.
 
     Raises:
         ValueError: a picture has none, and `on_no_face` is ERROR.
     """
     chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
+    hint = (
+        f"Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
+        f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+    )
+    if on_no_face == ERROR and (texts := without_face(found, chosen, hint)):
+        raise ValueError(texts[0])
+    return chosen
+
+
+def without_face(found: Sequence[list[Face]], chosen: Sequence[list[Face]], otherwise: str) -> list[str]:
+    """Return a text that names the pictures without a chosen face, and `otherwise`: what happens there; none where all have one."""
     missing = [
         f"picture {number} of {len(found)} ({len(faces)} found)"
         for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
         if not taken
     ]
-    if missing:
-        expected, got = "the face that is asked for", f"none in {', '.join(missing)}"
-        if on_no_face == ERROR:
-            hint = (
-                f"Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
-                f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
-            )
-            raise bad_input("image", expected, got, hint)
-        log.warning("image: expected %s, got %s. %s", expected, got, otherwise)
-    return chosen
+    if not missing:
+        return []
+    return [str(bad_input("image", "the face that is asked for", f"none in {', '.join(missing)}", otherwise))]
 
 
 def to_bytes(picture: Tensor) -> Picture:

@@ -15,9 +15,8 @@ from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
 from ..scaling.size import Size
-from .faces import ERROR, choose_faces, faces_in
+from .faces import ERROR, choose_faces, faces_in, without_face
 from .instant_id import InstantIDModel
-from .log import log
 
 DARK = 0.1  # of a pixel's brightest channel
 MOST_DRAWN = 0.5  # share of a picture that keypoints and the lines between them may cover
@@ -27,20 +26,19 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
-) -> list[Face | None]:
-    """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
+) -> tuple[list[Face | None], list[str]]:
+    """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face; and a text for each guess and omission.
 
     Raises:
         ValueError: a picture has none and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
-    chosen = choose_faces(
-        found, _size(image), which_face, face_index, on_no_face, "InstantID leaves them out."
-    )
+    chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face)
+    texts = without_face(found, chosen, "InstantID leaves them out.")
     most = max(len(faces) for faces in found)
     if most > 1 and which_face == WHICH[0]:
-        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", most)
-    return [faces[0] if faces else None for faces in chosen]
+        texts.append(f"InstantID: a reference shows {most} faces, the largest is taken; which_face chooses.")
+    return [faces[0] if faces else None for faces in chosen], texts
 
 
 def _size(image: Tensor) -> Size:
@@ -86,20 +84,24 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a text where keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
+    """Return a text where some keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
 
     A bypassed Face Keypoints hands on the photograph in their place, one that finds no face black pictures.
     """
-    bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
-    if 0 < bright <= MOST_DRAWN:
-        return []
-    if bright:
+    bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean(dim=(1, 2))  # (F,)
+    if bool((bright > MOST_DRAWN).any()):
         got, hint = (
             "another picture: the ControlNet follows that",
             "Connect Face Keypoints, and do not bypass it.",
         )
+    elif bool((bright == 0).any()):
+        some = "" if not bool(bright.any()) else f" in {int((bright == 0).sum())} of {len(bright)}"
+        got, hint = (
+            f"black{some}: the ControlNet has no pose to follow",
+            "Choose a picture that shows a face.",
+        )
     else:
-        got, hint = "black: the ControlNet has no pose to follow", "Choose a picture that shows a face."
+        return []
     return [f"image_kps: expected drawn keypoints on black, got {got}. {hint}"]
 
 

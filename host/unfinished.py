@@ -1,7 +1,6 @@
 """What a run of Upscale SEGS had sampled when it ended early, for the next run of the same node.
 
-The host takes a node's result from its cache when the inputs are the same. A picture that was cancelled half-way depends on more than its
-inputs: the node's fingerprint counts the runs that ended early, so that the next one is executed, and takes the latents from here.
+A picture that was cancelled half-way depends on more than its inputs, so the next run is executed (`run_again`), and takes the latents from here.
 
 Kept are the latents before decoding, in main memory: 256 KiB for a segment of 1024x1024 pixels with 4 channels, 1 MiB with 16. All nodes
 together keep at most MOST_BYTES; the oldest go first. A node's are dropped when a run of it is complete, or has other inputs.
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from ..segs.refine import Piece
 from .compat import executing_node
+from .run_again import run_again
 
 MOST_BYTES = 256 * 2**20
 
@@ -64,16 +64,13 @@ class SampledSegments:
 
     def end(self, *, complete: bool) -> None:
         """Drop everything after a complete run; otherwise have the next run executed."""
-        if self.node is None:
-            return
-        if complete:
+        if not complete:
+            run_again()
+        elif self.node is not None:
             _runs.pop(self.node, None)
-        else:
-            _ended_early[self.node] = _ended_early.get(self.node, 0) + 1
 
 
 _runs: dict[str, SampledSegments] = {}  # by node, the oldest run first
-_ended_early: dict[str, int] = {}
 
 
 def sampled_segments(*inputs: Any) -> SampledSegments:
@@ -87,15 +84,6 @@ def sampled_segments(*inputs: Any) -> SampledSegments:
     seen, last = _identity(inputs), _runs.pop(node, None)
     _runs[node] = last if last is not None and last.inputs == seen else SampledSegments(seen, node)
     return _runs[node]
-
-
-def fingerprint() -> str:
-    """Return under what the host caches the executing node's result: the node, and how often its runs ended early.
-
-    With the node, since another one with the same inputs may have been interrupted.
-    """
-    _, node = executing_node()
-    return f"{node} {_ended_early.get(node or '', 0)}"
 
 
 def _key(piece: Piece, cut: Tensor) -> Key:

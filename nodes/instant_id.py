@@ -109,7 +109,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         instantid = instant_id_for(instantid, model)
         check_control_net(control_net, instantid.network.context)
-        faces = reference_faces(insightface, image, **choice)
+        faces, guesses = reference_faces(insightface, image, **choice)
         if not any(faces):
             return nothing_to_do(NO_FACE, model, positive, negative)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
@@ -121,7 +121,10 @@ class MegapixelInstantIDApply(io.ComfyNode):
         if person.idle and guide.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
         idle = {"attention": person.idle, "ControlNet": guide.idle}
-        texts = [f"InstantID: nothing to do in the {part}, {why}." for part, why in idle.items() if why]
+        texts = [
+            *guesses,
+            *(f"InstantID: nothing to do in the {part}, {why}." for part, why in idle.items() if why),
+        ]
         texts += [] if guide.idle else undrawn(keypoints)
         return with_notices(
             logged(texts), apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
@@ -168,7 +171,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         combine_embeds="average", middle_block=True, **choice,
     ) -> io.NodeOutput:  # fmt: skip
         instantid = instant_id_for(instantid, model)
-        faces = reference_faces(insightface, image, **choice)
+        faces, guesses = reference_faces(insightface, image, **choice)
         if not any(faces):
             return nothing_to_do(NO_FACE, model, None)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
@@ -176,7 +179,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         person = person_in(instantid, model, tokens, mask, **settings)
         if person.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, embeds_of(tokens))
-        return io.NodeOutput(apply_instant_id(model, person), embeds_of(tokens))
+        return with_notices(logged(guesses), apply_instant_id(model, person), embeds_of(tokens))
 
 
 class MegapixelInstantIDControlNet(io.ComfyNode):

@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..faces.face import Face
 from ..host.compat import SHOWN_AGAIN
-from ..host.faces import faces_in
+from ..host.faces import faces_in, without_face
 from ..host.images import check_pixels
-from ..host.notice import nothing_to_do
+from ..host.notice import logged, nothing_to_do, with_notices
 from ..patches.trained_size import trained_pixels
 from ..scaling.grow import box_around, enlarge_box
 from ..scaling.size import Size
@@ -208,12 +208,13 @@ class MegapixelFacesToSEGS(io.ComfyNode):
     @classmethod
     def execute(cls, faceanalysis, image, crop_factor, shape, mask_scale) -> io.NodeOutput:
         size = image.shape[1], image.shape[2]
+        faces = faces_in(faceanalysis, image)
         found = [
-            [_face_segment(face, size, crop_factor, shape, mask_scale) for face in faces]
-            for faces in faces_in(faceanalysis, image)
+            [_face_segment(face, size, crop_factor, shape, mask_scale) for face in each] for each in faces
         ]
         if any(found):
-            return io.NodeOutput(_joined(size, found))
+            texts = logged(without_face(faces, faces, "There is no segment in it."))
+            return with_notices(texts, _joined(size, found))
         text = (
             "image: nothing to do, no face is found: there is no segment. Use a larger or more frontal face."
         )

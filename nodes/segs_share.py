@@ -20,6 +20,7 @@ from .segs_sockets import CATEGORY, segs_socket
 BY_HAND = "by hand"
 WORKERS = {BY_HAND: True, "ComfyUI-Distributed": True, "ComfyUI-Distributed, master only orchestrates": False}
 UNCHANGED = "results: nothing to do, no worker has changed a pixel of image."
+UNREFINED = "result: nothing to do, Upscale SEGS has changed no pixel of image."
 EIGHT_BITS = "results: a worker's picture has 8 bits, so which pixels it changed is a guess, and colours may shift. Put Send SEGS Result before the collector."
 
 
@@ -128,8 +129,10 @@ class MegapixelSEGSSend(io.ComfyNode):
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1, and connect its image here too."
             raise bad_input("result", f"pictures of {_shape(image)} like image", _shape(result), hint)
-        described = pack_share(image, result, contents_of(*read_shape(segs)))
-        return io.NodeOutput(torch.cat([result.cpu(), carry_bytes(described, result)]))
+        size, segments = read_shape(segs)
+        described = pack_share(image, result, contents_of(size, segments))
+        texts = logged([UNREFINED] if segments and torch.equal(result, image) else [])
+        return with_notices(texts, torch.cat([result.cpu(), carry_bytes(described, result)]))
 
 
 class MegapixelSEGSMerge(io.ComfyNode):

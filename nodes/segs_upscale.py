@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
+from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
-from ..host.unfinished import fingerprint
 from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,

@@ -77,6 +77,7 @@ class Hooks:
         report: called after every tile; what it raises ends the work.
         log: called with a line on how each stage is cut.
         check: called again and again while a GPU is waited for; what it raises ends the work.
+        blended: called where a network that looks at the whole picture saw it in tiles, which are mixed.
         budget: of what may be measured on the way.
     """
 
@@ -85,6 +86,7 @@ class Hooks:
     report: Callable[[Progress], None] = lambda progress: None
     log: Callable[[str], None] = lambda plan: None
     check: Callable[[], None] = lambda: None
+    blended: Callable[[], None] = lambda: None
     budget: Budget = field(default_factory=Budget)
 
 
@@ -183,6 +185,7 @@ def _run(
         report=tile_done,
         recover=hooks.recover,
         check=hooks.check,
+        blended=hooks.blended,
     )
 
 

@@ -25,6 +25,7 @@ from megapixel.nodes import (
     MegapixelSEGSFilter,
     MegapixelSEGSMerge,
     MegapixelSEGSPreview,
+    MegapixelSEGSSend,
     MegapixelSEGSSlice,
     MegapixelSEGSUpscale,
     MegapixelTilesToSEGS,
@@ -160,6 +161,15 @@ def test_no_face(face_analysis, portrait, caplog):
         assert_silent(run(node, faceanalysis=face_analysis, image=portrait), caplog)
 
 
+def test_some_pictures_without_a_face(face_analysis, portrait, caplog):
+    some = torch.cat([portrait, NOBODY])
+    text = "image: expected the face that is asked for, got none in picture 2 of 2 (0 found)."
+    result = run(MegapixelFacesToSEGS, faceanalysis=face_analysis, image=some)
+    assert reported(result, caplog) == f"{text} There is no segment in it."
+    result = run(MegapixelFaceKeypoints, faceanalysis=face_analysis, image=some)
+    assert reported(result, caplog) == f"{text} The result is black there."
+
+
 FILTERS = {
     "neutral": (TWO, {}, "segs: nothing to do, no condition is set."),
     "none chosen": (TWO, {"labels": "other"}, "segs: nothing to do, none of 2 segments is chosen."),
@@ -207,6 +217,15 @@ def test_results_that_no_worker_has_changed(caplog, draw):
     changed = image.clone()
     changed[:, :8] = 0
     assert_silent(run(MegapixelSEGSMerge, image=image, results=torch.cat([image, changed])), caplog)
+
+
+def test_a_worker_whose_picture_was_not_refined(caplog, draw):
+    image = draw(1, *SIZE, 3)
+    result = run(MegapixelSEGSSend, image=image, result=image, segs=ONE)
+    assert reported(result, caplog) == "result: nothing to do, Upscale SEGS has changed no pixel of image."
+    caplog.clear()
+    assert_silent(run(MegapixelSEGSSend, image=image, result=image, segs=NONE), caplog)  # an empty slice
+    assert_silent(run(MegapixelSEGSSend, image=image, result=image * 0.5, segs=ONE), caplog)
 
 
 @pytest.mark.parametrize("segs", [NONE, NOWHERE])

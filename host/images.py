@@ -1,20 +1,68 @@
-"""Checks of the host's images and masks."""
+"""Checks of what comes through sockets of the host: pictures, masks, latents and noise levels; what is none is an error message."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import bad_input
+from ..scaling.size import Size
+
+CHECK = "Check the node before."
 
 
-def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "pictures") -> None:
-    """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
+def check_pixels(image: Any, socket: str = "image") -> None:
+    """Check that an IMAGE (B, H, W, C) holds a pixel.
 
     Raises:
-        ValueError: there is none, or the tensor has other dimensions.
+        ValueError: there is none, it has other dimensions, or its values are no floats.
     """
-    if tensor.dim() != dimensions or not tensor.numel():
-        shape = "x".join(str(length) for length in tensor.shape)
-        raise bad_input(
-            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node before."
-        )
+    if not isinstance(image, Tensor) or image.dim() != 4 or not image.numel():
+        raise bad_input(socket, "pictures of at least 1x1 pixels", _described(image), CHECK)
+    if not image.is_floating_point():
+        raise bad_input(socket, "pictures of numbers from 0 to 1", f"{image.dtype}", CHECK)
+
+
+def masks_of(mask: Any, socket: str = "mask") -> Tensor:
+    """Return a MASK (…, H, W) as floats (F, H, W).
+
+    Raises:
+        ValueError: there is no pixel in it, or it has one dimension.
+    """
+    if not isinstance(mask, Tensor) or mask.dim() < 2 or not mask.numel():
+        raise bad_input(socket, "masks of at least 1x1 pixels", _described(mask), CHECK)
+    return mask.reshape(-1, *mask.shape[-2:]).float()
+
+
+def latent_size(latent: Any, socket: str) -> Size:
+    """Return (height, width) of a LATENT.
+
+    Raises:
+        ValueError: it is something else, or holds nothing.
+    """
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not isinstance(samples, Tensor) or samples.dim() < 4 or not samples.numel():
+        raise bad_input(socket, "a latent of at least 1x1", _described(samples), CHECK)
+    return samples.shape[-2], samples.shape[-1]
+
+
+def check_levels(sigmas: Any) -> None:
+    """Check that SIGMAS (steps + 1,) are noise levels of a step at least.
+
+    Raises:
+        ValueError: they are not, or some are no numbers.
+    """
+    expected = "at least 2 noise levels"
+    if not isinstance(sigmas, Tensor) or sigmas.dim() != 1:
+        raise bad_input("sigmas", expected, _described(sigmas), "Connect a scheduler node.")
+    if len(sigmas) < 2:
+        raise bad_input("sigmas", expected, len(sigmas), "One step has two ends.")
+    if not bool(sigmas.isfinite().all()):
+        raise bad_input("sigmas", expected, "some that are no numbers", CHECK)
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return "nothing" if value is None else type(value).__name__
+    return f"a tensor of {'x'.join(str(length) for length in value.shape) or 'one number'}"

@@ -16,6 +16,7 @@ from ..faces.draw import draw_keypoints
 from ..faces.face import Face
 from ..scaling.size import Size
 from .faces import ERROR, choose_faces, faces_in, without_face
+from .images import check_pixels, masks_of
 from .instant_id import InstantIDModel
 
 DARK = 0.1  # of a pixel's brightest channel
@@ -78,9 +79,7 @@ def tokens_of(face_embeds: Any) -> Tokens:
 
 def as_masks(mask: Tensor | None) -> Tensor | None:
     """Return a MASK, (H, W) or (M, H, W), as (M, H, W)."""
-    if mask is None:
-        return None
-    return mask.float().reshape(-1, *mask.shape[-2:])
+    return None if mask is None else masks_of(mask)
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
@@ -116,6 +115,7 @@ def keypoints_for(
     if image_kps is None:
         first = next(face for face in faces if face is not None)
         return draw_keypoints([first], _size(image)).unsqueeze(0)
+    check_pixels(image_kps, "image_kps")
     size = _size(image_kps)
     largest = [choose_face(found, size, WHICH[0]) for found in faces_in(analysis, image_kps, "insightface")]
     if not any(largest):

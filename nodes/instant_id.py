@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.compat import SHOWN_AGAIN
+from ..host.images import check_pixels
 from ..host.instant_id_faces import (
     as_masks,
     embeds_of,
@@ -223,6 +224,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             text = "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
             return nothing_to_do(text, positive, negative)
         tokens = tokens_of(face_embeds)
+        check_pixels(image_kps, "image_kps")
         check_control_net(control_net, tokens[0].shape[-1])
         guide = FaceGuide(control_net, image_kps, strength, start_at, end_at, as_masks(mask))
         if guide.idle:

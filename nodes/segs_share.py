@@ -8,6 +8,7 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.compat import SHOWN_AGAIN
 from ..host.distributed import worker_slice
+from ..host.images import check_pixels
 from ..host.missing_segs import NOTHING, POLICIES, REFINE, missing_segs
 from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
@@ -126,6 +127,8 @@ class MegapixelSEGSSend(io.ComfyNode):
 
     @classmethod
     def execute(cls, result, image, segs) -> io.NodeOutput:
+        check_pixels(image)
+        check_pixels(result, "result")
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1, and connect its image here too."
             raise bad_input("result", f"pictures of {_shape(image)} like image", _shape(result), hint)
@@ -199,6 +202,9 @@ class MegapixelSEGSMerge(io.ComfyNode):
     def execute(cls, image=None, results=None, tolerance=0.0, segs=None, on_missing=REFINE) -> io.NodeOutput:
         if results is None:
             raise bad_input("results", "the workers' pictures", "nothing", "Connect the collector.")
+        check_pixels(results, "results")
+        if image is not None:
+            check_pixels(image)
         arrived = read_results(results)
         if not arrived:
             return _merged_by_values(image, results, tolerance)

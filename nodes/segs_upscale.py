@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..errors import bad_input
 from ..host.compat import SHOWN_AGAIN
+from ..host.images import check_pixels
 from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
@@ -138,6 +139,7 @@ def _run(
     target_limit: int = 1536,
     **sampling: Any,
 ) -> io.NodeOutput:
+    check_pixels(image)
     enlargement = Enlargement(
         rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )

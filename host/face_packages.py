@@ -1,6 +1,6 @@
-"""The packages that face analysis needs: imported when a face node runs, and what to do where that fails.
+"""The packages for face analysis: imported when a face node runs, and what to do if that fails.
 
-onnxruntime and its build for NVIDIA, onnxruntime-gpu, fill one folder, and the one that was installed last is what imports.
+onnxruntime and its NVIDIA build, onnxruntime-gpu, use the same folder, and the one installed last is imported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def import_face_analysis() -> Any:
     """Return insightface's class FaceAnalysis.
 
     Raises:
-        ValueError: it cannot be imported; the message has the command for this Python.
+        ValueError: when it cannot be imported; the message has the command for this Python.
     """
     try:
         from insightface.app import FaceAnalysis
@@ -38,7 +38,7 @@ def import_face_analysis() -> Any:
 
 
 def choose_providers(provider: str) -> tuple[list[str], list[str]]:
-    """Return onnxruntime's names for the provider and then for the CPU; and a text where only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU; and a notice if only the CPU is left."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -47,16 +47,16 @@ def choose_providers(provider: str) -> tuple[list[str], list[str]]:
     if PROVIDERS[provider] and not names:
         remedy = _cuda_remedy() if provider == "CUDA" else ""
         texts.append(
-            f"provider: expected {provider}, got an onnxruntime without it: the CPU does it.{remedy}"
+            f"provider: expected {provider}, got an onnxruntime without it. The CPU is used.{remedy}"
         )
     return [*names, CPU], texts
 
 
 def not_started(provider: str, wanted: list[str], got: list[str]) -> list[str]:
-    """Return a text where a provider that onnxruntime has could not be started."""
+    """Return a notice if a provider of onnxruntime could not be started."""
     if set(wanted) <= set(got):
         return []
-    return [f"provider: expected {provider}, got libraries that do not fit: the CPU does it."]
+    return [f"provider: expected {provider}, got libraries that do not fit. The CPU is used."]
 
 
 def _remedy(failure: ImportError) -> ValueError:
@@ -69,7 +69,7 @@ def _remedy(failure: ImportError) -> ValueError:
     package = (packages_distributions().get(module) or [MODULES[module]])[0]  # one of its builds
     got = f"an error in {package} ({reason})"
     if "shared object" in str(reason):  # of the system, such as libGL.so.1
-        hint = "Install the library that it names with the system's package manager and restart ComfyUI."
+        hint = "Install the library named in the error with the system's package manager and restart ComfyUI."
     else:
         again = pip_install("--force-reinstall", "--no-deps", package)
         hint = f"Run {again} and restart ComfyUI."
@@ -77,7 +77,7 @@ def _remedy(failure: ImportError) -> ValueError:
 
 
 def _broken() -> tuple[str, ImportError] | None:
-    """Return the first package that insightface needs and that is there but does not import, and why."""
+    """Return the first installed package of insightface's requirements that cannot be imported, and why."""
     for module in list(MODULES)[1:]:
         try:
             importlib.import_module(module)
@@ -87,7 +87,7 @@ def _broken() -> tuple[str, ImportError] | None:
 
 
 def _cuda_remedy() -> str:
-    """Return what makes the build for NVIDIA the one that imports, unless another build was chosen."""
+    """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
         return f" {' and '.join(others)} lies in the folder of {GPU_BUILD}; one of them can be there."
     return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"

@@ -27,12 +27,12 @@ RECOGNITION_FILE = "glintr100.onnx"  # of antelopev2, which InstantID was traine
 
 
 def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list[list[Face]]:
-    """Return the faces in each picture of an IMAGE (B, H, W, C), the largest first.
+    """Return the faces in each image of an IMAGE (B, H, W, C), the largest first.
 
-    `socket` is the one that `analysis` came through.
+    `socket` is the input of `analysis`, for messages.
 
     Raises:
-        ValueError: it is no FaceAnalysis, or there are no pictures.
+        ValueError: when `analysis` is not a FaceAnalysis, or there are no images.
     """
     _check_analysis(analysis, socket)
     check_pixels(image)
@@ -48,15 +48,15 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
 def choose_faces(
     found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str
 ) -> list[list[Face]]:
-    """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
+    """Return the chosen faces in each image of `size` (height, width): one, none, or all.
 
     Raises:
-        ValueError: a picture has none, and `on_no_face` is ERROR.
+        ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
     hint = (
-        f"Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
-        f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+        f"Searched at {SIDES[0]} to {SIDES[-1]} pixels, then with a margin. Use another image or "
+        f"face_index, or set on_no_face to {PASS_THROUGH}."
     )
     if on_no_face == ERROR and (texts := without_face(found, chosen, hint)):
         raise ValueError(texts[0])
@@ -64,15 +64,15 @@ def choose_faces(
 
 
 def without_face(found: Sequence[list[Face]], chosen: Sequence[list[Face]], otherwise: str) -> list[str]:
-    """Return a text that names the pictures without a chosen face, and `otherwise`: what happens there; none where all have one."""
+    """Return a notice that names the images without a chosen face, and `otherwise`: what happens with them; none if all have one."""
     missing = [
-        f"picture {number} of {len(found)} ({len(faces)} found)"
+        f"image {number} of {len(found)} ({len(faces)} found)"
         for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
         if not taken
     ]
     if not missing:
         return []
-    return [str(bad_input("image", "the face that is asked for", f"none in {', '.join(missing)}", otherwise))]
+    return [str(bad_input("image", "the chosen face", f"none in {', '.join(missing)}", otherwise))]
 
 
 def to_bytes(picture: Tensor) -> Picture:
@@ -95,10 +95,12 @@ def _check_analysis(analysis: Any, socket: str) -> None:
     if missing := [task for task in TASKS if task not in models]:
         raise _no_analysis(socket, f"networks for {' and '.join(TASKS)}", f"none for {' and '.join(missing)}")
     if not getattr(models[DETECTION], "use_kps", True):
-        raise _no_analysis(socket, "a detector that gives the five points of a face", "one for boxes only")
+        raise _no_analysis(
+            socket, "a detector that returns the five keypoints of a face", "one for boxes only"
+        )
     name = Path(str(getattr(models[RECOGNITION], "model_file", RECOGNITION_FILE))).name
     if name != RECOGNITION_FILE:
-        text = "%s: expected %s of antelopev2, got %s: InstantID will make somebody else."
+        text = "%s: expected %s of antelopev2, got %s. InstantID will draw another person."
         log_once(text, socket, RECOGNITION_FILE, name, level=WARNING)
 
 

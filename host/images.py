@@ -1,4 +1,4 @@
-"""Checks of what comes through sockets of the host: pictures, masks, latents and noise levels; what is none is an error message."""
+"""Checks of what comes through sockets of the host: images, masks, latents and noise levels; anything else is an error message."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from ..errors import bad_input
 from ..scaling.size import Size
 
-CHECK = "Check the node before."
+CHECK = "Check the node that made it."
 
 
 def check_pixels(image: Any, socket: str = "image") -> None:
-    """Check that an IMAGE (B, H, W, C) holds a pixel.
+    """Check that an IMAGE (B, H, W, C) has at least one pixel.
 
     Raises:
-        ValueError: there is none, it has other dimensions, or its values are no floats.
+        ValueError: when it has no pixel, another number of dimensions, or values that are not floats.
     """
     if not isinstance(image, Tensor) or image.dim() != 4 or not image.numel():
-        raise bad_input(socket, "pictures of at least 1x1 pixels", _described(image), CHECK)
+        raise bad_input(socket, "images of at least 1x1 pixels", _described(image), CHECK)
     if not image.is_floating_point():
-        raise bad_input(socket, "pictures of numbers from 0 to 1", f"{image.dtype}", CHECK)
+        raise bad_input(socket, "images of numbers from 0 to 1", f"{image.dtype}", CHECK)
 
 
 def masks_of(mask: Any, socket: str = "mask") -> Tensor:
     """Return a MASK (…, H, W) as floats (F, H, W).
 
     Raises:
-        ValueError: there is no pixel in it, or it has one dimension.
+        ValueError: when it has no pixel, or fewer than two dimensions.
     """
     if not isinstance(mask, Tensor) or mask.dim() < 2 or not mask.numel():
         raise bad_input(socket, "masks of at least 1x1 pixels", _described(mask), CHECK)
@@ -39,7 +39,7 @@ def latent_size(latent: Any, socket: str) -> Size:
     """Return (height, width) of a LATENT.
 
     Raises:
-        ValueError: it is something else, or holds nothing.
+        ValueError: when it is something else, or empty.
     """
     samples = latent.get("samples") if isinstance(latent, dict) else None
     if not isinstance(samples, Tensor) or samples.dim() < 4 or not samples.numel():
@@ -51,15 +51,17 @@ def check_levels(sigmas: Any) -> None:
     """Check that SIGMAS (steps + 1,) are noise levels of a step at least.
 
     Raises:
-        ValueError: they are not, or some are no numbers.
+        ValueError: when they are not, or when some are not finite.
     """
     expected = "at least 2 noise levels"
     if not isinstance(sigmas, Tensor) or sigmas.dim() != 1:
         raise bad_input("sigmas", expected, _described(sigmas), "Connect a scheduler node.")
     if len(sigmas) < 2:
-        raise bad_input("sigmas", expected, len(sigmas), "One step has two ends.")
+        raise bad_input(
+            "sigmas", expected, len(sigmas), "A single step needs two noise levels, its start and its end."
+        )
     if not bool(sigmas.isfinite().all()):
-        raise bad_input("sigmas", expected, "some that are no numbers", CHECK)
+        raise bad_input("sigmas", expected, "some that are not finite", CHECK)
 
 
 def _described(value: Any) -> str:

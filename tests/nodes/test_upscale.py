@@ -236,6 +236,7 @@ def test_tiles_give_what_one_piece_gives_and_the_log_tells_how_many(name, pictur
                         caplog.messages[-1])  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_picture_in_blended_tiles_for_lack_of_memory_says_so_and_is_not_final(picture, caplog, monkeypatch):
     model, image = with_patcher(random_upscaler("RCAN")), picture(1, 180, 200, 3)
 

@@ -63,6 +63,11 @@ _TEXTS = """(type) => {
     const definition = LiteGraph.registered_node_types[type].nodeData
     return { title: node.title, description: definition.description, inputs: Object.fromEntries(labels) }
 }"""
+_WAIT_FOR_END = """() => {
+    const ends = ['execution_success', 'execution_error', 'execution_interrupted']
+    window.end = new Promise((resolve) =>
+        ends.forEach((end) => app.api.addEventListener(end, () => resolve(end), { once: true })))
+}"""
 _HELP = ".node-help-content"
 
 
@@ -118,6 +123,12 @@ class FrontEnd:
     def press_run(self) -> None:
         """Press the Run button."""
         self.page.get_by_test_id("queue-button").click()
+
+    def run(self) -> str:
+        """Press the Run button and wait for the end of the prompt; return the type of the message that ended it."""
+        self.page.evaluate(_WAIT_FOR_END)
+        self.press_run()
+        return self.page.evaluate("() => window.end")
 
     def wait_for_picture(self) -> tuple[int, int]:
         """Wait until a node that saves images shows one, and return its (height, width)."""

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from .end_with_parent import end, start
-from .environment import ROOT, Environment, cache_folder
+from .environment import ROOT, Environment, cache_folder, extra_package
 
 Prompt = dict[str, dict[str, Any]]
 History = dict[str, Any]
@@ -236,9 +236,18 @@ def _command(environment: Environment, base: Path, port: int, packs: Iterable[st
         "--base-directory", str(base), "--user-directory", str(base / "user"),
         "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
         "--disable-auto-launch", "--disable-api-nodes", "--use-pytorch-cross-attention",
-        *(["--cpu"] if cpu else []),
+        *(["--cpu"] if cpu else []), *_other_front_end(),
         "--disable-all-custom-nodes", "--whitelist-custom-nodes", *packs,
     ]  # fmt: skip
+
+
+def _other_front_end() -> list[str]:
+    """Return the options for the version of the front end that MEGAPIXEL_FRONT_END names; without it none, for ComfyUI's own."""
+    version = os.environ.get("MEGAPIXEL_FRONT_END")
+    if not version:
+        return []
+    package = extra_package(f"comfyui-frontend-package=={version}")
+    return ["--front-end-root", str(package / "comfyui_frontend_package" / "static")]
 
 
 def _wait_until_ready(server: Server) -> None:

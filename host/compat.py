@@ -13,9 +13,16 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.samplers
 import torch
-from comfy_api.latest import Input, InputImpl
+from comfy_api.latest import Input, InputImpl, io as node_api
 from comfy_execution.utils import get_executing_context
 from torch import nn
+
+# For a schema: what the node shows of its run appears again where the result comes from the cache. New after 0.18.
+SHOWN_AGAIN: dict[str, Any] = {
+    name: True
+    for name in ("has_intermediate_output",)
+    if name in inspect.signature(node_api.Schema).parameters
+}
 
 
 def executing_node() -> tuple[str | None, str | None]:

@@ -12,7 +12,7 @@ import folder_paths
 
 from ..errors import bad_input
 from ..faces.find import RECOGNITION, TASKS
-from .face_packages import choose_providers, import_face_analysis, report_fallback
+from .face_packages import choose_providers, import_face_analysis, not_started
 from .faces import RECOGNITION_FILE
 
 AUTO = "auto"
@@ -31,15 +31,15 @@ def list_model_folders() -> dict[str, Path]:
     return found
 
 
-def load_analysis(provider: str, folder: str = AUTO) -> Any:
-    """Return insightface's FaceAnalysis, ready for detection and recognition.
+def load_analysis(provider: str, folder: str = AUTO) -> tuple[Any, list[str]]:
+    """Return insightface's FaceAnalysis, ready for detection and recognition; and a notice if the CPU is used instead of the provider.
 
     Raises:
         ValueError: when insightface or the model is missing, or the model does not load.
     """
     face_analysis = import_face_analysis()
     path = _model_folder(folder)
-    providers = choose_providers(provider)
+    providers, texts = choose_providers(provider)
     try:
         analysis = face_analysis(name=str(path), allowed_modules=[*TASKS], providers=providers)
         session = analysis.models[RECOGNITION].session
@@ -50,9 +50,9 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
             f"files that do not load ({type(failure).__name__}: {failure})",
             "Copy the files there again.",
         ) from failure
-    report_fallback(provider, providers, session.get_providers())
+    texts += not_started(provider, providers, session.get_providers())
     analysis.prepare(ctx_id=0, det_size=(640, 640))
-    return analysis
+    return analysis, texts
 
 
 def _roots() -> list[Path]:

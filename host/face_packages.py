@@ -15,7 +15,6 @@ import comfy.model_management
 
 from ..errors import bad_input
 from .face_install import GPU_BUILD, MODULES, install_command, missing_modules, other_runtimes, pip_install
-from .log import log
 
 PROVIDERS = {  # their names in onnxruntime, the older one first
     "CPU": (),
@@ -39,25 +38,26 @@ def import_face_analysis() -> Any:
     return FaceAnalysis
 
 
-def choose_providers(provider: str) -> list[str]:
-    """Return onnxruntime's names for the provider and then for the CPU; log if only the CPU is left."""
+def choose_providers(provider: str) -> tuple[list[str], list[str]]:
+    """Return onnxruntime's names for the provider and then for the CPU; and a notice if only the CPU is left."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
     names = [name for name in PROVIDERS[provider] if name in available][:1]
+    texts: list[str] = []
     if PROVIDERS[provider] and not names:
-        log.warning(
-            "provider: expected %s, got an onnxruntime without it. The CPU is used.%s",
-            provider,
-            _cuda_remedy() if provider == "CUDA" else "",
+        remedy = _cuda_remedy() if provider == "CUDA" else ""
+        texts.append(
+            f"provider: expected {provider}, got an onnxruntime without it. The CPU is used.{remedy}"
         )
-    return [*names, CPU]
+    return [*names, CPU], texts
 
 
-def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
-    """Log if a provider of onnxruntime could not be started."""
-    if not set(wanted) <= set(got):
-        log.warning("provider: expected %s, got libraries that do not fit. The CPU is used.", provider)
+def not_started(provider: str, wanted: list[str], got: list[str]) -> list[str]:
+    """Return a notice if a provider of onnxruntime could not be started."""
+    if set(wanted) <= set(got):
+        return []
+    return [f"provider: expected {provider}, got libraries that do not fit. The CPU is used."]
 
 
 def _remedy(failure: ImportError) -> ValueError:

@@ -19,7 +19,7 @@ from ..faces.find import DETECTION, RECOGNITION, SIDES, TASKS, Picture, find_fac
 from ..scaling.colours import rgb
 from ..scaling.size import Size
 from .images import check_pixels
-from .log import log, log_once
+from .log import log_once
 
 ALL = "all"
 PASS_THROUGH, ERROR = "pass through", "error"
@@ -46,31 +46,33 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
 
 
 def choose_faces(
-    found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str, otherwise: str
+    found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str
 ) -> list[list[Face]]:
     """Return the chosen faces in each image of `size` (height, width): one, none, or all.
-
-    The log names the images without one, and `otherwise`: what happens with them.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
+    hint = (
+        f"Searched at {SIDES[0]} to {SIDES[-1]} pixels, then with a margin. Use another image or "
+        f"face_index, or set on_no_face to {PASS_THROUGH}."
+    )
+    if on_no_face == ERROR and (texts := without_face(found, chosen, hint)):
+        raise ValueError(texts[0])
+    return chosen
+
+
+def without_face(found: Sequence[list[Face]], chosen: Sequence[list[Face]], otherwise: str) -> list[str]:
+    """Return a notice that names the images without a chosen face, and `otherwise`: what happens with them; none if all have one."""
     missing = [
         f"image {number} of {len(found)} ({len(faces)} found)"
         for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
         if not taken
     ]
-    if missing:
-        expected, got = "the chosen face", f"none in {', '.join(missing)}"
-        if on_no_face == ERROR:
-            hint = (
-                f"Searched at {SIDES[0]} to {SIDES[-1]} pixels, then with a margin. Use another image or "
-                f"face_index, or set on_no_face to {PASS_THROUGH}."
-            )
-            raise bad_input("image", expected, got, hint)
-        log.warning("image: expected %s, got %s. %s", expected, got, otherwise)
-    return chosen
+    if not missing:
+        return []
+    return [str(bad_input("image", "the chosen face", f"none in {', '.join(missing)}", otherwise))]
 
 
 def to_bytes(picture: Tensor) -> Picture:

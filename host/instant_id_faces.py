@@ -15,9 +15,9 @@ from ..faces.choose import WHICH, choose_face
 from ..faces.draw import draw_keypoints
 from ..faces.face import Face
 from ..scaling.size import Size
-from .faces import ERROR, choose_faces, faces_in
+from .faces import ERROR, choose_faces, faces_in, without_face
+from .images import check_pixels, masks_of
 from .instant_id import InstantIDModel
-from .log import log
 
 DARK = 0.1  # of a pixel's brightest channel
 MOST_DRAWN = 0.5  # share of an image that keypoints and the lines between them may cover
@@ -27,22 +27,21 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
-) -> list[Face | None]:
-    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face.
+) -> tuple[list[Face | None], list[str]]:
+    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face; and a notice for each guess and omission.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
-    chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face, "InstantID skips them.")
+    chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face)
+    texts = without_face(found, chosen, "InstantID skips them.")
     most = max(len(faces) for faces in found)
     if most > 1 and which_face == WHICH[0]:
-        log.info(
-            "InstantID: a reference image shows %d faces; the largest is used. Set which_face to "
-            "choose another.",
-            most,
+        texts.append(
+            f"InstantID: a reference image shows {most} faces; the largest is used. Set which_face to choose another."
         )
-    return [faces[0] if faces else None for faces in chosen]
+    return [faces[0] if faces else None for faces in chosen], texts
 
 
 def _size(image: Tensor) -> Size:
@@ -82,26 +81,25 @@ def tokens_of(face_embeds: Any) -> Tokens:
 
 def as_masks(mask: Tensor | None) -> Tensor | None:
     """Return a MASK, (H, W) or (M, H, W), as (M, H, W)."""
-    if mask is None:
-        return None
-    return mask.float().reshape(-1, *mask.shape[-2:])
+    return None if mask is None else masks_of(mask)
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a notice if keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
+    """Return a notice if some keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
 
     A bypassed Face Keypoints passes the photograph through, and one that finds no face returns black images.
     """
-    bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
-    if 0 < bright <= MOST_DRAWN:
-        return []
-    if bright:
+    bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean(dim=(1, 2))  # (F,)
+    if bool((bright > MOST_DRAWN).any()):
         got, hint = (
             "another image, which the ControlNet would follow",
             "Connect Face Keypoints and do not bypass it.",
         )
+    elif bool((bright == 0).any()):
+        some = "" if not bool(bright.any()) else f" in {int((bright == 0).sum())} of {len(bright)}"
+        got, hint = f"black{some}, which has no pose to follow", "Choose an image that shows a face."
     else:
-        got, hint = "black, which has no pose to follow", "Choose an image that shows a face."
+        return []
     return [f"image_kps: expected keypoints on black, got {got}. {hint}"]
 
 
@@ -116,6 +114,7 @@ def keypoints_for(
     if image_kps is None:
         first = next(face for face in faces if face is not None)
         return draw_keypoints([first], _size(image)).unsqueeze(0)
+    check_pixels(image_kps, "image_kps")
     size = _size(image_kps)
     largest = [choose_face(found, size, WHICH[0]) for found in faces_in(analysis, image_kps, "insightface")]
     if not any(largest):

@@ -14,8 +14,8 @@ def nothing_to_do(text: str, *outputs: Any) -> io.NodeOutput:
     """Return the outputs of a node that passes its inputs on unchanged.
 
     Args:
-        text: "<what>: nothing to do, <why>. <what to do>"; `web/notices.js` shows it at the node until the
-            next run.
+        text: "<what>: nothing to do, <why>. <what to do>"; `web/notices.js` shows it until the node runs
+            again.
         outputs: what the node returns.
     """
     return with_notices(logged([text]), *outputs)

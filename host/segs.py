@@ -24,7 +24,7 @@ from .segment_hook import PasteHook
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
 from .unfinished import sampled_segments
-from .upscale import check_memory, pictures_of, upscale_images, without_nan
+from .upscale import check_memory, fallbacks, pictures_of, upscale_images, without_nan
 
 IN_ORDER = "in order"
 
@@ -68,10 +68,10 @@ def upscale_segments(
     multiple = canvas.cell * patch_side(sampling.model)
     fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
     pieces = cut_pieces(segments, found_in, len(frames), fit)
-    texts: list[str] = []
+    texts = [] if enlargement.upscale_model is None else fallbacks(enlargement.upscale_model)
     if pieces:
         colours = frames[..., : Channels(frames.shape[-1], 3).colours]
-        texts = _refine(colours, pieces, sampling, pasting, canvas, frames)
+        texts += _refine(colours, pieces, sampling, pasting, canvas, frames)
     return frames.to(plain.device, plain.dtype), texts
 
 
@@ -138,7 +138,8 @@ def _refine(
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
                 refine_independently(colours, pieces, sampler, **settings)
-        already.end(complete=finished.count == sum(piece.cut.segment.wanted for piece in pieces))
+        whole = finished.count == sum(piece.cut.segment.wanted for piece in pieces)
+        already.end(complete=whole and not finished.hook.failures)
     except comfy.model_management.InterruptProcessingException:
         already.end(complete=False)
         if not (finished.count and pasting.keep_on_interrupt):

@@ -1,7 +1,6 @@
 """The latents that an interrupted run of Upscale SEGS had sampled, for the next run of the same node.
 
-The host uses a node's cached result if the inputs are the same. The result of a cancelled run depends on more
-than its inputs: the node's fingerprint counts the interrupted runs, so that the next one is executed, and
+The result of a cancelled run depends on more than its inputs, so the next run is executed (`run_again`) and
 reads the latents from here.
 
 The latents before decoding are cached in main memory: 256 KiB for a segment of 1024x1024 pixels with 4
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from ..segs.refine import Piece
 from .compat import executing_node
+from .run_again import run_again
 
 MOST_BYTES = 256 * 2**20
 
@@ -66,16 +66,13 @@ class SampledSegments:
 
     def end(self, *, complete: bool) -> None:
         """Drop everything after a complete run; otherwise make the host execute the next run."""
-        if self.node is None:
-            return
-        if complete:
+        if not complete:
+            run_again()
+        elif self.node is not None:
             _runs.pop(self.node, None)
-        else:
-            _ended_early[self.node] = _ended_early.get(self.node, 0) + 1
 
 
 _runs: dict[str, SampledSegments] = {}  # by node, the oldest run first
-_ended_early: dict[str, int] = {}
 
 
 def sampled_segments(*inputs: Any) -> SampledSegments:
@@ -90,15 +87,6 @@ def sampled_segments(*inputs: Any) -> SampledSegments:
     seen, last = _identity(inputs), _runs.pop(node, None)
     _runs[node] = last if last is not None and last.inputs == seen else SampledSegments(seen, node)
     return _runs[node]
-
-
-def fingerprint() -> str:
-    """Return the fingerprint of the executing node: the node, and how often its runs were interrupted.
-
-    It contains the node, because another one with the same inputs may have been interrupted.
-    """
-    _, node = executing_node()
-    return f"{node} {_ended_early.get(node or '', 0)}"
 
 
 def _key(piece: Piece, cut: Tensor) -> Key:

@@ -26,10 +26,15 @@ from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
 from .images import check_pixels
 from .log import log, log_once
 from .measurements import MeasuredModel
+from .run_again import run_again
 from .tile_progress import TileProgress, watch_layers
 
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
+BLENDED = (
+    "upscale_model: it looks at the whole image, and there was too little memory for one piece: its tiles are blended, which may be visible. Free "
+    "memory and run it again."
+)
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
 
 _networks: WeakKeyDictionary[Descriptor, _Ready] = WeakKeyDictionary()
@@ -82,6 +87,7 @@ def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, 
             report=progress,
             log=lambda plan: log.info("Upscale: %s", plan),
             check=comfy.model_management.throw_exception_if_processing_interrupted,
+            blended=partial(_note_blended, model, options),
             budget=budget,
         )
         torch.manual_seed(0)  # the same noise every time, also after a measurement
@@ -165,13 +171,18 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
         raise bad_input("image", expected, got, "Use a smaller scale_by or fewer frames.", MemoryError)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Ready:
-    """A network that stays ready for the next run while its model exists, and the settings that it was made for."""
+    """A network that stays ready for the next run while its model exists, and the settings that it was made for.
+
+    Attributes:
+        blended: whether its last run had to blend tiles for lack of memory.
+    """
 
     settings: tuple[str, bool]
     store: MeasuredModel
     network: Network
+    blended: bool = False
 
 
 def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
@@ -199,7 +210,7 @@ def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, 
         ready = None
     if ready is None:
         ready = _Ready(settings, store, _new_network(model, devices, form, store, budget, exact, compile))
-    _networks[model] = ready
+    _networks[model], ready.blended = ready, False
     ready.network.load()
     if ready.network.compile_error:
         log_once(_compile_text(ready.network.compile_error), level=WARNING)
@@ -225,7 +236,18 @@ def _new_network(
 def fallbacks(model: Descriptor) -> list[str]:
     """Return a text for each setting that the model's last run could not use."""
     ready = _networks.get(model)
-    return [_compile_text(ready.network.compile_error)] if ready and ready.network.compile_error else []
+    if ready is None:
+        return []
+    failure = ready.network.compile_error
+    return [*([_compile_text(failure)] if failure else []), *([BLENDED] if ready.blended else [])]
+
+
+def _note_blended(model: Descriptor, options: Options) -> None:
+    """Record that there was too little memory for an image in one piece; with more memory the next run gives another image."""
+    if not options.tile:
+        _networks[model].blended = True
+        log_once(BLENDED, level=WARNING)
+        run_again()
 
 
 def _compile_text(error: Exception) -> str:

@@ -31,6 +31,7 @@ from .compat import video_file
 from .log import log
 from .measurements import fingerprint
 from .progress import LivePreview
+from .run_again import run_again_without
 from .upscale import check_model, fallbacks, free_memory, ready_network, recovered, result_size
 from .upscale_hints import upscale_hints
 from .video import Job, Target, check_disk, tags_of
@@ -116,6 +117,7 @@ def upscale_video(
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
     notes = [summary, *fallbacks(model), *notes, *reader.faults, *sound_notes]
     log.info("Upscale video: %s: %s", file, " ".join(notes))
+    run_again_without(file)
     return Done(file, picture, notes)
 
 

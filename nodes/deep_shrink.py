@@ -6,6 +6,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import patched_model
 from ..patches.deep_shrink import DeepShrink, Mode, ScaleMethod, apply_deep_shrink, never_on
 from .sockets import model_socket, trained_size_socket
@@ -111,6 +112,7 @@ class MegapixelDeepShrink(io.ComfyNode):
                 trained_size_socket("For auto"),
             ],
             outputs=[io.Model.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.face_models import AUTO, list_model_folders, load_analysis
 from ..host.face_packages import PROVIDERS
+from ..host.notice import logged, with_notices
 from .face_sockets import FaceAnalysis
 
 
@@ -47,8 +49,10 @@ class MegapixelFaceAnalysis(io.ComfyNode):
                 ),
             ],
             outputs=[FaceAnalysis.Output(display_name="FACEANALYSIS")],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
     def execute(cls, provider, folder=AUTO) -> io.NodeOutput:
-        return io.NodeOutput(load_analysis(provider, folder))
+        analysis, texts = load_analysis(provider, folder)
+        return with_notices(logged(texts), analysis)

@@ -9,8 +9,9 @@ from comfy_api.latest import io
 from ..faces.boxes import draw_boxes
 from ..faces.choose import WHICH, order_faces
 from ..faces.draw import draw_keypoints
-from ..host.faces import ALL, ERROR, PASS_THROUGH, choose_faces, faces_in, to_bytes
-from ..host.notice import nothing_to_do
+from ..host.compat import SHOWN_AGAIN
+from ..host.faces import ALL, ERROR, PASS_THROUGH, choose_faces, faces_in, to_bytes, without_face
+from ..host.notice import logged, nothing_to_do, with_notices
 from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
@@ -49,6 +50,7 @@ class MegapixelFaceKeypoints(io.ComfyNode):
                 io.Image.Output(display_name="keypoints", tooltip="For image_kps of the InstantID nodes."),
                 io.Image.Output(display_name="boxes", tooltip="Every face with its number, for viewing."),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -56,7 +58,7 @@ class MegapixelFaceKeypoints(io.ComfyNode):
         cls, faceanalysis, image, which_face=WHICH[0], face_index=0, on_no_face=PASS_THROUGH
     ) -> io.NodeOutput:
         found, size = faces_in(faceanalysis, image), (image.shape[1], image.shape[2])
-        chosen = choose_faces(found, size, which_face, face_index, on_no_face, "The result is black there.")
+        chosen = choose_faces(found, size, which_face, face_index, on_no_face)
         keypoints = [draw_keypoints(faces, size) for faces in chosen]
         boxes = [
             draw_boxes(to_bytes(picture), order_faces(faces, size, which_face))
@@ -65,6 +67,6 @@ class MegapixelFaceKeypoints(io.ComfyNode):
         device = comfy.model_management.intermediate_device()
         result = torch.stack(keypoints).to(device), torch.stack(boxes).to(device)
         if any(chosen):
-            return io.NodeOutput(*result)
+            return with_notices(logged(without_face(found, chosen, "The result is black there.")), *result)
         text = "image: nothing to do, no image shows the chosen face: the keypoints are black."
         return nothing_to_do(text, *result)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
+from ..host.images import check_pixels
 from ..host.instant_id_faces import (
     as_masks,
     embeds_of,
@@ -100,6 +102,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -110,7 +113,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
     ) -> io.NodeOutput:  # fmt: skip
         instantid = instant_id_for(instantid, model)
         check_control_net(control_net, instantid.network.context)
-        faces = reference_faces(insightface, image, **choice)
+        faces, guesses = reference_faces(insightface, image, **choice)
         if not any(faces):
             return nothing_to_do(NO_FACE, model, positive, negative)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
@@ -122,7 +125,10 @@ class MegapixelInstantIDApply(io.ComfyNode):
         if person.idle and guide.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, positive, negative)
         idle = {"attention": person.idle, "ControlNet": guide.idle}
-        texts = [f"InstantID: nothing to do in the {part}, {why}." for part, why in idle.items() if why]
+        texts = [
+            *guesses,
+            *(f"InstantID: nothing to do in the {part}, {why}." for part, why in idle.items() if why),
+        ]
         texts += [] if guide.idle else undrawn(keypoints)
         return with_notices(
             logged(texts), apply_instant_id(model, person), *guide_by_face(positive, negative, guide, tokens)
@@ -161,6 +167,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
                 middle_block_socket(),
             ],
             outputs=[io.Model.Output(), FaceEmbedsSocket.Output(display_name="FACE_EMBEDS")],
+            **SHOWN_AGAIN,
         )  # fmt: skip
 
     @classmethod
@@ -169,7 +176,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         combine_embeds="average", middle_block=True, **choice,
     ) -> io.NodeOutput:  # fmt: skip
         instantid = instant_id_for(instantid, model)
-        faces = reference_faces(insightface, image, **choice)
+        faces, guesses = reference_faces(insightface, image, **choice)
         if not any(faces):
             return nothing_to_do(NO_FACE, model, None)
         tokens = face_tokens(instantid, faces, combine_embeds, noise)
@@ -177,7 +184,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
         person = person_in(instantid, model, tokens, mask, **settings)
         if person.idle:
             return nothing_to_do(f"InstantID: nothing to do, {person.idle}.", model, embeds_of(tokens))
-        return io.NodeOutput(apply_instant_id(model, person), embeds_of(tokens))
+        return with_notices(logged(guesses), apply_instant_id(model, person), embeds_of(tokens))
 
 
 class MegapixelInstantIDControlNet(io.ComfyNode):
@@ -212,6 +219,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive"),
                 io.Conditioning.Output(display_name="negative"),
             ],
+            **SHOWN_AGAIN,
         )  # fmt: skip
 
     @classmethod
@@ -222,6 +230,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             text = "InstantID ControlNet: nothing to do, InstantID Attention found no face."
             return nothing_to_do(text, positive, negative)
         tokens = tokens_of(face_embeds)
+        check_pixels(image_kps, "image_kps")
         check_control_net(control_net, tokens[0].shape[-1])
         guide = FaceGuide(control_net, image_kps, strength, start_at, end_at, as_masks(mask))
         if guide.idle:

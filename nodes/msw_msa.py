@@ -6,6 +6,7 @@ from typing import get_args
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
 from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, original_preset
@@ -129,6 +130,7 @@ class MegapixelMSWMSA(io.ComfyNode):
                 *(multiplier_socket(name, of) for name, of in MULTIPLIERS.items()),
             ],
             outputs=[io.Model.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -169,6 +171,7 @@ class MegapixelMSWMSASimple(io.ComfyNode):
                 trained_size_socket("For native windows"),
             ],
             outputs=[io.Model.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..errors import bad_input
+from ..host.images import check_levels, latent_size
 from ..host.notice import logged, pictures_with_notices
 from ..patches.plan_picture import draw_plan
 from ..patches.run_plan import plan_run
@@ -67,15 +67,8 @@ class MegapixelPlan(io.ComfyNode):
             sigmas = comfy.samplers.KSampler(
                 model, steps, torch.device("cpu"), "euler", scheduler, denoise
             ).sigmas
-        if len(sigmas) < 2:
-            raise bad_input(
-                "sigmas",
-                "at least 2 noise levels",
-                len(sigmas),
-                "A single step needs two noise levels, its start and its end.",
-            )
-        height, width = latent_image["samples"].shape[-2:]
-        plan = plan_run(model, (height, width), sigmas)
+        check_levels(sigmas)
+        plan = plan_run(model, latent_size(latent_image, "latent_image"), sigmas)
         picture = draw_plan(plan)
         # (H, W, 3) bytes -> (1, H, W, 3) floats from 0 to 1
         image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]

@@ -7,6 +7,7 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, read_parameters
 from ..host.scale_modes import scale_modes
@@ -62,6 +63,7 @@ class MegapixelRAUNet(io.ComfyNode):
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
             inputs=[*_original_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
             outputs=[io.Model.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -287,6 +289,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
                 ),
             ],
             outputs=[io.Model.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import nothing_to_do
 from ..scaling.size import Size
 from ..segs.choose import MEASURES, Choice, choose_segments, join_segments
@@ -103,6 +104,7 @@ class MegapixelSEGSFilter(io.ComfyNode):
                 io.SEGS.Output(display_name="others", tooltip="The segments that were not selected."),
                 io.Int.Output(display_name="count", tooltip="Number of selected segments."),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

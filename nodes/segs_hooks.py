@@ -16,7 +16,7 @@ from comfy_api.latest import io
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from ..errors import bad_input
+from ..host.images import check_levels
 from ..host.resampled_sigmas import resample_levels
 from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
@@ -131,11 +131,5 @@ class MegapixelSchedulerFunction(io.ComfyNode):
 
     @classmethod
     def execute(cls, sigmas) -> io.NodeOutput:
-        if len(sigmas) < 2:
-            raise bad_input(
-                "sigmas",
-                "at least 2 noise levels",
-                len(sigmas),
-                "A single step needs two noise levels, its start and its end.",
-            )
+        check_levels(sigmas)
         return io.NodeOutput(lambda model, sampler_name, steps: resample_levels(sigmas, steps))

@@ -8,9 +8,10 @@ from comfy_api.latest import io
 
 from ..errors import bad_input
 from ..faces.face import Face
-from ..host.faces import faces_in
-from ..host.images import check_pixels
-from ..host.notice import nothing_to_do
+from ..host.compat import SHOWN_AGAIN
+from ..host.faces import faces_in, without_face
+from ..host.images import check_pixels, masks_of
+from ..host.notice import logged, nothing_to_do, with_notices
 from ..patches.trained_size import trained_pixels
 from ..scaling.grow import box_around, enlarge_box
 from ..scaling.size import Size
@@ -73,12 +74,12 @@ class MegapixelMaskToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
     def execute(cls, mask, label="mask", **settings) -> io.NodeOutput:
-        masks = mask.reshape(-1, *mask.shape[-2:]) if mask.dim() >= 2 else mask  # (F, H, W)
-        check_pixels(masks, 3, "mask", "masks")
+        masks = masks_of(mask)
         found = [mask_segments(single, label=label, **settings) for single in masks]
         segs = _joined((masks.shape[1], masks.shape[2]), found)
         if any(found):
@@ -154,6 +155,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -165,8 +167,9 @@ class MegapixelTilesToSEGS(io.ComfyNode):
         if overlap >= side:
             expected = f"less than tile_size {side}"
             raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
+        check_pixels(image)
         size = image.shape[1], image.shape[2]
-        tiles = tile_segments(size, side, overlap, mask)
+        tiles = tile_segments(size, side, overlap, None if mask is None else masks_of(mask))
         if tiles:
             return io.NodeOutput((size, tiles))
         return nothing_to_do("mask: nothing to do, the mask is black: there is no tile.", (size, tiles))
@@ -210,17 +213,18 @@ class MegapixelFacesToSEGS(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
     def execute(cls, faceanalysis, image, crop_factor, shape, mask_scale) -> io.NodeOutput:
-        size = image.shape[1], image.shape[2]
+        faces, size = faces_in(faceanalysis, image), (image.shape[1], image.shape[2])
         found = [
-            [_face_segment(face, size, crop_factor, shape, mask_scale) for face in faces]
-            for faces in faces_in(faceanalysis, image)
+            [_face_segment(face, size, crop_factor, shape, mask_scale) for face in each] for each in faces
         ]
         if any(found):
-            return io.NodeOutput(_joined(size, found))
+            texts = logged(without_face(faces, faces, "There is no segment in it."))
+            return with_notices(texts, _joined(size, found))
         text = (
             "image: nothing to do, no face was detected: there is no segment. Use a larger or more frontal "
             "face."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from comfy_api.latest import io
 
+from ..host.images import check_pixels
 from ..host.notice import logged, pictures_with_notices
 from ..segs.picture import BACKDROP, LEAST, draw_segments
 from ..segs.segment import read_shape
@@ -42,6 +43,8 @@ class MegapixelSEGSPreview(io.ComfyNode):
     @classmethod
     def execute(cls, segs, image=None) -> io.NodeOutput:
         size, segments = read_shape(segs)
+        if image is not None:
+            check_pixels(image)
         backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no image
         frames = torch.full((1, *backdrop, 3), BACKDROP) if image is None else image
         drawn: list[torch.Tensor] = []

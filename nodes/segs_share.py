@@ -6,7 +6,9 @@ import torch
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.distributed import worker_slice
+from ..host.images import check_pixels
 from ..host.missing_segs import NOTHING, POLICIES, REFINE, missing_segs
 from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
@@ -19,6 +21,7 @@ from .segs_sockets import CATEGORY, segs_socket
 BY_HAND = "by hand"
 WORKERS = {BY_HAND: True, "ComfyUI-Distributed": True, "ComfyUI-Distributed, master only orchestrates": False}
 UNCHANGED = "results: nothing to do, no worker changed a pixel of image."
+UNREFINED = "result: nothing to do, Upscale SEGS changed no pixel of image."
 EIGHT_BITS = (
     "results: a worker's image has only 8 bits, so changed pixels are guessed and colours may shift. "
     "Put Send SEGS Result before the collector."
@@ -74,6 +77,7 @@ class MegapixelSEGSSlice(io.ComfyNode):
                 ),
             ],
             outputs=[io.SEGS.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -129,15 +133,20 @@ class MegapixelSEGSSend(io.ComfyNode):
                     tooltip="The result, followed by frames that look like noise and describe it."
                 )
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
     def execute(cls, result, image, segs) -> io.NodeOutput:
+        check_pixels(image)
+        check_pixels(result, "result")
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1 and connect the same image here."
             raise bad_input("result", f"images of {_shape(image)}, as in image", _shape(result), hint)
-        described = pack_share(image, result, contents_of(*read_shape(segs)))
-        return io.NodeOutput(torch.cat([result.cpu(), carry_bytes(described, result)]))
+        size, segments = read_shape(segs)
+        described = pack_share(image, result, contents_of(size, segments))
+        texts = logged([UNREFINED] if segments and torch.equal(result, image) else [])
+        return with_notices(texts, torch.cat([result.cpu(), carry_bytes(described, result)]))
 
 
 class MegapixelSEGSMerge(io.ComfyNode):
@@ -202,12 +211,16 @@ class MegapixelSEGSMerge(io.ComfyNode):
                     "to a second Upscale SEGS with rescale_factor 1.",
                 ),
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
     def execute(cls, image=None, results=None, tolerance=0.0, segs=None, on_missing=REFINE) -> io.NodeOutput:
         if results is None:
             raise bad_input("results", "the workers' images", "nothing", "Connect the collector.")
+        check_pixels(results, "results")
+        if image is not None:
+            check_pixels(image)
         arrived = read_results(results)
         if not arrived:
             return _merged_by_values(image, results, tolerance)

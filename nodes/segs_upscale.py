@@ -7,11 +7,13 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
+from ..host.images import check_pixels
 from ..host.notice import logged, with_notices
+from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
 from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
-from ..host.unfinished import fingerprint
 from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,
@@ -67,6 +69,7 @@ class MegapixelSEGSUpscale(io.ComfyNode):
                 *optional_sockets(),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -102,6 +105,7 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
                 *optional_sockets(),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -138,6 +142,7 @@ def _run(
     target_limit: int = 1536,
     **sampling: Any,
 ) -> io.NodeOutput:
+    check_pixels(image)
     enlargement = Enlargement(
         rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
     )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
+from ..host.run_again import fingerprint
 from ..host.upscale import fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
@@ -110,7 +112,12 @@ class MegapixelUpscale(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output()],
+            **SHOWN_AGAIN,
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: object) -> str:
+        return fingerprint()
 
     @classmethod
     def execute(cls, upscale_model, image, **settings) -> io.NodeOutput:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..host.run_again import fingerprint
 from ..host.upscale_video import VideoSettings, show_video, upscale_video
 from ..host.video import file_state, open_video
 from ..video.codecs import CODECS
@@ -147,7 +148,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, file: str = "", **_: object) -> str:
-        return file_state(file)
+        return f"{fingerprint()} {file_state(file)}"
 
     @classmethod
     def execute(cls, upscale_model, video=None, file="", fps=24.0, **settings) -> io.NodeOutput:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..attention.token_mask import for_pictures, for_window
 from ..errors import bad_input
+from ..scaling.colours import rgb
 from .face_idle import why_idle
 from .picture_masks import PictureMasks, have_a_face, mask_of_prompt
 
@@ -135,8 +136,7 @@ def _faces(link: ControlBase | None) -> Iterator[FaceControl]:
 
 
 def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
-    colours = guide.keypoints[..., :3].movedim(-1, 1)  # transparency is left out
-    hint = colours.expand(-1, 3, -1, -1)  # and grey repeated
+    hint = rgb(guide.keypoints, -1).movedim(-1, 1)
     network = guide.network.copy().set_cond_hint(hint, guide.strength, (guide.start_at, guide.end_at))
     link = FaceControl(network, f"{KEY}_{_length(before)}", guide.mask)
     link.set_previous_controlnet(before)

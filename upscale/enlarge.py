@@ -75,6 +75,7 @@ def enlarge(
     report: Callable[[Tile, Tensor, int, int], None] | None = None,
     recover: Callable[[], float] | None = None,
     check: Check = lambda: None,
+    blended: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Run (F, C, H, W) through `stage` tile by tile and return (F, C', placement's height, width).
 
@@ -85,6 +86,7 @@ def enlarge(
             left; what it raises ends the loop.
         recover: called after running out of memory: empties the allocator's cache and returns the free bytes.
         check: called repeatedly while waiting for a GPU; an error in it ends the loop.
+        blended: called at the end if tiles were blended: the network looks at the whole image, and saw tiles.
 
     Raises:
         OutOfMemory: when even the smallest tile does not fit.
@@ -112,6 +114,8 @@ def enlarge(
                 if report:
                     report(tile, written, done, len(waiting))
     assert result is not None, "a plan has at least one tile"
+    if waiting.placement.mixes:
+        blended()
     return result
 
 

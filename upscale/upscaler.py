@@ -77,6 +77,7 @@ class Hooks:
         report: called after every tile; what it raises ends the work.
         log: called with a line on the tiles of each stage.
         check: called repeatedly while waiting for a GPU; an error in it ends the work.
+        blended: called if a network that looks at the whole image saw it in tiles, which are blended.
         budget: for measurements during the work.
     """
 
@@ -85,6 +86,7 @@ class Hooks:
     report: Callable[[Progress], None] = lambda progress: None
     log: Callable[[str], None] = lambda plan: None
     check: Callable[[], None] = lambda: None
+    blended: Callable[[], None] = lambda: None
     budget: Budget = field(default_factory=Budget)
 
 
@@ -183,6 +185,7 @@ def _run(
         report=tile_done,
         recover=hooks.recover,
         check=hooks.check,
+        blended=hooks.blended,
     )
 
 

@@ -137,6 +137,20 @@ _LINKS = f"""() => Object.fromEntries(({_TESTED})(app.graph).inputs.filter((inpu
     return [input.name, app.graph.getNodeById(link.origin_id).title]
 }}))"""
 
+_NOTICES = """() => {
+    const notices = {}
+    const read = (graph) => graph.nodes.forEach((node) => {
+        if (node.subgraph) read(node.subgraph)
+        const widget = node.widgets?.find((widget) => widget.name === 'megapixel_notice')
+        if (widget) notices[node.title] = widget.element.textContent
+    })
+    read(app.graph)
+    return notices
+}"""
+_SET_MASK = (
+    "(value) => { app.graph.nodes.find((node) => node.type === 'SolidMask').widgets[0].value = value }"
+)
+
 _LAST_RUN = "() => fetch('/api/history?max_items=1').then((answer) => answer.json())"
 _RUN_SELECTED = """(title) => {
     app.canvas.selectItems([app.graph.nodes.find((node) => node.title === title)])
@@ -254,11 +268,43 @@ def test_what_a_node_reports_appears_at_it_and_disappears_in_a_run_that_acts(fro
     front_end.press_run()
     front_end.page.get_by_text("mask: nothing to do, the mask is black: there is no segment.").wait_for()
     front_end.page.get_by_text("segs: nothing to do, there is no segment to draw.").wait_for()
-    values = [node.get("widgets_values") for node in front_end.graph()["nodes"]]
-    assert values == [node.get("widgets_values") for node in saved["nodes"]]  # it is not saved
+    values = [node.get("widgets_values") or [] for node in front_end.graph()["nodes"]]
+    assert values == [node.get("widgets_values") or [] for node in saved["nodes"]]  # it is not saved
     front_end.page.screenshot(path=ROOT / "output" / "browser" / "nothing_to_do.png")
-    front_end.page.evaluate(
-        "() => { app.graph.nodes.find((node) => node.type === 'SolidMask').widgets[0].value = 1 }"
-    )
+    front_end.page.evaluate(_SET_MASK, 1)
     front_end.press_run()
     front_end.page.get_by_text("nothing to do").first.wait_for(state="detached")
+
+
+BLACK = {
+    "Segments": "mask: nothing to do, the mask is black: there is no segment.",
+    "tested": "segs: nothing to do, there is no segment to draw.",
+}
+
+
+@pytest.mark.parametrize("place", ["graph", "subgraph"])
+def test_what_a_node_reports_is_shown_as_long_as_its_result_counts(front_end, opened, place):
+    opened(black_mask(place, **{"4": "tested"}))
+    if place == "subgraph":
+        front_end.page.evaluate(_INTO_SUBGRAPH, 0)
+    for step, mask in {"first": 0, "the same, from the cache": 0, "white": 1, "black again": 0}.items():
+        front_end.page.evaluate(_SET_MASK, mask)
+        assert front_end.run() == "execution_success"
+        assert front_end.page.evaluate(_NOTICES) == ({} if mask else BLACK), step
+
+
+def test_it_is_shown_again_where_the_graph_is_opened_anew_and_the_result_is_cached(front_end, opened):
+    prompt = black_mask("anew", **{"4": "tested"})
+    for _ in range(2):
+        opened(prompt)
+        assert front_end.page.evaluate(_NOTICES) == {}
+        front_end.run()
+        assert front_end.page.evaluate(_NOTICES) == BLACK
+
+
+def test_it_stays_where_another_part_of_the_graph_runs(front_end, opened):
+    opened(black_mask("parts", **{"4": "tested", "5": "other"}))
+    for title in ("tested", "other"):
+        front_end.page.evaluate(_RUN_SELECTED, title)
+        front_end.page.wait_for_function(f"(title) => title in ({_NOTICES})()", arg=title)
+    assert front_end.page.evaluate(_NOTICES) == {**BLACK, "other": BLACK["tested"]}

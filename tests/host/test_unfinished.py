@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
-from megapixel.host import unfinished
+from megapixel.host import run_again, unfinished
 from megapixel.host.unfinished import sampled_segments
 from megapixel.segs.refine import Fit, cut_pieces
 from megapixel.segs.segment import SEG, read_segments
@@ -21,7 +21,7 @@ LATENT_BYTES = 4 * 8 * 8 * 4
 def nothing_kept():
     yield
     unfinished._runs.clear()
-    unfinished._ended_early.clear()
+    run_again._events.clear()
 
 
 @pytest.fixture

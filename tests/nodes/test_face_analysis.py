@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import shutil
 import socket
 import subprocess
@@ -52,9 +53,19 @@ def put(models, antelopev2):
     return copied
 
 
+@pytest.fixture(autouse=True)
+def all_lines(caplog):
+    caplog.set_level(logging.INFO, logger="megapixel")
+
+
 def load(provider="CPU", **settings):
-    [analysis] = MegapixelFaceAnalysis.execute(provider, **settings).args
-    return analysis
+    return run(provider, **settings)[0]
+
+
+def run(provider="CPU", **settings):
+    """Return the analysis, and the text at the node."""
+    result = MegapixelFaceAnalysis.execute(provider, **settings)
+    return result.args[0], "\n".join(result.ui.as_dict()["text"]) if result.ui else ""
 
 
 def refusal(*arguments, **settings):
@@ -198,19 +209,20 @@ def test_a_network_of_another_kind_is_refused(name, put):
 
 
 @pytest.mark.parametrize("provider", ["CPU", "CUDA", "ROCM", "CoreML"])
-def test_a_provider_that_cannot_start_leaves_the_cpu_with_one_warning(provider, put, caplog):
+def test_a_provider_that_cannot_start_leaves_the_cpu_with_one_line_also_at_the_node(provider, put, caplog):
     put()
-    analysis = load(provider)
+    analysis, shown = run(provider)
     running = analysis.models["detection"].session.get_providers()
     assert running[-1] == "CPUExecutionProvider"
-    warnings = [record.message for record in caplog.records if record.name == "megapixel"]
+    lines = [record.message for record in caplog.records if record.name == "megapixel"]
     wanted = face_packages.PROVIDERS[provider]
     if not wanted or running[0] in wanted:
-        assert warnings == []
+        assert lines == []
+        assert shown == ""
     else:
-        [warning] = warnings
-        assert warning.startswith(f"provider: expected {provider}, got ")
-        assert "The CPU is used" in warning
+        assert lines == [shown]
+        assert shown.startswith(f"provider: expected {provider}, got ")
+        assert "The CPU is used" in shown
     assert len(find_faces(analysis, PICTURE)) == 1
 
 

@@ -316,6 +316,21 @@ class TestAttention:
         assert who(chosen(both, which_face="left to right", face_index=1)) == "bob"
         assert who(chosen(both.flip(2), which_face="left to right", face_index=0)) == who(chosen(BOB.flip(2)))
 
+    def test_a_reference_that_is_left_out_is_reported_at_the_node(
+        self, instantid, analysis, model, control_net, conditions, caplog
+    ):
+        caplog.set_level(logging.INFO, logger="megapixel")
+        image, choice = torch.cat([ALICE, NOBODY]), {**KNOWN, "on_no_face": "pass through"}
+        text = "image: expected the chosen face, got none in image 2 of 2 (0 found). InstantID skips them."
+        attention = MegapixelInstantIDAttention.execute(
+            instantid, analysis, image, model, noise=0.0, **choice
+        )
+        applied = MegapixelInstantIDApply.execute(
+            instantid, analysis, control_net, image, model, *conditions, **choice
+        )
+        assert shown(attention) == shown(applied) == text
+        assert caplog.messages.count(text) == 2
+
     def test_two_faces_are_said_unless_one_was_chosen(self, attention, caplog):
         with caplog.at_level(logging.INFO, "megapixel"):
             attention(picture_of(1, 2), which_face="index")
@@ -685,12 +700,18 @@ def test_a_picture_in_the_place_of_drawn_keypoints_is_reported(
     assert caplog.messages.count(shown(guided)) == 2
 
 
+SOME_BLACK = torch.zeros(2, 40, 40, 3)
+SOME_BLACK[0, 10:12, 10:30] = 1
 PARTLY_IDLE = {
     "attention": ({"weight": 0.0, "cn_strength": 0.5}, "InstantID: nothing to do in the attention, weight is 0."),
     "ControlNet": ({"cn_strength": 0.0}, "InstantID: nothing to do in the ControlNet, strength is 0."),
     "keypoints": (
         {"image_kps": torch.zeros(1, 40, 40, 3)}, "image_kps: expected keypoints on black, got black, which has "
         "no pose to follow. Choose an image that shows a face.",
+    ),
+    "some keypoints": (
+        {"image_kps": SOME_BLACK}, "image_kps: expected keypoints on black, got black in 1 of 2, which has no pose to follow. "
+        "Choose an image that shows a face.",
     ),
 }  # fmt: skip
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import logging
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
 from megapixel.host import upscale_hints
+from megapixel.host.compat import SHOWN_AGAIN
 from megapixel.nodes import (
+    NODES,
     MegapixelDeepShrink,
     MegapixelFaceKeypoints,
     MegapixelFacesToSEGS,
@@ -22,6 +25,7 @@ from megapixel.nodes import (
     MegapixelSEGSFilter,
     MegapixelSEGSMerge,
     MegapixelSEGSPreview,
+    MegapixelSEGSSend,
     MegapixelSEGSSlice,
     MegapixelSEGSUpscale,
     MegapixelTilesToSEGS,
@@ -34,6 +38,9 @@ from devhost.tiny import random_models
 from devhost.tiny.faces import Portrait, draw_portraits
 from devhost.tiny.random_models import conditioning
 
+REPORTING = [
+    node for node in NODES if "host.notice import" in inspect.getsource(sys.modules[node.__module__])
+]
 SIZE = (48, 64)
 BLACK = torch.zeros(1, *SIZE)
 
@@ -99,6 +106,12 @@ NONE = segs_of()
 NOWHERE = ((0, 0), [])  # what other packs return where they find nothing
 
 
+@pytest.mark.skipif(not SHOWN_AGAIN, reason="new after ComfyUI 0.18")
+@pytest.mark.parametrize("node", REPORTING, ids=lambda node: node.__name__)
+def test_what_a_node_reports_is_shown_again_where_its_result_is_cached(node):
+    assert node.OUTPUT_NODE or node.HAS_INTERMEDIATE_OUTPUT
+
+
 # Makers and choosers of segments
 
 
@@ -148,6 +161,15 @@ def test_no_face(face_analysis, portrait, caplog):
         assert_silent(run(node, faceanalysis=face_analysis, image=portrait), caplog)
 
 
+def test_some_pictures_without_a_face(face_analysis, portrait, caplog):
+    some = torch.cat([portrait, NOBODY])
+    text = "image: expected the chosen face, got none in image 2 of 2 (0 found)."
+    result = run(MegapixelFacesToSEGS, faceanalysis=face_analysis, image=some)
+    assert reported(result, caplog) == f"{text} There is no segment in it."
+    result = run(MegapixelFaceKeypoints, faceanalysis=face_analysis, image=some)
+    assert reported(result, caplog) == f"{text} The result is black there."
+
+
 FILTERS = {
     "neutral": (TWO, {}, "segs: nothing to do, no condition is set."),
     "none chosen": (TWO, {"labels": "other"}, "segs: nothing to do, none of 2 segments is selected."),
@@ -195,6 +217,15 @@ def test_results_that_no_worker_has_changed(caplog, draw):
     changed = image.clone()
     changed[:, :8] = 0
     assert_silent(run(MegapixelSEGSMerge, image=image, results=torch.cat([image, changed])), caplog)
+
+
+def test_a_worker_whose_picture_was_not_refined(caplog, draw):
+    image = draw(1, *SIZE, 3)
+    result = run(MegapixelSEGSSend, image=image, result=image, segs=ONE)
+    assert reported(result, caplog) == "result: nothing to do, Upscale SEGS changed no pixel of image."
+    caplog.clear()
+    assert_silent(run(MegapixelSEGSSend, image=image, result=image, segs=NONE), caplog)  # an empty slice
+    assert_silent(run(MegapixelSEGSSend, image=image, result=image * 0.5, segs=ONE), caplog)
 
 
 @pytest.mark.parametrize("segs", [NONE, NOWHERE])

@@ -14,7 +14,7 @@ import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
-from megapixel.host import unfinished
+from megapixel.host import run_again, unfinished
 from megapixel.host.segment_sampler import stack_masks
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
@@ -744,7 +744,7 @@ def in_queue():
 
     yield run
     unfinished._runs.clear()
-    unfinished._ended_early.clear()
+    run_again._events.clear()
 
 
 @pytest.mark.parametrize("overlaps", ["independent", "in order"])
@@ -824,6 +824,19 @@ def test_a_segment_that_was_no_number_is_tried_again_and_the_others_are_not(upsc
     assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) != before
     assert torch.equal(in_queue(lambda: upscale(segs, model=copy)), expected)
     assert len(calls) == 6 + 2
+
+
+def test_a_picture_that_a_hook_has_failed_on_is_not_final_and_costs_no_sampling_again(
+    upscale, sd15, in_queue
+):
+    calls, segs, hook = [], segs_of(), BrokenHook(raise_error)
+    settings = {"model": watched(sd15, [], calls.append), "upscaler_hook_opt": hook}
+    before = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
+    in_queue(lambda: upscale(segs, **settings))
+    assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) != before
+    hook.fail = lambda picture: picture
+    assert in_queue(lambda: upscale(segs, **settings))[0, 47, 119].tolist() == [9.0] * 3
+    assert len(calls) == 6
 
 
 def test_progress_never_falls_back_and_reaches_its_end(upscale, monkeypatch):

@@ -16,6 +16,7 @@ import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel, UpscaleModelLoader
 from megapixel.host import progress, upscale as host_upscale_module
 from megapixel.host.log import forget_lines
@@ -32,10 +33,12 @@ from spandrel.architectures.LaMa import LaMaArch
 from spandrel.architectures.SwinIR import SwinIR
 
 from devhost.tiny.random_models import random_state
+from devhost.tiny.random_upscalers import random_upscaler
 
 # float32 in the memory format that is faster on this processor; half of half an 8-bit step is 1e-3.
 SAME = 5e-6
 SHIPPED = "megapixel-compact-4x.safetensors"
+SCARCE = 100 * 2**20  # bytes, for an image that needs more in one piece
 MEASURING = (
     "Upscale: measuring this model's receptive field and the fastest settings, once per model and device."
 )
@@ -231,6 +234,24 @@ def test_tiles_give_what_one_piece_gives_and_the_log_tells_how_many(name, pictur
     assert caplog.messages.count(MEASURING) == 1
     assert re.fullmatch(r"Upscale: 131x150 in \d+ tiles of \d+x\d+, exact, [\d.]+ of its pixels computed",
                         caplog.messages[-1])  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_picture_in_blended_tiles_for_lack_of_memory_says_so_and_is_not_final(picture, caplog, monkeypatch):
+    model, image = with_patcher(random_upscaler("RCAN")), picture(1, 180, 200, 3)
+
+    def run():
+        with CurrentNodeContext("prompt", "8"), torch.inference_mode():
+            before = MegapixelUpscale.fingerprint_inputs(upscale_model=model)
+            result = MegapixelUpscale.execute(model, image, precision="float32")
+            after = MegapixelUpscale.fingerprint_inputs(upscale_model=model)
+        return (result.ui.as_dict()["text"] if result.ui else ()), before == after
+
+    monkeypatch.setattr(host_upscale_module, "free_memory", lambda device: SCARCE)
+    assert run() == ((host_upscale_module.BLENDED,), False)
+    assert caplog.messages.count(host_upscale_module.BLENDED) == 1
+    monkeypatch.undo()
+    assert run() == ((), True)
 
 
 def test_a_third_party_descriptor_of_its_own_class_serves_as_well(picture):

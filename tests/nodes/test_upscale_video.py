@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
+from comfy_execution.utils import CurrentNodeContext
 from megapixel.host import upscale as host_upscale
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
@@ -415,4 +416,16 @@ def test_a_named_file_is_read_again_when_it_changes(clip):
     before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
     os.utime(file, (1, 1))
     assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") != before
-    assert MegapixelUpscaleVideo.fingerprint_inputs(file="") == ""
+    assert MegapixelUpscaleVideo.fingerprint_inputs(file="") == MegapixelUpscaleVideo.fingerprint_inputs()
+
+
+def test_a_result_whose_file_is_gone_is_written_again(model, clip):
+    clip(3)
+    with CurrentNodeContext("prompt", "8"):
+        before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+        file = Path(run(model, file="a.mp4").args[0].get_stream_source())
+        assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") == before
+        file.unlink()
+        gone = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+        assert gone != before
+        assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") == gone

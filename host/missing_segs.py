@@ -27,7 +27,7 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
-        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other ones.
+        ValueError: when some are missing and the run should stop; when a whole slice is and `segs` is not connected; when `segs` are other ones.
     """
     found: SEGS = NOTHING
     if segs is not None:
@@ -40,10 +40,14 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     if not missing.numbers:
         return MissingSegs(found, [])
     slices = ", ".join(map(str, missing.slices))
-    what = f"slice {slices} of 0 to {missing.count - 1} did not arrive: {len(missing.numbers)} of {missing.total} segments are not refined"
-    if policy == STOP or (policy == REFINE and segs is None):
+    lost = f"slice {slices} of 0 to {missing.count - 1} did not arrive"
+    why = lost if missing.slices else "a worker was cancelled, or had NaN"
+    what = f"{why}: {len(missing.numbers)} of {missing.total} segments are not refined"
+    if policy == STOP or (policy == REFINE and segs is None and missing.slices):
         hint = "Look at the log of that worker, and whether it takes part. To go on: connect segs and refine the output missing, or set on_missing to leave."
         raise bad_input("results", f"all of {missing.count} slices", f"less: {what}", hint)
-    text = f"results: {what}. " + ("They are in missing." if policy == REFINE else "They stay as they were.")
+    text = f"results: {what}. " + (
+        "They are in missing." if policy == REFINE and segs is not None else "They stay as they were."
+    )
     log.log(WARNING, text)
     return MissingSegs(found, [text])

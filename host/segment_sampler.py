@@ -25,6 +25,7 @@ from ..segs.refine import Piece
 from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..upscale.memory import is_out_of_memory
 from .canvas import Canvas
+from .compat import missing_of_patcher
 from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
 from .crop_patches import crop_patches, takes_batches
 from .log import log
@@ -47,6 +48,9 @@ class Sampling:
         batch_size: most segments of equal size to sample together; 0 goes by the memory.
         target: at which size segments are sampled.
         reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
+
+    Raises:
+        ValueError: when the model is no patcher as the host's.
     """
 
     model: Any
@@ -65,6 +69,13 @@ class Sampling:
     batch_size: int = 0
     target: Target = AS_IT_IS
     reference_latents: str = AUTO
+
+    def __post_init__(self) -> None:
+        missing = missing_of_patcher(self.model)
+        if missing:
+            got = f"{type(self.model).__name__} without {', '.join(missing)}"
+            hint = "Load it by a loader whose models KSampler takes."
+            raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,6 +28,7 @@ from .log import log, log_once
 from .measurements import MeasuredModel
 from .tile_progress import TileProgress, watch_layers
 
+ALL_GPUS, ONE_GPU = GPUS = ("all", "one")
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
@@ -50,6 +51,7 @@ def upscale_images(
     alpha: str = "model",
     tile_size: int = 0,
     compile: bool = False,
+    gpus: str = ALL_GPUS,
 ) -> Tensor:
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's type and place.
 
@@ -67,14 +69,16 @@ def upscale_images(
     options = Options(size, tile_size, alpha, device, dtype)
     devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
     with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
-        return _run(without_nan(pictures), upscale_model, options, precision, compile).movedim(1, -1)
+        return _run(without_nan(pictures), upscale_model, options, precision, compile, gpus).movedim(1, -1)
 
 
-def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool) -> Tensor:
+def _run(
+    pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool, gpus: str
+) -> Tensor:
     size = pictures.shape[-2], pictures.shape[-1]
     with TileProgress(pictures, model.model) as progress:
         budget = Budget(size[0] * size[1], progress.measure)
-        network = ready_network(model, precision, compile, size, budget)
+        network = ready_network(model, precision, compile, size, budget, gpus)
         hooks = Hooks(
             free=lambda: free_memory(network.device),
             recover=lambda: recovered(network.device),
@@ -168,14 +172,21 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
 class _Ready:
     """A network that stays ready for the next run while its model lives, and what it was made for."""
 
-    settings: tuple[str, bool]
+    settings: tuple[str, bool, str]
     store: MeasuredModel
     network: Network
 
 
-def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
-    """Return the model ready on the host's devices, in the form that is fastest for pictures of this size."""
-    settings, devices = (precision, compile), _devices(model)
+def ready_network(
+    model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget, gpus: str = ALL_GPUS
+) -> Network:
+    """Return the model ready on the host's devices, in the form that is fastest for pictures of this size.
+
+    `gpus` is one of GPUS: ONE_GPU leaves all but the loader's device to others.
+    """
+    settings, devices = (precision, compile, gpus), _devices(model)
+    if gpus == ONE_GPU:
+        devices = devices[:1]
     ready = _networks.pop(model, None)
     store = ready.store if ready else MeasuredModel(model, devices[0])
     if ready and ready.settings != settings:

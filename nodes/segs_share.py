@@ -12,8 +12,8 @@ from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
 from ..segs.choose import slice_segments
 from ..segs.merge import merge_arrived, merge_results, missing_in, read_results
-from ..segs.segment import read_shape
-from ..segs.share import contents_of, pack_share
+from ..segs.segment import read_segments, read_shape
+from ..segs.share import contents_of, left_as_they_were, pack_share
 from .segs_sockets import CATEGORY, segs_socket
 
 BY_HAND = "by hand"
@@ -125,7 +125,8 @@ class MegapixelSEGSSend(io.ComfyNode):
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1, and connect its image here too."
             raise bad_input("result", f"pictures of {_shape(image)} like image", _shape(result), hint)
-        described = pack_share(image, result, contents_of(*read_shape(segs)))
+        left = left_as_they_were(*read_segments(segs, len(image)), image, result)
+        described = pack_share(image, result, contents_of(*read_shape(segs), left))
         return io.NodeOutput(torch.cat([result.cpu(), carry_bytes(described, result)]))
 
 

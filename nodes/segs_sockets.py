@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..host.reference_latents import CHOICES
 from ..host.sigmas import scheduler_names
+from .upscale import gpus_socket
 
 CATEGORY = "image/upscaling/segments"
 BasicPipe = io.Custom("BASIC_PIPE")
@@ -237,4 +238,5 @@ def optional_sockets() -> list[Any]:
             tooltip="For edit models (Kontext, Flux.2, Qwen-Image-Edit): which reference latents are cut to each segment. auto: those of the picture's "
             "size, as it is now or as it came in. cut: all. whole: none. The log and the node list what was decided.",
         ),
+        gpus_socket("With an upscale model: which GPUs enlarge the picture."),
     ]

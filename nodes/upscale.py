@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.notice import logged, with_notices
-from ..host.upscale import fallbacks, upscale_images
+from ..host.upscale import GPUS, fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
 
@@ -23,6 +23,18 @@ def exact_side(name: str, other: str) -> io.Int.Input:
         advanced=True,
         tooltip=f"Exact {name} of the result in pixels; it goes before scale_by. 0 follows from the {other}, or from "
         "scale_by.",
+    )
+
+
+def gpus_socket(what: str = "Which GPUs enlarge the tiles.") -> io.Combo.Input:
+    """Return the choice for ComfyUIs that share a machine."""
+    return io.Combo.Input(
+        "gpus",
+        options=list(GPUS),
+        optional=True,
+        advanced=True,
+        tooltip=f"{what} all: each that this ComfyUI sees, the fastest. one: only the loader's own, where several ComfyUIs share the "
+        "machine. It changes speed, not the picture.",
     )
 
 
@@ -103,6 +115,7 @@ class MegapixelUpscale(io.ComfyNode):
                     advanced=True,
                     tooltip="torch.compile: the first tile takes up to minutes, every other one is faster. For videos.",
                 ),
+                gpus_socket(),
             ],
             outputs=[io.Image.Output()],
         )

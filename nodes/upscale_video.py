@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..host.upscale_video import VideoSettings, show_video, upscale_video
 from ..host.video import file_state, open_video
 from ..video.codecs import CODECS
-from .upscale import LARGEST_SIDE, PRECISIONS, exact_side
+from .upscale import LARGEST_SIDE, PRECISIONS, exact_side, gpus_socket
 
 
 class MegapixelUpscaleVideo(io.ComfyNode):
@@ -134,6 +134,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     tooltip="torch.compile: the first frame takes up to minutes, every other one is faster. False is "
                     "best for short videos.",
                 ),
+                gpus_socket(),
             ],
             outputs=[io.Video.Output("video")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

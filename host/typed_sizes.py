@@ -42,13 +42,13 @@ def _notice(prompt: Nodes, name: str, sampled: list[Size]) -> str:
         return ""
     crops = " to ".join(dict.fromkeys(f"{size[1]}x{size[0]}" for size in (sampled[0], sampled[-1])))
     middle = sampled[len(sampled) // 2]
-    hint = f"Type the size of the crops there: width {middle[1]}, height {middle[0]}."
+    hint = f"Enter the size of the crops there: width {middle[1]}, height {middle[0]}."
     start = f"{node['class_type']} ({name})"
     if width is None or height is None:
-        return f"{start} takes its size from another node, and crops of {crops} are sampled. {hint}"
+        return f"{start} takes its size from another node, but the crops are {crops}. {hint}"
     if all(abs(width * height / (size[0] * size[1]) - 1) < TOLERANCE for size in sampled):
         return ""
-    return f"{start} is set to {width}x{height}, and crops of {crops} are sampled. {hint}"
+    return f"{start} is set to {width}x{height}, but the crops are {crops}. {hint}"
 
 
 def chooses_by_size(outputs: Iterable[str], inputs: Iterable[str]) -> bool:

@@ -1,7 +1,7 @@
-"""What one of several workers did, in bytes that travel with its picture: which segments, which pixels they changed, and to what.
+"""The result of one of several workers, as bytes sent with its image: its segments, the changed pixels and their values.
 
-Pixels that a worker changed keep their bits. What was there before, in 16 bits, is for pixels that every worker changed, where nobody else
-has the picture that all began with.
+Changed pixels are stored with all their bits. Their values before the change, in 16 bits, are needed for pixels that every worker
+changed, where no worker has the common image.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from ..scaling.size import Size
 from .crop import crop_resized
 from .segment import SEG, Segment, Slice, box_of, whole_of
 
-_FINE = 65535  # steps of the picture before
+_FINE = 65535  # steps of the image before
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Which part of the work it is.
+    """The part of the work that a worker did.
 
     Attributes:
-        index, count: which slice of how many.
-        numbers: the segments that are refined, by their place in the list of all workers.
-        total, digest: how many there are in all, and a fingerprint of them.
+        index, count: index of the slice, and number of slices.
+        numbers: the refined segments, by their index in the list of all workers.
+        total, digest: number and fingerprint of all segments.
     """
 
     index: int
@@ -59,27 +59,27 @@ class Share:
     before: Tensor
 
 
-def contents_of(found_in: Size, segments: list[SEG], left: Container[int] = ()) -> Contents:
-    """Return which part of the work a list of segments is; a list that is no slice is all of it.
+def contents_of(found_in: Size, segments: list[SEG], unchanged: Container[int] = ()) -> Contents:
+    """Return the contents of a list of segments; a list that is not a slice is the whole work.
 
-    `left` are numbers of segments that were not refined: see `left_as_they_were`.
+    `unchanged` contains numbers of segments that were not refined: see `unchanged_numbers`.
     """
     whole = whole_of(segments)
     sliced = segments if isinstance(segments, Slice) else Slice(whole, range(len(whole)))
     return Contents(
         sliced.slice_index,
         sliced.slice_count,
-        tuple(position for position in sliced.positions if position not in left),
+        tuple(position for position in sliced.positions if position not in unchanged),
         len(whole),
         digest_of(found_in, whole),
     )
 
 
-def left_as_they_were(found_in: Size, segments: Sequence[Segment], before: Tensor, after: Tensor) -> set[int]:
-    """Return the numbers of wanted segments that a run left: it was cancelled, or they came back with NaN.
+def unchanged_numbers(found_in: Size, segments: Sequence[Segment], before: Tensor, after: Tensor) -> set[int]:
+    """Return the numbers of wanted segments that a run did not refine, because it was cancelled or had NaN.
 
-    Those of whose own pixels (that no other wanted segment has) more than half are as before, in one of the frames (F, H, W, C). Where all pixels
-    are shared, nothing is known, and the segment counts as refined.
+    A segment is unchanged if in one of the frames (F, H, W, C) more than half of its own pixels, which no other wanted segment covers, are unchanged.
+    A segment without own pixels counts as refined.
     """
     changed = (before != after).any(dim=-1).cpu()
     covered = torch.zeros(changed.shape, dtype=torch.int16)
@@ -93,7 +93,7 @@ def left_as_they_were(found_in: Size, segments: Sequence[Segment], before: Tenso
 def _places(
     found_in: Size, segments: Sequence[Segment], frames: Tensor
 ) -> Iterator[tuple[int, tuple[int, slice, slice], Tensor]]:
-    """Yield the number, the place in (F, H, W) and the mask (h, w) of each wanted segment in each frame."""
+    """Yield the number, the index into (F, H, W) and the mask (h, w) of each wanted segment in each frame."""
     size = frames.shape[1], frames.shape[2]
     for segment in segments:
         region = segment.region.scaled(found_in, size)
@@ -114,7 +114,7 @@ def digest_of(found_in: Size, segments: Sequence[SEG]) -> str:
 
 
 def pack_share(before: Tensor, after: Tensor, contents: Contents) -> bytes:
-    """Return in bytes what a worker changed from `before` to `after` (F, H, W, C)."""
+    """Pack a worker's changes from `before` to `after` (F, H, W, C) into bytes."""
     changed = (before != after).any(dim=-1).cpu()
     stored = io.BytesIO()
     np.savez(
@@ -129,10 +129,10 @@ def pack_share(before: Tensor, after: Tensor, contents: Contents) -> bytes:
 
 
 def unpack_share(data: bytes) -> Share:
-    """Return what `pack_share` was given.
+    """Unpack bytes: the inverse of `pack_share`.
 
     Raises:
-        ValueError: the bytes are something else.
+        ValueError: when the bytes are not a share of this version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
@@ -146,8 +146,8 @@ def unpack_share(data: bytes) -> Share:
         values = torch.as_tensor(arrays["values"])
         before = torch.as_tensor(arrays["before"].astype(np.float32) / _FINE)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        expected = "what Send SEGS Result of this version packs"
+        expected = "frames of Send SEGS Result of this version"
         raise bad_input(
-            "results", expected, str(error), "Use one version of the pack on all workers."
+            "results", expected, str(error), "Use the same version of the pack on all workers."
         ) from None
     return Share(contents, changed, values, before)

@@ -66,14 +66,14 @@ def notices(monkeypatch):
 
 def test_a_shift_for_the_picture_is_reported_with_what_fits_the_crops(notices):
     assert notices(prompt_of()) == [
-        "ModelSamplingFlux (2) is set to 1024x1024, and crops of 512x512 are sampled. "
-        "Type the size of the crops there: width 512, height 512."
+        "ModelSamplingFlux (2) is set to 1024x1024, but the crops are 512x512. "
+        "Enter the size of the crops there: width 512, height 512."
     ]
 
 
 def test_crops_of_several_sizes_are_named_and_the_middle_one_is_proposed(notices):
     [text] = notices(prompt_of(), [(512, 512), (256, 512), (512, 1024), (512, 512)])
-    assert "crops of 512x256 to 1024x512 are sampled" in text
+    assert "but the crops are 512x256 to 1024x512" in text
     assert text.endswith("width 512, height 512.")
 
 
@@ -88,7 +88,9 @@ def test_a_number_from_a_primitive_is_typed_and_one_from_elsewhere_is_not(notice
     assert notices(linked | number) == []
     measured = {"5": {"class_type": "GetImageSize", "inputs": {"image": ["9", 0]}}}
     [text] = notices(linked | measured)
-    assert text.startswith("ModelSamplingFlux (2) takes its size from another node, and crops of 512x512 ")
+    assert text.startswith(
+        "ModelSamplingFlux (2) takes its size from another node, but the crops are 512x512"
+    )
 
 
 def test_noise_levels_for_a_size_are_found_behind_the_scheduler_function(notices):
@@ -98,7 +100,7 @@ def test_noise_levels_for_a_size_are_found_behind_the_scheduler_function(notices
         "4": {"class_type": "MegapixelSchedulerFunction", "inputs": {"sigmas": ["3", 0]}},
     }
     [text] = notices(scheduled)
-    assert text.startswith("Flux2Scheduler (3) is set to 2048x1024, and crops of 512x512 are sampled. ")
+    assert text.startswith("Flux2Scheduler (3) is set to 2048x1024, but the crops are 512x512. ")
 
 
 def test_a_picture_with_a_size_is_no_such_node(notices):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from megapixel.segs.segment import SEG, FrameSEG, Slice, read_segments
-from megapixel.segs.share import contents_of, left_as_they_were
+from megapixel.segs.share import contents_of, unchanged_numbers
 
 SIZE = (40, 60)
 
@@ -34,7 +34,7 @@ def refined(image, entries, numbers, scale=1):
 def test_overlapping_tiles_that_were_left_are_found(done, scale):
     entries = [entry(box) for box in [(0, 0, 34, 24), (26, 0, 60, 24), (0, 16, 34, 40), (26, 16, 60, 40)]]
     image = picture(size=(40 * scale, 60 * scale))
-    found = left_as_they_were(*read_segments((SIZE, entries)), image, refined(image, entries, done, scale))
+    found = unchanged_numbers(*read_segments((SIZE, entries)), image, refined(image, entries, done, scale))
     assert found == set(range(4)) - set(done)
 
 
@@ -43,7 +43,7 @@ def test_a_feather_that_reaches_into_a_neighbour_does_not_refine_it():
     image = picture()
     result = image.clone()
     result[:, :, :36] += 0.1
-    assert left_as_they_were(*read_segments((SIZE, entries)), image, result) == {1}
+    assert unchanged_numbers(*read_segments((SIZE, entries)), image, result) == {1}
 
 
 def test_a_mask_counts_and_not_its_box_and_a_black_one_does_not():
@@ -53,14 +53,14 @@ def test_a_mask_counts_and_not_its_box_and_a_black_one_does_not():
     image = picture()
     result = image.clone()
     result[:, 10:14, 10:14] += 0.1
-    assert left_as_they_were(*read_segments((SIZE, entries)), image, result) == set()
-    assert left_as_they_were(*read_segments((SIZE, entries)), image, image) == {0}
+    assert unchanged_numbers(*read_segments((SIZE, entries)), image, result) == set()
+    assert unchanged_numbers(*read_segments((SIZE, entries)), image, image) == {0}
 
 
 def test_where_all_pixels_are_shared_nothing_is_known():
     entries = [entry((0, 0, 30, 30)), entry((0, 0, 30, 30))]
     image = picture()
-    assert left_as_they_were(*read_segments((SIZE, entries)), image, image) == set()
+    assert unchanged_numbers(*read_segments((SIZE, entries)), image, image) == set()
 
 
 def test_one_frame_of_several_that_was_left_is_enough():
@@ -69,14 +69,14 @@ def test_one_frame_of_several_that_was_left_is_enough():
     result = image.clone()
     result[:1, :, :30] += 0.1
     result[1:, :, 30:] += 0.1
-    assert left_as_they_were(*read_segments((SIZE, entries), 2), image, result) == {0}
+    assert unchanged_numbers(*read_segments((SIZE, entries), 2), image, result) == {0}
 
 
 def test_segments_of_other_workers_are_not_mine_to_refine():
     entries = [entry((0, 0, 30, 40)), entry((30, 0, 60, 40))]
     mine = Slice(entries, [1], 1, 2)
     image = picture()
-    left = left_as_they_were(*read_segments((SIZE, mine)), image, image)
+    left = unchanged_numbers(*read_segments((SIZE, mine)), image, image)
     assert left == {1}
     assert contents_of(SIZE, mine, left).numbers == ()
     assert contents_of(SIZE, mine).numbers == (1,)

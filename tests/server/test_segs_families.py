@@ -32,7 +32,7 @@ def test_an_example_runs_with_tiny_models_in_place_of_its_loaders(server, name, 
     assert torch.isfinite(picture).all()
     if name == "segs_qwen_image_edit":
         assert "reference_latents: reference 1" in log
-        assert "is cut to each segment" in log
+        assert "is cropped to each segment" in log
 
 
 def test_a_size_that_was_typed_for_the_picture_is_reported_at_the_node(server, draw):
@@ -42,5 +42,5 @@ def test_a_size_that_was_typed_for_the_picture_is_reported_at_the_node(server, d
     prompt["5"] = prompt_node("ModelSamplingFlux", "Shift", **shift)
     result = server.run(prompt)
     [text] = result["outputs"][UPSCALE]["text"]
-    assert text.startswith("ModelSamplingFlux (5) is set to 2048x2048, and crops of ")
+    assert text.startswith("ModelSamplingFlux (5) is set to 2048x2048, but the crops are ")
     assert text in server.log.read_text()

@@ -74,7 +74,7 @@ class Sampling:
         missing = missing_of_patcher(self.model)
         if missing:
             got = f"{type(self.model).__name__} without {', '.join(missing)}"
-            hint = "Load it by a loader whose models KSampler takes."
+            hint = "Use a loader whose models work in KSampler."
             raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
 
 

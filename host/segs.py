@@ -88,7 +88,7 @@ def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling)
 def size_notices(
     image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
 ) -> list[str]:
-    """Return a text for each node before this one in which a size was typed that is not the one that is sampled."""
+    """Return a text for each node before this one in which a size was entered that differs from the sampled one."""
 
     def sizes() -> Iterator[Size]:
         canvas = canvas_of(image, enlargement, sampling)

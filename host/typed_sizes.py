@@ -1,7 +1,7 @@
-"""Nodes before this one in which the size of a picture was typed, by which a model's noise levels or positions are chosen.
+"""Nodes before this one that compute noise levels or positions from an image size that was entered by hand.
 
-A model that is made for a picture's size is given crops here. ComfyUI itself never chooses by the size that is sampled: a model's shift is one
-number, and the nodes that choose it for a size (ModelSamplingFlux, Flux2Scheduler) are given that size by hand.
+Segments are sampled at the size of their crops. ComfyUI itself never uses the sampled size: a model's shift is one number, and the nodes that
+compute it from a size (ModelSamplingFlux, Flux2Scheduler) have inputs for the size.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from .compat import executing_node, executing_prompt, output_types
 
 INPUTS = ("model", "basic_pipe", "scheduler_func_opt")  # of the node that samples
 WAYS = frozenset({"MODEL", "SIGMAS", "SCHEDULER_FUNC", "BASIC_PIPE"})
-CHOSEN = frozenset({"MODEL", "SIGMAS"})  # what a node gives, and nothing else, that chooses them by a size
+CHOSEN = frozenset({"MODEL", "SIGMAS"})  # all outputs of a node that computes them from a size
 TOLERANCE = 0.1  # relative, of the area: rounding to multiples stays below it
 
 Nodes = Mapping[str, Mapping[str, Any]]
 
 
 def typed_size_notices(sizes: Iterable[Size]) -> list[str]:
-    """Return a text for each node before the executing one whose typed size is not that of the crops.
+    """Return a text for each node before the executing one whose size is not that of the crops.
 
     Args:
-        sizes: the sizes that are sampled (height, width); they are asked for only where such a node is found.
+        sizes: the sampled sizes (height, width); read only if such a node is found.
     """
     prompt, (_, node) = executing_prompt(), executing_node()
     found = dict.fromkeys(_sized_nodes(prompt, node)) if node in prompt else {}

@@ -257,5 +257,5 @@ def optional_sockets() -> list[Any]:
             "cropped to each segment. auto: those with the size of the image, before or after upscaling. "
             "cut: all. whole: none. The log and the node list the decision for each.",
         ),
-        gpus_socket("With an upscale model: which GPUs enlarge the picture."),
+        gpus_socket("GPUs that upscale the image, with upscale_model_opt."),
     ]

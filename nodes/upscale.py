@@ -26,15 +26,15 @@ def exact_side(name: str, other: str) -> io.Int.Input:
     )
 
 
-def gpus_socket(what: str = "Which GPUs enlarge the tiles.") -> io.Combo.Input:
-    """Return the choice for ComfyUIs that share a machine."""
+def gpus_socket(what: str = "GPUs that upscale the tiles.") -> io.Combo.Input:
+    """Return the input for the GPUs that are used."""
     return io.Combo.Input(
         "gpus",
         options=list(GPUS),
         optional=True,
         advanced=True,
-        tooltip=f"{what} all: each that this ComfyUI sees, the fastest. one: only the loader's own, where several ComfyUIs share the "
-        "machine. It changes speed, not the picture.",
+        tooltip=f"{what} all: every GPU that this ComfyUI sees, the fastest. one: only the loader's GPU, for several ComfyUIs on one "
+        "machine. Changes the speed, not the image.",
     )
 
 

@@ -90,15 +90,17 @@ class QuantisedPatcher(comfy.model_patcher.ModelPatcher):
         return super().load(*args, **{**kwargs, "force_patch_weights": True})
 
     def clone(self, *args: Any, **kwargs: Any) -> Any:
-        kind, self.__class__ = self.__class__, QuantisedPatcher  # as it is called on the host's patcher too
-        made = super().clone(*args, **kwargs)
-        made.__class__, self.__class__ = QuantisedPatcher, kind
+        original: Any = self
+        kind, original.__class__ = type(self), QuantisedPatcher  # as it is called on the host's patcher too
+        made: Any = super().clone(*args, **kwargs)
+        made.__class__, original.__class__ = QuantisedPatcher, kind
         return made
 
 
 def quantised_model(family: Family) -> tuple[Any, Any]:
     """Return a model with quantised weights, and the host's own patcher of a model with the same weights in full precision."""
-    made, plain = _with_layers(family, QuantisedOps).model(), family.model()
+    made: Any = _with_layers(family, QuantisedOps).model()
+    plain = family.model()
     for (_, layer), (_, other) in zip(_linear_layers(made), _linear_layers(plain), strict=True):
         weight = QuantisedWeight.of(layer.weight.detach())
         other.weight = nn.Parameter(weight.matrix(), requires_grad=False)

@@ -46,7 +46,7 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
         "5": prompt_node("UpscaleModelLoader", "Upscale model", model_name=MODEL),
         ENLARGE: prompt_node(
             "MegapixelUpscale", "Upscale on every machine", upscale_model=["5", 0], image=["1", 0], scale_by=2.0, width=0,
-            height=0, precision="auto", alpha="model", tile_size=0, compile=False,
+            height=0, precision="auto", alpha="model", tile_size=0, compile=False, gpus="one",
         ),
         "7": prompt_node("MegapixelTilesToSEGS", "Tiles", image=[ENLARGE, 0], tile_size=512, overlap=64),
         "8": prompt_node(

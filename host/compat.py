@@ -42,6 +42,12 @@ def executing_prompt() -> dict[str, Any]:
     return next((item[2] for item in running if item[1] == prompt_id), {})
 
 
+def output_types(class_type: str) -> Sequence[str]:
+    """Return the types of a node's outputs, by the id of its class; none where no pack brings it."""
+    classes = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    return [str(kind) for kind in getattr(classes.get(class_type), "RETURN_TYPES", ())]
+
+
 def prompt_server() -> Any:
     """Return the server that this ComfyUI runs; None for a script that only uses the nodes."""
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
@@ -150,6 +156,16 @@ def trim_window(video: Any) -> tuple[float, float]:
 def video_file(path: str) -> Any:
     """Return a file as a VIDEO."""
     return InputImpl.VideoFromFile(path)
+
+
+PATCHER_NEEDS = (
+    "callbacks", "clone", "get_model_object", "load_device", "loaded_size", "memory_required", "model_options", "model_size", "wrappers",
+)  # fmt: skip
+
+
+def missing_of_patcher(model: Any) -> list[str]:
+    """Return the names that a MODEL lacks of what is asked of it here; packs bring patchers of their own (GGUF, Nunchaku)."""
+    return [name for name in PATCHER_NEEDS if not hasattr(model, name)]
 
 
 def is_patcher(value: Any) -> bool:

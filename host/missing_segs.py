@@ -27,8 +27,8 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
-        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are
-            other segments.
+        ValueError: when some are missing and the run should stop; when a slice is missing and `segs` is not
+            connected; when `segs` are other segments.
     """
     found: SEGS = NOTHING
     if segs is not None:
@@ -41,18 +41,17 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     if not missing.numbers:
         return MissingSegs(found, [])
     slices = ", ".join(map(str, missing.slices))
-    what = (
-        f"slice {slices} of 0 to {missing.count - 1} is missing: {len(missing.numbers)} of "
-        f"{missing.total} segments are not refined"
-    )
-    if policy == STOP or (policy == REFINE and segs is None):
+    lost = f"slice {slices} of 0 to {missing.count - 1} is missing"
+    why = lost if missing.slices else "a worker was cancelled or had NaN"
+    what = f"{why}: {len(missing.numbers)} of {missing.total} segments are not refined"
+    if policy == STOP or (policy == REFINE and segs is None and missing.slices):
         hint = (
             "Check the log of that worker and whether it is enabled. To continue: connect segs and "
             "refine the output missing, or set on_missing to leave."
         )
         raise bad_input("results", f"all {missing.count} slices", f"fewer: {what}", hint)
     text = f"results: {what}. " + (
-        "They are in the output missing." if policy == REFINE else ("They stay unrefined.")
+        "They are in the output missing." if policy == REFINE and segs is not None else "They stay unrefined."
     )
     log.log(WARNING, text)
     return MissingSegs(found, [text])

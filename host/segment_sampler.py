@@ -27,6 +27,7 @@ from ..segs.refine import Piece
 from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..upscale.memory import is_out_of_memory
 from .canvas import Canvas
+from .compat import missing_of_patcher
 from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
 from .crop_patches import crop_patches, takes_batches
 from .log import log
@@ -49,6 +50,9 @@ class Sampling:
         batch_size: maximum number of equal-sized segments sampled together; 0 follows the free memory.
         target: the size at which segments are sampled.
         reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
+
+    Raises:
+        ValueError: when the model lacks a part of the host's ModelPatcher.
     """
 
     model: Any
@@ -67,6 +71,13 @@ class Sampling:
     batch_size: int = 0
     target: Target = AS_IT_IS
     reference_latents: str = AUTO
+
+    def __post_init__(self) -> None:
+        missing = missing_of_patcher(self.model)
+        if missing:
+            got = f"{type(self.model).__name__} without {', '.join(missing)}"
+            hint = "Use a loader whose models work in KSampler."
+            raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
 from ..segs.segment import read_segments
+from ..segs.target import sampled_size
 from ..upscale.channels import Channels
 from .canvas import Canvas
 from .compat import intermediate_dtype, patch_side
@@ -23,8 +25,9 @@ from .reference_latents import reference_notices
 from .segment_hook import PasteHook
 from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
+from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
-from .upscale import check_memory, fallbacks, pictures_of, upscale_images, without_nan
+from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
 
 IN_ORDER = "in order"
 
@@ -38,6 +41,7 @@ class Enlargement:
     supersample: bool = True
     rounding_modulus: int = 8
     upscale_model: Any = None
+    gpus: str = ALL_GPUS
 
 
 @dataclass(frozen=True)
@@ -60,14 +64,10 @@ def upscale_segments(
     Raises:
         ValueError, MemoryError: when an input is wrong, or memory is missing.
     """
-    found_in, segments = read_segments(segs, len(image))
     canvas = canvas_of(image, enlargement, sampling)
+    pieces = _pieces(segs, len(image), canvas, sampling, pasting)
     plain = enlarge_image(image, enlargement, canvas.size)
     frames = plain.to("cpu", torch.float32)
-    # Whole tokens: the host would pad what is left of one.
-    multiple = canvas.cell * patch_side(sampling.model)
-    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
-    pieces = cut_pieces(segments, found_in, len(frames), fit)
     texts = [] if enlargement.upscale_model is None else fallbacks(enlargement.upscale_model)
     if pieces:
         colours = frames[..., : Channels(frames.shape[-1], 3).colours]
@@ -85,6 +85,28 @@ def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling)
     ]
 
 
+def size_notices(
+    image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
+) -> list[str]:
+    """Return a text for each node before this one in which a size was entered that differs from the sampled one."""
+
+    def sizes() -> Iterator[Size]:
+        canvas = canvas_of(image, enlargement, sampling)
+        for piece in _pieces(segs, len(image), canvas, sampling, pasting):
+            if piece.cut.segment.wanted:
+                yield sampled_size(piece.cut.box.size, sampling.target, piece.cut.fit.multiple)
+
+    return typed_size_notices(sizes())
+
+
+def _pieces(segs: Any, frames: int, canvas: Canvas, sampling: Sampling, pasting: Pasting) -> list[Piece]:
+    found_in, segments = read_segments(segs, frames)
+    # Whole tokens: the host would pad what is left of one.
+    multiple = canvas.cell * patch_side(sampling.model)
+    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
+    return cut_pieces(segments, found_in, frames, fit)
+
+
 def canvas_of(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> Canvas:
     """Return the canvas of conditioning and patches, for IMAGE (F, H, W, C) that is enlarged."""
     given = image.shape[1], image.shape[2]
@@ -100,8 +122,10 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
     check_memory(len(pictures), channels.result, size, device, dtype)
     if enlargement.upscale_model is not None:
         if enlargement.resampling_method == "lanczos":
-            return upscale_images(enlargement.upscale_model, image, height=size[0], width=size[1])
-        pictures = upscale_images(enlargement.upscale_model, image).movedim(-1, 1)
+            return upscale_images(
+                enlargement.upscale_model, image, height=size[0], width=size[1], gpus=enlargement.gpus
+            )
+        pictures = upscale_images(enlargement.upscale_model, image, gpus=enlargement.gpus).movedim(-1, 1)
     method, antialias = enlargement.resampling_method, enlargement.supersample
     resized = resize_pictures(without_nan(pictures), size, method, antialias=antialias)
     return resized.movedim(1, -1).to(device, dtype)

@@ -29,6 +29,7 @@ from .measurements import MeasuredModel
 from .run_again import run_again
 from .tile_progress import TileProgress, watch_layers
 
+ALL_GPUS, ONE_GPU = GPUS = ("all", "one")
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
 BLENDED = (
@@ -55,6 +56,7 @@ def upscale_images(
     alpha: str = "model",
     tile_size: int = 0,
     compile: bool = False,
+    gpus: str = ALL_GPUS,
 ) -> Tensor:
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and
     on its device for images.
@@ -73,14 +75,16 @@ def upscale_images(
     options = Options(size, tile_size, alpha, device, dtype)
     devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
     with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
-        return _run(without_nan(pictures), upscale_model, options, precision, compile).movedim(1, -1)
+        return _run(without_nan(pictures), upscale_model, options, precision, compile, gpus).movedim(1, -1)
 
 
-def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool) -> Tensor:
+def _run(
+    pictures: Tensor, model: Descriptor, options: Options, precision: str, compile: bool, gpus: str
+) -> Tensor:
     size = pictures.shape[-2], pictures.shape[-1]
     with TileProgress(pictures, model.model) as progress:
         budget = Budget(size[0] * size[1], progress.measure)
-        network = ready_network(model, precision, compile, size, budget)
+        network = ready_network(model, precision, compile, size, budget, gpus)
         hooks = Hooks(
             free=lambda: free_memory(network.device),
             recover=lambda: recovered(network.device),
@@ -179,17 +183,23 @@ class _Ready:
         blended: whether its last run had to blend tiles for lack of memory.
     """
 
-    settings: tuple[str, bool]
+    settings: tuple[str, bool, str]
     store: MeasuredModel
     network: Network
     blended: bool = False
 
 
-def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
+def ready_network(
+    model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget, gpus: str = ALL_GPUS
+) -> Network:
     """Return the model ready on the host's devices, with the dtype and memory format that are fastest for
     images of this size.
+
+    `gpus` is one of GPUS: ONE_GPU uses only the loader's device.
     """
-    settings, devices = (precision, compile), _devices(model)
+    settings, devices = (precision, compile, gpus), _devices(model)
+    if gpus == ONE_GPU:
+        devices = devices[:1]
     ready = _networks.pop(model, None)
     store = ready.store if ready else MeasuredModel(model, devices[0])
     if ready and ready.settings != settings:

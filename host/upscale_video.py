@@ -32,7 +32,7 @@ from .log import log
 from .measurements import fingerprint
 from .progress import LivePreview
 from .run_again import run_again_without
-from .upscale import check_model, fallbacks, free_memory, ready_network, recovered, result_size
+from .upscale import ALL_GPUS, check_model, fallbacks, free_memory, ready_network, recovered, result_size
 from .upscale_hints import upscale_hints
 from .video import Job, Target, check_disk, tags_of
 from .video_progress import VideoProgress
@@ -54,6 +54,7 @@ class VideoSettings:
     change_threshold: float = 0.0
     tile_size: int = 0
     compile: bool = False
+    gpus: str = ALL_GPUS
 
 
 @dataclass
@@ -204,7 +205,9 @@ class _Run:
     def __init__(self, model: Descriptor, settings: VideoSettings, size: Size) -> None:
         self._settings = settings
         self._budget = Budget(size[0] * size[1], _look_for_cancel)
-        self.network: Network = ready_network(model, settings.precision, settings.compile, size, self._budget)
+        self.network: Network = ready_network(
+            model, settings.precision, settings.compile, size, self._budget, settings.gpus
+        )
         self._logged: set[str] = set()
         self._free = free_memory(self.network.device)  # asked once: all frames are cut in the same way
 

@@ -14,8 +14,8 @@ from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
 from ..segs.choose import slice_segments
 from ..segs.merge import merge_arrived, merge_results, missing_in, read_results
-from ..segs.segment import read_shape
-from ..segs.share import contents_of, pack_share
+from ..segs.segment import read_segments, read_shape
+from ..segs.share import contents_of, pack_share, unchanged_numbers
 from .segs_sockets import CATEGORY, segs_socket
 
 BY_HAND = "by hand"
@@ -144,7 +144,8 @@ class MegapixelSEGSSend(io.ComfyNode):
             hint = "Set rescale_factor of Upscale SEGS to 1 and connect the same image here."
             raise bad_input("result", f"images of {_shape(image)}, as in image", _shape(result), hint)
         size, segments = read_shape(segs)
-        described = pack_share(image, result, contents_of(size, segments))
+        left = unchanged_numbers(*read_segments(segs, len(image)), image, result)
+        described = pack_share(image, result, contents_of(size, segments, left))
         texts = logged([UNREFINED] if segments and torch.equal(result, image) else [])
         return with_notices(texts, torch.cat([result.cpu(), carry_bytes(described, result)]))
 

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..host.reference_latents import CHOICES
 from ..host.sigmas import scheduler_names
+from .upscale import gpus_socket
 
 CATEGORY = "image/upscaling/segments"
 BasicPipe = io.Custom("BASIC_PIPE")
@@ -256,4 +257,5 @@ def optional_sockets() -> list[Any]:
             "cropped to each segment. auto: those with the size of the image, before or after upscaling. "
             "cut: all. whole: none. The log and the node list the decision for each.",
         ),
+        gpus_socket("GPUs that upscale the image, with upscale_model_opt."),
     ]

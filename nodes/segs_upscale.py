@@ -12,8 +12,9 @@ from ..host.images import check_pixels
 from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
+from ..host.segs import Enlargement, Pasting, size_notices, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
+from ..host.upscale import ALL_GPUS
 from ..segs.target import Target
 from .segs_sockets import (
     CATEGORY,
@@ -140,18 +141,25 @@ def _run(
     keep_on_interrupt: bool = True,
     target_size: int = 0,
     target_limit: int = 1536,
+    gpus: str = ALL_GPUS,
     **sampling: Any,
 ) -> io.NodeOutput:
     check_pixels(image)
     enlargement = Enlargement(
-        rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt
+        rescale_factor, resampling_method, supersample == "true", rounding_modulus, upscale_model_opt, gpus
     )
     settings = Sampling(
         model, vae, positive, negative,
         scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
     )  # fmt: skip
     pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
-    before = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    before = logged(
+        [
+            *segs_notices(image, segs),
+            *spatial_notices(image, enlargement, settings),
+            *size_notices(image, segs, enlargement, settings, pasting),
+        ]
+    )
     result, failed = upscale_segments(image, segs, enlargement, settings, pasting)
     return with_notices([*before, *failed], result)
 

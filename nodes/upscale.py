@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
-from ..host.upscale import fallbacks, upscale_images
+from ..host.upscale import GPUS, fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
 
@@ -25,6 +25,18 @@ def exact_side(name: str, other: str) -> io.Int.Input:
         advanced=True,
         tooltip=f"Exact {name} of the result in pixels; overrides scale_by. 0 follows from {other} if that "
         "is set, else from scale_by.",
+    )
+
+
+def gpus_socket(what: str = "GPUs that upscale the tiles.") -> io.Combo.Input:
+    """Return the input for the GPUs that are used."""
+    return io.Combo.Input(
+        "gpus",
+        options=list(GPUS),
+        optional=True,
+        advanced=True,
+        tooltip=f"{what} all: every GPU that this ComfyUI sees, the fastest. one: only the loader's GPU, for several ComfyUIs on one "
+        "machine. Changes the speed, not the image.",
     )
 
 
@@ -110,6 +122,7 @@ class MegapixelUpscale(io.ComfyNode):
                     tooltip="Uses torch.compile: the first tile takes up to minutes, all others are faster. "
                     "Useful for videos; off is best for single images.",
                 ),
+                gpus_socket(),
             ],
             outputs=[io.Image.Output()],
             **SHOWN_AGAIN,

@@ -8,7 +8,7 @@ from ..host.run_again import fingerprint
 from ..host.upscale_video import VideoSettings, show_video, upscale_video
 from ..host.video import file_state, open_video
 from ..video.codecs import CODECS
-from .upscale import LARGEST_SIDE, PRECISIONS, exact_side
+from .upscale import LARGEST_SIDE, PRECISIONS, exact_side, gpus_socket
 
 
 class MegapixelUpscaleVideo(io.ComfyNode):
@@ -140,6 +140,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     tooltip="Uses torch.compile: the first frame takes up to minutes, all others are "
                     "faster. Off is best for short videos.",
                 ),
+                gpus_socket(),
             ],
             outputs=[io.Video.Output("video")],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],

@@ -33,13 +33,14 @@ class Trained:
 
 
 TABLE: tuple[Trained, ...] = (
-    Trained(1024, "arXiv 2307.01952, section 2.2", latents=frozenset({"SDXL", "SDXL_Playground_2_5"})),
+    Trained(1024, "arXiv 2307.01952, section 2.3: buckets of 1024² pixels", latents=frozenset({"SDXL", "SDXL_Playground_2_5"})),
     Trained(512, "model card of stable-diffusion-v1-5; SD 2.x: see trained_pixels", latents=frozenset({"SD15"})),
-    Trained(1024, "arXiv 2403.03206, section 5.3", models=frozenset({"SD3"})),
-    Trained(1024, "model card of FLUX.1-dev: the size in its example", models=frozenset({"Flux"})),
-    Trained(1024, "diffusers, Flux2Pipeline: the area that references are reduced to", models=frozenset({"Flux2"})),
-    Trained(1328, "model card of Qwen-Image: its aspect ratio 1:1", models=frozenset({"QwenImage"})),
-    Trained(1024, "model cards of Z-Image-Turbo and Lumina-Image-2.0: the size in their examples", models=frozenset({"Lumina2"})),
+    Trained(1024, "Stability-AI/sd3.5, sd3_infer.py: its default size", models=frozenset({"SD3"})),
+    Trained(1024, "diffusers, FluxPipeline: its default size", models=frozenset({"Flux"})),
+    Trained(1024, "diffusers, Flux2Pipeline: its default size", models=frozenset({"Flux2"})),
+    Trained(1328, "README of QwenLM/Qwen-Image: its aspect ratio 1:1", models=frozenset({"QwenImage"})),
+    Trained(1024, "READMEs of Tongyi-MAI/Z-Image (example of Turbo) and Alpha-VLLM/Lumina-Image-2.0 (list of models)", models=frozenset({"Lumina2"})),
+    Trained(1024, "diffusers, Krea2Pipeline: its default size", models=frozenset({"Krea2"})),
 )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor
 
 from ..errors import bad_input
 from ..scaling.size import Size
-from .segment import SEG, Slice, box_of, whole_of
+from .crop import crop_resized
+from .segment import SEG, Segment, Slice, box_of, whole_of
 
 _FINE = 65535  # steps of the image before
 
@@ -58,17 +59,52 @@ class Share:
     before: Tensor
 
 
-def contents_of(found_in: Size, segments: list[SEG]) -> Contents:
-    """Return the contents of a list of segments; a list that is not a slice is the whole work."""
+def contents_of(found_in: Size, segments: list[SEG], unchanged: Container[int] = ()) -> Contents:
+    """Return the contents of a list of segments; a list that is not a slice is the whole work.
+
+    `unchanged` contains numbers of segments that were not refined: see `unchanged_numbers`.
+    """
     whole = whole_of(segments)
     sliced = segments if isinstance(segments, Slice) else Slice(whole, range(len(whole)))
     return Contents(
         sliced.slice_index,
         sliced.slice_count,
-        tuple(sliced.positions),
+        tuple(position for position in sliced.positions if position not in unchanged),
         len(whole),
         digest_of(found_in, whole),
     )
+
+
+def unchanged_numbers(found_in: Size, segments: Sequence[Segment], before: Tensor, after: Tensor) -> set[int]:
+    """Return the numbers of wanted segments that a run did not refine, because it was cancelled or had NaN.
+
+    A segment is unchanged if in one of the frames (F, H, W, C) more than half of its own pixels, which no other wanted segment covers, are unchanged.
+    A segment without own pixels counts as refined.
+    """
+    changed = (before != after).any(dim=-1).cpu()
+    covered = torch.zeros(changed.shape, dtype=torch.int16)
+    places = list(_places(found_in, segments, covered))
+    for _, place, mask in places:
+        covered[place] += mask
+    own = ((number, changed[place][mask & (covered[place] == 1)]) for number, place, mask in places)
+    return {number for number, pixels in own if pixels.numel() and pixels.float().mean() < 0.5}
+
+
+def _places(
+    found_in: Size, segments: Sequence[Segment], frames: Tensor
+) -> Iterator[tuple[int, tuple[int, slice, slice], Tensor]]:
+    """Yield the number, the index into (F, H, W) and the mask (h, w) of each wanted segment in each frame."""
+    size = frames.shape[1], frames.shape[2]
+    for segment in segments:
+        region = segment.region.scaled(found_in, size)
+        inside = region.clamped(size)
+        if not segment.wanted or segment.empty or not inside.area:
+            continue
+        mask = crop_resized(segment.mask, region.size, inside.within(region)) > segment.mask.max() / 2
+        numbers = range(len(frames)) if segment.frame is None else [segment.frame]
+        for frame in numbers:
+            if frame < len(frames):
+                yield segment.number, (frame, inside.rows, inside.columns), mask
 
 
 def digest_of(found_in: Size, segments: Sequence[SEG]) -> str:

@@ -13,7 +13,7 @@ from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEG
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
 from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
 from megapixel.patches.trained_size import TABLE, trained_pixels
-from megapixel.segs.segment import SEG, FrameSEG
+from megapixel.segs.segment import SEG, FrameSEG, Slice
 from PIL import Image
 
 from devhost.tiny.faces import Portrait, draw_portraits
@@ -163,13 +163,19 @@ def test_results_are_merged_frame_by_frame_and_other_sizes_are_one_sentence():
 WHOLE = ((60, 90), [segment(left, 0, 10) for left in range(0, 80, 10)])
 
 
+def white(image, segs):
+    """Return IMAGE with its segments white."""
+    result = image.clone()
+    for entry in segs[1]:
+        left, top, right, bottom = entry.crop_region
+        result[:, top:bottom, left:right] = 1.0
+    return result
+
+
 def sent(image, index, count, segs=WHOLE):
     """Return what one worker sends that makes its segments white, as a PNG brings it."""
     share = MegapixelSEGSSlice.execute(segs, index, count, False).args[0]
-    result = image.clone()
-    for entry in share[1]:
-        left, top, right, bottom = entry.crop_region
-        result[:, top:bottom, left:right] = 1.0
+    result = white(image, share)
     batch = MegapixelSEGSSend.execute(result, image, share).args[0]
     return (batch * 255).clamp(0, 255).byte().float() / 255
 
@@ -199,9 +205,31 @@ def test_sent_results_without_a_change_are_reported(plain, caplog):
     results = torch.cat([MegapixelSEGSSend.execute(plain, plain, share).args[0] for share in shares])
     merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE)
     assert torch.equal(merged.args[0], plain)
+    [shown] = merged.ui.as_dict()["text"]
     text = "results: nothing to do, no worker changed a pixel of image."
-    assert merged.ui.as_dict()["text"] == (text,)
+    assert shown.split("\n") == [
+        "results: a worker was cancelled or had NaN: 8 of 8 segments are not refined. They are in the output missing.",
+        text,
+    ]
     assert caplog.messages.count(text) == 1
+
+
+@pytest.mark.parametrize("orchestrates", [False, True], ids=["master works", "master only orchestrates"])
+def test_segments_that_a_cancelled_worker_left_come_out_as_missing(orchestrates, plain, caplog):
+    share = MegapixelSEGSSlice.execute(WHOLE, 0, 2, False).args[0]
+    done, left = share[1].positions[:1], share[1].positions[1:]
+    half = (WHOLE[0], Slice(WHOLE[1], done, 0, 2))
+    result = white(plain, half)
+    cancelled = MegapixelSEGSSend.execute(result, plain, share).args[0]
+    results = torch.cat([cancelled, sent(plain, 1, 2)])
+    given = {} if orchestrates else {"image": plain, "segs": WHOLE}
+    merged = MegapixelSEGSMerge.execute(results=results, **given)
+    what = "They stay unrefined." if orchestrates else "They are in the output missing."
+    text = f"results: a worker was cancelled or had NaN: {len(left)} of 8 segments are not refined. {what}"
+    assert merged.ui.as_dict()["text"] == (text,)
+    assert text in caplog.messages
+    if not orchestrates:
+        assert merged.args[1][1].positions == left
 
 
 def test_segments_of_a_lost_worker_come_out_as_missing_and_are_refined_like_a_slice(plain, caplog):
@@ -389,7 +417,14 @@ def test_each_trained_size_has_a_source_and_belongs_to_one_row():
 
 @pytest.mark.parametrize(
     ("name", "pixels"),
-    [("Flux", 1024), ("Flux.2", 1024), ("Qwen-Image", 1328), ("Z-Image", 1024), ("Wan", None)],
+    [
+        ("Flux", 1024),
+        ("Flux.2", 1024),
+        ("Qwen-Image", 1328),
+        ("Z-Image", 1024),
+        ("Krea 2", 1024),
+        ("Wan", None),
+    ],
 )
 def test_the_trained_size_of_a_family(name, pixels):
     assert trained_pixels(FAMILIES[name].model().model) == pixels

@@ -231,6 +231,15 @@ def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, mo
     assert Path(together).read_bytes() == Path(alone).read_bytes()
 
 
+def test_one_gpu_leaves_the_others_to_their_own_comfyui(model, clip, monkeypatch):
+    clip(4)
+    monkeypatch.setattr(host_upscale, "_networks", WeakKeyDictionary())
+    monkeypatch.setattr(host_upscale, "sibling_devices", lambda first: [first, torch.device(first.type, 0)])
+    run(model, file="a.mp4", tile_size=48, gpus="one")
+    [ready] = host_upscale._networks.values()
+    assert [len(stage.workers) for stage in ready.network.stages] == [1] * len(ready.network.stages)
+
+
 def test_cancel_leaves_a_file_that_plays_and_the_same_prompt_goes_on(model, clip, folders, monkeypatch):
     file = clip(130, sound="aac")
     whole = file_of(run(model, file="a.mp4", filename_prefix="whole"))

@@ -27,6 +27,10 @@ Area = tuple[int, int, int, int]  # a box as the host writes it: height, width, 
 AnyArea = tuple[Any, ...]
 
 
+class PerCrop(tuple[Tensor, ...]):
+    """What takes the place of a tensor (1, …) where each crop of a batch has one of its own."""
+
+
 def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
     """Return what differs between crops and cannot be put in one batch: equal values can."""
     return tuple(_effect(options, crop, canvas) for _, options in conditioning)
@@ -111,7 +115,9 @@ class _Cropper:
         return cut
 
     def _rows(self, text: Any) -> Any:
-        """Return the rows of a text (B, …) for these frames; one with a single row is for all."""
+        """Return the rows of a text (B, …) for these frames; one with a single row is for all, `PerCrop` has one for each."""
+        if isinstance(text, PerCrop):
+            return torch.cat(text)
         if not isinstance(text, Tensor) or len(text) < 2:
             return text
         return torch.stack([text[min(crop.frame, len(text) - 1)] for crop in self._crops])

@@ -13,7 +13,7 @@ from ..errors import bad_input
 from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
-from ..segs.segment import read_segments
+from ..segs.segment import Segment, read_segments
 from ..upscale.channels import Channels
 from .canvas import Canvas
 from .compat import intermediate_dtype, patch_side
@@ -26,7 +26,8 @@ from .segment_sampler import Sampling, SegmentSampler
 from .unfinished import sampled_segments
 from .upscale import check_memory, pictures_of, upscale_images, without_nan
 
-IN_ORDER = "in order"
+IN_ORDER, JOINT = "in order", "joint"
+BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ def upscale_segments(
         ValueError, MemoryError: an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs, len(image))
+    if sampling.joint:
+        _refuse_slices(segments)
     canvas = canvas_of(image, enlargement, sampling)
     plain = enlarge_image(image, enlargement, canvas.size)
     frames = plain.to("cpu", torch.float32)
     # Whole tokens: the host would pad what is left of one.
     multiple = canvas.cell * patch_side(sampling.model)
-    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
+    fit = Fit(
+        canvas.size, multiple, pasting.smallest_crop, pasting.feather, canvas.cell if sampling.joint else 1
+    )
     pieces = cut_pieces(segments, found_in, len(frames), fit)
     texts: list[str] = []
     if pieces:
@@ -76,12 +81,13 @@ def upscale_segments(
 
 
 def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
-    """Return a text for each reference latent, and for each patch on the model that is not known and may not be cut."""
+    """Return a text for each reference latent, for each patch on the model that is not known and may not be cut, and for what needs joint sampling."""
     canvas = canvas_of(image, enlargement, sampling)
     texts = sampling.positive, sampling.negative
     return [
         *reference_notices(texts, canvas, sampling.reference_latents),
         *patch_notices(sampling.model, canvas),
+        *([BORDERS_STAY] if sampling.shift_borders and not sampling.joint else []),
     ]
 
 
@@ -147,6 +153,17 @@ def _refine(
     for text in hook:
         log.warning(text)
     return [*sampler.texts, *texts, *hook]
+
+
+def _refuse_slices(segments: list[Segment]) -> None:
+    """Check that one worker has all segments.
+
+    Raises:
+        ValueError: other workers have some of them: joint sampling needs all in each step.
+    """
+    if any(not segment.wanted for segment in segments):
+        hint = "Take Slice SEGS away, or set overlaps to independent."
+        raise bad_input("segs", "all segments where overlaps is joint", "one worker's slice of them", hint)
 
 
 def _own(pieces: list[Piece]) -> list[Piece]:

@@ -14,6 +14,7 @@ CATEGORY = "image/upscaling/segments"
 BasicPipe = io.Custom("BASIC_PIPE")
 UpscalerHook = io.Custom("UPSCALER_HOOK")
 SchedulerFunc = io.Custom("SCHEDULER_FUNC")
+SegmentTexts = io.Custom("SEGMENT_TEXTS")
 
 
 def segs_socket() -> io.SEGS.Input:
@@ -166,10 +167,11 @@ def optional_sockets() -> list[Any]:
         ),
         io.Combo.Input(
             "overlaps",
-            options=["independent", "in order"],
+            options=["independent", "in order", "joint"],
             optional=True,
             tooltip="What a segment sees where it overlaps another. independent: the plain upscale; they share their pixels, and equal sizes are sampled "
-            "together. in order: what was refined before it, one after another where they touch.",
+            "together. in order: what was refined before it, one after another where they touch. joint: all advance step by step and agree in their "
+            "overlaps; for a denoise above 0.5.",
         ),
         io.Float.Input(
             "match_colours",
@@ -199,7 +201,7 @@ def optional_sockets() -> list[Any]:
             max=256,
             optional=True,
             advanced=True,
-            tooltip="Most segments of equal size to sample together, where overlaps is independent. 0 goes by the free memory. It changes speed, not the picture.",
+            tooltip="Most segments of equal size that go through the model together, where overlaps is independent or joint. 0 goes by the free memory. It changes speed, not the picture.",
         ),
         io.Boolean.Input(
             "keep_on_interrupt",
@@ -236,5 +238,18 @@ def optional_sockets() -> list[Any]:
             advanced=True,
             tooltip="For edit models (Kontext, Flux.2, Qwen-Image-Edit): which reference latents are cut to each segment. auto: those of the picture's "
             "size, as it is now or as it came in. cut: all. whole: none. The log and the node list what was decided.",
+        ),
+        SegmentTexts.Input(
+            "segment_texts",
+            optional=True,
+            tooltip="A text for each segment, from Text per Segment. It replaces the text of positive in that segment; ControlNets, masks and regional prompts stay.",
+        ),
+        io.Boolean.Input(
+            "shift_borders",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Only where overlaps is joint. On: borders between segments lie elsewhere in their overlap in each step, so that no line forms; for "
+            "overlaps of 64 pixels and more. Off: all segments of an overlap count alike.",
         ),
     ]

@@ -9,7 +9,8 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.notice import logged, with_notices
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, spatial_notices, upscale_segments
+from ..host.segment_texts import text_notices
+from ..host.segs import JOINT, Enlargement, Pasting, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.unfinished import fingerprint
 from ..segs.target import Target
@@ -140,10 +141,11 @@ def _run(
     )
     settings = Sampling(
         model, vae, positive, negative,
-        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), joint=overlaps == JOINT, **sampling,
     )  # fmt: skip
     pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
-    before = logged([*segs_notices(image, segs), *spatial_notices(image, enlargement, settings)])
+    texts = text_notices(settings.segment_texts, segs)
+    before = logged([*segs_notices(image, segs), *texts, *spatial_notices(image, enlargement, settings)])
     result, failed = upscale_segments(image, segs, enlargement, settings, pasting)
     return with_notices([*before, *failed], result)
 

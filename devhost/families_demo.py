@@ -17,7 +17,9 @@ CAPTIONER = "qwen3vl_4b_fp8_scaled.safetensors"  # of Krea 2; sees pictures
 
 _TILES: dict[str, Any] = {"tile_size": 0, "overlap": 64, "rescale_factor": 2.0}
 _JOINT: dict[str, Any] = {"denoise": 0.6, "overlaps": "joint"}
-_ASK = "Describe this part of a photo in one sentence: only what is seen, without the words image or photo."
+_ASK = (
+    "Describe briefly what this part of a photo shows: only what is seen, without the words image or photo."
+)
 
 
 def example_of(name: str) -> Path:

@@ -99,7 +99,7 @@ def border_gains(seed: int, sigma: float, count: int) -> list[float]:
     digest = hashlib.blake2b(struct.pack("<Qd", seed % 2**64, sigma), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     drawn = torch.rand(count, generator=generator, dtype=torch.float64)
-    return [math.exp(REACH * (2 * value - 1)) for value in drawn.tolist()]
+    return [math.exp(REACH * (2 * float(value) - 1)) for value in drawn]
 
 
 def _depth(box: Box, size: Size) -> Tensor:

@@ -169,7 +169,8 @@ def test_a_hint_and_a_mask_over_the_picture_are_cut_to_each_tile(upscale, texts,
 
 def test_an_effect_on_the_model_goes_by_the_size_of_the_tiles(upscale, sd15, caplog):
     model = MegapixelDeepShrink.execute(sd15).args[0]
-    upscale(model=model)
+    with caplog.at_level("INFO"):
+        upscale(model=model)
     lines = [line for line in caplog.messages if line.startswith("Deep Shrink")]
     assert len(lines) == 1
     assert "latent 8x7" in lines[0]

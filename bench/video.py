@@ -4,7 +4,7 @@
     python3 dev.py bench video --frames 10 100 1000 --ways node script host
 
 Expected: the node's peak does not grow with the number of frames and lies within 300 MB of the script's; its time is no
-longer than the script's, because reading and writing overlap with computing; with 90 % of the picture unchanged it takes
+longer than the script's, because reading and writing overlap with computing; with 90 % of the image unchanged it takes
 at most a fifth. The host's nodes hold every frame as floats: 12 bytes a pixel, of the video and of the 4x result.
 
 Each figure comes from a process of its own; ways alternate, `--runs` times, and the median is printed with the spread.

@@ -1,4 +1,4 @@
-"""A text for each segment, put in the place of the general prompt.
+"""A text for each segment, instead of the general prompt.
 
 A caption replaces the text of all entries of `positive` that have no place. Their options stay: ControlNet hints, reference latents,
 guidance, ranges of steps. Entries with a mask or an area, regional prompts, stay as they are.

@@ -1,4 +1,4 @@
-"""The nodes between segments and their texts: the pictures to caption, and the captions as texts."""
+"""The nodes between segments and their texts: the images to caption, and the captions as texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .segs_sockets import CATEGORY, SegmentTexts, segs_socket
 
 
 class MegapixelSEGSImages(io.ComfyNode):
-    """A picture of each segment."""
+    """An image of each segment."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,14 +22,14 @@ class MegapixelSEGSImages(io.ComfyNode):
             display_name="SEGS to Images (Megapixel)",
             category=CATEGORY,
             description=(
-                "Cuts the region of each segment out of a picture: a list of images in the order of the segments. A caption node makes a caption of each, "
+                "Crops the region of each segment out of an image: a list of images in the order of the segments. A caption node writes a caption for each, "
                 "and Text per Segment takes them."
             ),
             search_aliases=["SEGSToImageList", "segments to image list", "crop segments", "caption tiles"],
             inputs=[
                 io.Image.Input(
                     "image",
-                    tooltip="The picture, or the batch, that the segments were found in; of another size they are fitted to it.",
+                    tooltip="The image or batch that the segments were found in; segments of another size are scaled to it.",
                 ),
                 segs_socket(),
             ],
@@ -60,7 +60,7 @@ class MegapixelSEGSTexts(io.ComfyNode):
             display_name="Text per Segment (Megapixel)",
             category=CATEGORY,
             description=(
-                "Encodes a caption for each segment, for segment_texts of Upscale SEGS. A segment is then sampled with its own text in place of the general prompt, so that "
+                "Encodes a caption for each segment, for segment_texts of Upscale SEGS. A segment is then sampled with its own text instead of the general prompt, so that "
                 "a large denoise does not draw the subject in every tile."
             ),
             search_aliases=[
@@ -78,7 +78,7 @@ class MegapixelSEGSTexts(io.ComfyNode):
                 io.String.Input(
                     "captions",
                     force_input=True,
-                    tooltip="A list of texts, one for each segment in their order, as caption nodes give it for SEGS to Images. An empty one takes the general "
+                    tooltip="A list of texts, one for each segment in their order, as caption nodes give it for SEGS to Images. An empty caption keeps the general "
                     "prompt.",
                 ),
                 io.SEGS.Input(
@@ -97,7 +97,7 @@ class MegapixelSEGSTexts(io.ComfyNode):
                     "prefix",
                     default="",
                     optional=True,
-                    tooltip="Written before each caption that is not empty: the style that all segments share. Empty adds nothing.",
+                    tooltip="Text before each caption that is not empty: the style that all segments share. Empty adds nothing.",
                 ),
             ],
             outputs=[SegmentTexts.Output(display_name="segment_texts")],

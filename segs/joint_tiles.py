@@ -1,4 +1,4 @@
-"""Where pieces that overlap lie in the latent that they share."""
+"""The positions of overlapping pieces in the latent that they share."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class JointTiles:
     """Pieces of one frame, in latent pixels.
 
     Attributes:
-        place: the latent that they share, in the latent of the picture.
+        place: the latent that they share, in the latent of the image.
         boxes: the pieces in that latent.
-        crop: what it shows, in pixels of the picture.
-        picture: size of the latent of the picture; it ends with the last latent pixel that is not whole.
+        crop: what it shows, in pixels of the image.
+        picture: size of the latent of the image; it ends with the last latent pixel that is not whole.
     """
 
     place: Box
@@ -33,7 +33,7 @@ class JointTiles:
 
     @classmethod
     def of(cls, pieces: Sequence[Piece], size: Size, cell: int) -> JointTiles:
-        """Return the tiles of pieces, cut at multiples of `cell` from a picture of `size`."""
+        """Return the tiles of pieces, cut at multiples of `cell` from an image of `size`."""
         boxes = [piece.cut.box for piece in pieces]
         around = Box(
             min(box.top for box in boxes),

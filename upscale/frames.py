@@ -1,9 +1,9 @@
 """Frames of a video through a network, where tiles that did not change are not computed again.
 
-A network of limited reach gives a tile the same values whenever the tile and the margin around it hold the same
-values. So each frame is compared with what its tiles were computed from; the tiles that changed go through the network
-on their own, and the rest is taken from the frame before. Where most of a frame changed, the frame goes through in the
-usual way, which costs less than all tiles with their margins.
+A network with a limited receptive field gives a tile the same result if the tile and its margin have the same values. So
+each frame is compared with the values from which its tiles were computed; changed tiles are computed separately, and the
+rest is copied from the previous frame. If most of a frame changed, the whole frame is computed in the usual way, which
+costs less than all tiles with their margins.
 
 F frames, C channels, H and W pixels.
 """
@@ -31,7 +31,7 @@ CALL_PIXELS = 512 * 512  # of the tiles that go through together
 
 @dataclass(frozen=True)
 class Grid:
-    """The tiles that are compared, and where their enlargements go."""
+    """The compared tiles, and the positions of their enlargements."""
 
     plan: TilePlan
     placement: Placement
@@ -42,10 +42,10 @@ class Grid:
 
 
 def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | None:
-    """Return the smallest tiles that waste little; None where no tile can be computed on its own.
+    """Return the smallest tiles that waste little; None if no tile can be computed separately.
 
-    That is so in networks that look at the whole picture or cut it by themselves, and where the reach is as large as
-    the picture.
+    That is so for networks that look at the whole image or tile it themselves, and if the receptive field is as large as
+    the image.
     """
     reach = None if network.tiles_itself else receptive_field_in_pixels(network)
     lines = [
@@ -60,7 +60,7 @@ def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | N
 
 
 def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
-    """Return how far the network looks through all its stages, in pixels of the picture; None is without end."""
+    """Return the receptive field of all stages together, in image pixels; None is unlimited."""
     reaches = [stage.reach() for stage in network.stages]
     if any(reach.blend for reach in reaches):
         return None
@@ -75,8 +75,8 @@ class Enlarged:
     """The result for one frame.
 
     Attributes:
-        picture: (C, h, w); the same tensor as for the frame before where nothing changed. Not to be written into.
-        computed: share of the frame's tiles that went through the network; 1 where the frame went through whole.
+        picture: (C, h, w); the same tensor as for the previous frame if nothing changed. Do not modify it.
+        computed: share of the frame's tiles that were computed; 1 if the whole frame was computed.
     """
 
     picture: Tensor
@@ -85,7 +85,7 @@ class Enlarged:
 
 @dataclass
 class _Work:
-    """What is to do for one frame: `whole`, or the tiles in `changed`."""
+    """The work for one frame: `whole`, or the tiles in `changed`."""
 
     picture: Tensor
     whole: bool
@@ -96,10 +96,10 @@ class FrameUpscaler:
     """Enlarges frames in order.
 
     Args:
-        run: enlarges pictures in the usual way.
+        run: enlarges images in the usual way.
         size: height and width of the result.
         grid: from `plan_grid`; None compares whole frames only.
-        threshold: differences up to it, in a picture's units, count as none; 0 is exact.
+        threshold: largest difference, in pixel values, that counts as unchanged; 0 is exact.
     """
 
     def __init__(self, run: Run, size: Size, grid: Grid | None, threshold: float = 0.0) -> None:
@@ -108,7 +108,7 @@ class FrameUpscaler:
         self._result: Tensor | None = None
 
     def __call__(self, pictures: Sequence[Tensor], fresh: Sequence[bool]) -> list[Enlarged]:
-        """Return the enlarged frames for (C, H, W) each; `fresh` ones are computed without regard to those before."""
+        """Return the enlarged frames for (C, H, W) each; `fresh` ones are computed without earlier frames."""
         works = [self._compare(picture, new) for picture, new in zip(pictures, fresh, strict=True)]
         wholes = iter(self._enlarge_whole([work.picture for work in works if work.whole]))
         tiles = iter(self._enlarge_tiles(works))
@@ -136,7 +136,7 @@ class FrameUpscaler:
         return _Work(picture, False, changed)
 
     def _changed(self, picture: Tensor, reference: Tensor) -> list[tuple[Span, Span]] | None:
-        """Return the tiles that changed; None where the whole frame is less work."""
+        """Return the tiles that changed; None if the whole frame is less work."""
         if self._threshold:
             differs = ((picture - reference).abs() > self._threshold).any(0)
         else:

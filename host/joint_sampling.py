@@ -1,8 +1,8 @@
-"""Tiles that are sampled jointly: one latent for all of them, so that they advance step by step and agree where they overlap.
+"""Joint sampling of tiles: one latent for all of them, so that they advance step by step and agree in their overlaps.
 
-The host's sampler sees one latent and one model. Below it, where the host evaluates the conditionings of a step, each batch of tiles is
-cut out of the latent and evaluated under conditionings and patches of its own, and the estimates are fused (segs/fuse.py), each
-conditioning apart. So guidance, functions around it and samplers that look into both see the whole, as if there were no tiles.
+The host's sampler sees one latent and one model. Inside, where the host evaluates the conditionings of a step, each batch of tiles is
+cropped from the latent and evaluated with its own conditionings and patches. The estimates are fused (segs/fuse.py), separately for each
+conditioning: guidance, functions after it and samplers that read both estimates work on the whole latent, as without tiles.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class TileBatch:
 
 
 class JointGuider(comfy.samplers.CFGGuider):
-    """The host's guider on a latent of which each batch of tiles is evaluated apart."""
+    """The host's guider on one latent, of which each batch of tiles is evaluated separately."""
 
     def __init__(self, model: Any, cfg: float, batches: Sequence[TileBatch], fusion: Fusion) -> None:
         super().__init__(model)
@@ -63,7 +63,7 @@ class JointGuider(comfy.samplers.CFGGuider):
         self._wrap(WrappersMP.PREPARE_SAMPLING, self._prepare)
         self._batches, self._fusion = batches, fusion
         self._fitted: list[dict[str, Any]] = []  # conditionings of each batch, as the host evaluates them
-        self._whole: dict[str, Any] = {}  # what the host takes for those of the whole
+        self._whole: dict[str, Any] = {}  # stand for those of the whole latent
         self.set_cfg(cfg)
         # All of them, so that the host loads and frees their models, and effects on the model mark them.
         self.inner_set_conds(
@@ -148,7 +148,7 @@ class JointGuider(comfy.samplers.CFGGuider):
     def _prepare(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, **named: Any
     ) -> Any:
-        """Have the host make room for the largest batch, not for the whole (its PREPARE_SAMPLING)."""
+        """Let the host free memory for the largest batch, not for the whole latent (its PREPARE_SAMPLING)."""
         boxes = self._fusion.boxes
         shapes = [(len(batch.tiles), *boxes[batch.tiles[0]].size) for batch in self._batches]
         count, *size = max(shapes, key=lambda shape: shape[0] * shape[1] * shape[2])
@@ -161,7 +161,7 @@ class JointGuider(comfy.samplers.CFGGuider):
         names = [self._name_of(cond) for cond in conds]
         if "" in names:
             log_once(
-                "overlaps: joint: another node evaluates a text of its own; it is given the whole latent, not tiles.",
+                "overlaps: another node evaluates its own text; it gets the whole latent instead of tiles.",
                 level=WARNING,
             )
             return executor(model, conds, x, timestep, model_options)

@@ -1,14 +1,14 @@
-"""One latent, estimated in tiles that overlap: MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113), without code from it.
+"""One latent, denoised in overlapping tiles: MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113); no code from it.
 
-In each evaluation of the model every tile gives its estimate of the clean latent, and the estimate of the whole is
+In each evaluation of the model, every tile estimates the clean latent. The estimate of the whole is
 
     sum of w_i estimate_i / sum of w_j
 
-in each latent pixel, where w is the tile's paste weight: its mask with the feather. A pixel of one tile is that tile's, bit for bit.
+in each latent pixel, where w is the tile's paste weight: its mask with the feather. In a pixel of a single tile it is that tile's, bit for bit.
 
-With moving borders every pixel of an overlap is taken mostly from one tile, and the border between two tiles lies elsewhere in their overlap
-in each step: as SpotDiffusion (Frolov et al. 2024, arXiv 2407.15507), which moves the tiles themselves. Tiles of ours stay, since masks, hints
-and texts are cut to them. The border is a function of seed and noise level alone, so a run that is split over two samplers is the same.
+With moving borders, every pixel of an overlap comes mostly from one tile, and the border between two tiles is at another position of their overlap
+in each step. SpotDiffusion (Frolov et al. 2024, arXiv 2407.15507) shifts the tiles themselves; here the tiles stay, because masks, hints
+and texts are cropped to them. The position depends on the seed and the noise level alone, so a run that is split over two samplers has the same borders.
 
 T tiles, B C … H W a latent, h w of a tile.
 """
@@ -29,9 +29,11 @@ from torch import Tensor
 from ..scaling.box import Box
 from ..scaling.size import Size
 
-FLOOR = 1e-3  # weight where a mask is 0: the model sees an estimate there, and next to another tile's it does not count
+FLOOR = (
+    1e-3  # weight where a mask is 0: enough for an estimate there, too little to count beside another tile
+)
 SHARPNESS = 6  # of moving borders: most of the change lies in a fifth of the overlap
-REACH = 1.0  # of moving borders: from a ninth of the overlap to eight ninths, as logarithm of the gain
+REACH = 1.0  # of moving borders, as logarithm of the gain: from an eighth to seven eighths of the overlap
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +97,7 @@ def tile_weight(weight: Tensor, size: Size) -> Tensor:
 
 
 def border_gains(seed: int, sigma: float, count: int) -> list[float]:
-    """Return a factor for each of so many tiles, drawn by seed and noise level alone: the larger, the more of its overlaps a tile has."""
+    """Return a factor for each of so many tiles, drawn from seed and noise level alone: a larger one gives the tile more of its overlaps."""
     digest = hashlib.blake2b(struct.pack("<Qd", seed % 2**64, sigma), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     drawn = torch.rand(count, generator=generator, dtype=torch.float64)

@@ -38,10 +38,10 @@ def check_model_type(model_type: str, topology: Topology) -> None:
     raise bad_input("model_type", f"{right} for this model", model_type, hint)
 
 
-def blocks_socket(name: str, default: str, tooltip: str) -> io.String.Input:
-    """Return a list of block numbers as text."""
+def blocks_socket(name: str, default: str, tooltip: str, empty: str = "none") -> io.String.Input:
+    """Return a list of block numbers as text; `empty` says which blocks an empty text means."""
     return io.String.Input(
-        name, default=default, tooltip=f"{tooltip} Separate numbers with commas; empty means none."
+        name, default=default, tooltip=f"{tooltip} Separate numbers with commas; empty means {empty}."
     )
 
 

@@ -104,8 +104,8 @@ def _original_inputs() -> list[io.Input]:
         blocks_socket(
             "output_blocks",
             "8",
-            "Output blocks whose Upsample restores the size: 8 for input 3 in SD 1.x, 5 for input 3 in "
-            "SDXL. If empty, they follow from input_blocks.",
+            "Output blocks whose Upsample restores the size: 8 for input 3 in SD 1.x, 5 for input 3 in SDXL.",
+            empty="the partners of input_blocks",
         ),
         time_mode_socket(),
         time_socket("start_time", 0.0, "Start of the Downsample pair, inclusive. 0 is the first step."),
@@ -138,7 +138,8 @@ def _original_inputs() -> list[io.Input]:
             "ca_output_blocks",
             "8",
             "Output blocks before which the features are upscaled again: 8 for input 4 in SD 1.x, 5 for "
-            "input 4 in SDXL. If empty, they follow from ca_input_blocks.",
+            "input 4 in SDXL.",
+            empty="the partners of ca_input_blocks",
         ),
         io.Combo.Input(
             "ca_upscale_mode",

@@ -168,12 +168,11 @@ def test_a_hint_and_a_mask_over_the_picture_are_cut_to_each_tile(upscale, texts,
 
 
 def test_an_effect_on_the_model_goes_by_the_size_of_the_tiles(upscale, sd15, caplog):
-    model = MegapixelDeepShrink.execute(sd15).args[0]
-    with caplog.at_level("INFO"):
+    model = MegapixelDeepShrink.execute(sd15, mode="auto").args[0]
+    with caplog.at_level("INFO", "megapixel"):
         upscale(model=model)
     lines = [line for line in caplog.messages if line.startswith("Deep Shrink")]
-    assert len(lines) == 1
-    assert "latent 8x7" in lines[0]
+    assert [line.split(":")[0] for line in lines] == ["Deep Shrink at latent 8x7"]
 
 
 def test_a_slice_of_the_segments_is_refused(run):

@@ -13,7 +13,13 @@ from .workflow import prompt_node
 
 LOADERS = ("UNETLoader", "CLIPLoader", "VAELoader")
 
+CAPTIONER = "qwen3vl_4b_fp8_scaled.safetensors"  # of Krea 2; sees pictures
+
 _TILES: dict[str, Any] = {"tile_size": 0, "overlap": 64, "rescale_factor": 2.0}
+_JOINT: dict[str, Any] = {"denoise": 0.6, "overlaps": "joint"}
+_ASK = (
+    "Describe briefly what this part of a photo shows: only what is seen, without the words image or photo."
+)
 
 
 def example_of(name: str) -> Path:
@@ -55,8 +61,52 @@ def qwen_image_edit_prompt() -> Prompt:
     }  # fmt: skip
 
 
-EXAMPLES = {"segs_z_image": z_image_prompt, "segs_qwen_image_edit": qwen_image_edit_prompt}
-TINY = {"segs_z_image": "Z-Image", "segs_qwen_image_edit": "Qwen-Image"}
+def krea2_prompt() -> Prompt:
+    """Return a large edit with Krea 2: tiles, a caption of each by the model's own text encoder, joint sampling."""
+    settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "smallest_crop": 512}
+    return {
+        **_loaders("krea2_turbo_fp8_scaled.safetensors", CAPTIONER, "krea2", "qwen_image_vae.safetensors"),
+        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["3", 0], text="highly detailed photo, sharp focus"),
+        "7": prompt_node("ConditioningZeroOut", "Nothing: cfg is 1", conditioning=["6", 0]),
+        **_refined(["2", 0], {**settings, **_JOINT}, captions=True),
+        **_captioned(["3", 0], ["3", 0]),
+    }  # fmt: skip
+
+
+def sdxl_prompt() -> Prompt:
+    """Return the same with SDXL, and a text encoder beside it that sees pictures."""
+    settings = {
+        "steps": 20,
+        "cfg": 6.0,
+        "sampler_name": "dpmpp_2m",
+        "scheduler": "karras",
+        "smallest_crop": 512,
+    }
+    refined = _refined(["2", 0], {**settings, **_JOINT}, captions=True)
+    refined[UPSCALE]["inputs"].update(clip=["2", 1], vae=["2", 2])
+    return {
+        "1": prompt_node("LoadImage", "Picture", image="example.png"),
+        "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name="sd_xl_base_1.0.safetensors"),
+        "3": prompt_node("CLIPLoader", "Captions: any that sees pictures", clip_name=CAPTIONER, type="ideogram4", device="default"),
+        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["2", 1], text="highly detailed photo, sharp focus"),
+        "7": prompt_node("CLIPTextEncode", "What it does not show", clip=["2", 1], text="blurry, lowres, watermark, text"),
+        **refined,
+        **_captioned(["3", 0], ["2", 1]),
+    }  # fmt: skip
+
+
+EXAMPLES = {
+    "segs_z_image": z_image_prompt,
+    "segs_qwen_image_edit": qwen_image_edit_prompt,
+    "segs_joint_krea2": krea2_prompt,
+    "segs_joint_sdxl": sdxl_prompt,
+}
+TINY = {
+    "segs_z_image": "Z-Image",
+    "segs_qwen_image_edit": "Qwen-Image",
+    "segs_joint_krea2": "Krea 2",
+    "segs_joint_sdxl": "Krea 2",
+}
 
 
 def tiny_example(name: str, picture: str) -> Prompt:
@@ -67,6 +117,10 @@ def tiny_example(name: str, picture: str) -> Prompt:
         "CLIPLoader": prompt_node("MegapixelDevFamilyClip", "Text encoder", **family),
         "VAELoader": prompt_node("MegapixelDevFamilyVae", "VAE", **family),
         "LoadImage": prompt_node("LoadImage", "Image", image=picture),
+        "CheckpointLoaderSimple": prompt_node(
+            "MegapixelDevCheckpoint", "Checkpoint", ckpt_name="tiny_sdxl.safetensors"
+        ),
+        "TextGenerate": prompt_node("MegapixelDevCaption", "Captions", image=["12", 0]),
     }
     return {key: replaced.get(node["class_type"], node) for key, node in EXAMPLES[name]().items()}
 
@@ -80,13 +134,27 @@ def _loaders(unet: str, clip: str, kind: str, vae: str) -> Prompt:
     }
 
 
-def _refined(model: list[Any], settings: dict[str, Any]) -> Prompt:
+def _captioned(captioner: list[Any], clip: list[Any]) -> Prompt:
+    return {
+        "12": prompt_node("MegapixelSEGSImages", "A picture of each tile", image=["1", 0], segs=["10", 0]),
+        "13": prompt_node(
+            "TextGenerate", "A caption of each tile", clip=captioner, image=["12", 0], prompt=_ASK, max_length=96, sampling_mode="off",
+        ),
+        "14": prompt_node(
+            "MegapixelSEGSTexts", "A text for each tile", clip=clip, captions=["13", 0], segs=["10", 0], labels="", prefix="photo: "
+        ),
+    }  # fmt: skip
+
+
+def _refined(model: list[Any], settings: dict[str, Any], *, captions: bool = False) -> dict[str, Any]:
+    texts: dict[str, Any] = {"segment_texts": ["14", 0]} if captions else {}
     return {
         UPSCALE: prompt_node(
             "MegapixelSEGSUpscale", "Upscale and refine", image=["1", 0], segs=["10", 0], model=model, clip=["3", 0], vae=["4", 0],
-            positive=["6", 0], negative=["7", 0], upscale_model_opt=["11", 0], **SETTINGS | settings,
+            positive=["6", 0], negative=["7", 0], upscale_model_opt=["11", 0], **SETTINGS | settings, **texts,
         ),
         "9": prompt_node("SaveImage", "Save", images=[UPSCALE, 0], filename_prefix="megapixel/refined"),
-        "10": prompt_node("MegapixelTilesToSEGS", "Tiles of the trained size", image=["1", 0], model=["2", 0], **_TILES),
+        "10": prompt_node("MegapixelTilesToSEGS", "Tiles of the trained size", image=["1", 0], model=["2", 0],
+                            **_TILES | ({"overlap": 128} if captions else {})),
         "11": prompt_node("UpscaleModelLoader", "Upscale model", model_name=MODEL),
     }  # fmt: skip

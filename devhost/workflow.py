@@ -15,7 +15,7 @@ from typing import Any
 Prompt = Mapping[str, Mapping[str, Any]]
 Graph = dict[str, Any]
 
-_WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+_WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3"}
 _SEED_NAMES = {"seed", "noise_seed"}
 _SHOW_PICTURES = {
     "LoadImage",

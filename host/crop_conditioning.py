@@ -28,6 +28,10 @@ Area = tuple[int, int, int, int]  # a box as the host writes it: height, width, 
 AnyArea = tuple[Any, ...]
 
 
+class PerCrop(tuple[Tensor, ...]):
+    """One tensor (1, …) for each crop of a batch, instead of one for all."""
+
+
 def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
     """Return the data that must be equal for crops in one batch."""
     return tuple(_effect(options, crop, canvas) for _, options in conditioning)
@@ -113,7 +117,9 @@ class _Cropper:
         return cut
 
     def _rows(self, text: Any) -> Any:
-        """Return the rows of a text (B, …) for these frames; a single row is used for all."""
+        """Return the rows of a text (B, …) for these frames; a single row is used for all, `PerCrop` has one for each crop."""
+        if isinstance(text, PerCrop):
+            return torch.cat(text)
         if not isinstance(text, Tensor) or len(text) < 2:
             return text
         return torch.stack([text[min(crop.frame, len(text) - 1)] for crop in self._crops])

@@ -194,6 +194,28 @@ def crop_patches(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Any:
     return clone
 
 
+def patch_cutter(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Callable[[Any], Any]:
+    """Return a function that cuts what options of this model hold, for a run in which they change from step to step.
+
+    A patch is cut once, however often it is asked for. The function keeps options as they are where no patch lies over the picture.
+    """
+    if not any(name_of(patch) in CUTTERS for patch in patches_in(model)):
+        return lambda options: options
+    cutting = _Cutting(crops, canvas)
+    return lambda options: _mapped(options, cutting)
+
+
+def crop_cfg_functions(model: Any, crop: Crop, canvas: Canvas) -> Any:
+    """Return the same as `crop_patches`, but of what works on the finished estimate alone, not of patches inside the network."""
+    inside = {"transformer_options", "model_function_wrapper"}
+    outside = {name: value for name, value in model.model_options.items() if name not in inside}
+    if not any(name_of(patch) in CUTTERS for patch in _leaves(outside)):
+        return model
+    clone = model.clone()
+    clone.model_options = clone.model_options | _mapped(outside, _Cutting([crop], canvas))
+    return clone
+
+
 def takes_batches(model: Any) -> bool:
     """Return whether several segments can be sampled together with this model's patches."""
     return all(

@@ -36,7 +36,7 @@ class SegmentProgress:
         self._done += units
         self._bar.update(self._done)
 
-    def step(self, pieces: Sequence[Piece], latents: Tensor) -> None:
+    def step(self, pieces: Sequence[Piece], latents: Sequence[Tensor] | Tensor) -> None:
         """Show what a batch looks like after one step."""
         if self._previewer is not None and self._bar.is_due:
             for piece, latent in zip(pieces, latents, strict=True):

@@ -23,18 +23,23 @@ from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.blur import blur_mask
 from ..segs.crop import Crop, crop_resized
-from ..segs.refine import Piece
+from ..segs.fuse import Fusion, cut
+from ..segs.joint_tiles import JointTiles
+from ..segs.refine import Piece, touching
 from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
+from ..segs.texts import SegmentTexts
 from ..upscale.memory import is_out_of_memory
 from .canvas import Canvas
-from .compat import missing_of_patcher
+from .compat import intermediate_dtype, missing_of_patcher
 from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
-from .crop_patches import crop_patches, takes_batches
+from .crop_patches import crop_cfg_functions, crop_patches, patch_cutter, takes_batches
+from .joint_sampling import PATCHES, JointGuider, TileBatch
 from .log import log
 from .reference_latents import AUTO
 from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
+from .segment_texts import batch_key, with_texts
 from .sigmas import SchedulerFunction, noise_levels
 from .unfinished import SampledSegments
 from .upscale import free_memory
@@ -50,6 +55,9 @@ class Sampling:
         batch_size: maximum number of equal-sized segments sampled together; 0 follows the free memory.
         target: the size at which segments are sampled.
         reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
+        segment_texts: texts that replace the general prompt in their segments.
+        joint: whether overlapping segments are sampled in one latent.
+        shift_borders: whether the borders between these shift from step to step.
 
     Raises:
         ValueError: when the model lacks a part of the host's ModelPatcher.
@@ -71,6 +79,9 @@ class Sampling:
     batch_size: int = 0
     target: Target = AS_IT_IS
     reference_latents: str = AUTO
+    segment_texts: SegmentTexts | None = None
+    joint: bool = False
+    shift_borders: bool = False
 
     def __post_init__(self) -> None:
         missing = missing_of_patcher(self.model)
@@ -92,6 +103,7 @@ class _Encoded:
     latent: Tensor  # (1, C, …)
     mask: Tensor  # (h, w)
     hidden: Tensor | None  # latent of what an inpainting model may see
+    text: Conditioning | None  # in the place of the general prompt
 
     @property
     def control(self) -> Any:
@@ -113,6 +125,7 @@ class SegmentSampler:
         self._settings, self._canvas, self._progress, self._already = sampling, canvas, progress, already
         self._keep_finished = keep_finished
         self.texts: list[str] = []  # of segments that failed, to show at the node
+        self._joined: set[Piece] = set()  # that share a latent with others
         self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
     def __call__(
@@ -124,20 +137,27 @@ class SegmentSampler:
         pieces and is then raised.
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
-        encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
+        groups = self._groups(pieces)
+        self._joined = {piece for group in groups if len(group) > 1 for piece in group}
+        encoded = {piece: self._encode(number, piece, cut) for number, (piece, cut) in pairs}
+        self._notice_of_own_sizes()
         sampled: list[tuple[_Encoded, Tensor]] = []
-        waiting: list[_Encoded] = []
-        for entry in encoded:
-            latent = self._already.get(entry.piece, cuts[entry.number])
-            if latent is None:
-                waiting.append(entry)
+        waiting: list[list[_Encoded]] = []
+        for group in groups:
+            entries = [encoded[piece] for piece in group]
+            latents = [self._already.get(entry.piece, cuts[entry.number]) for entry in entries]
+            found = [
+                (entry, latent) for entry, latent in zip(entries, latents, strict=True) if latent is not None
+            ]
+            if len(found) < len(entries):
+                waiting.append(entries)
             else:
-                sampled.append((entry, latent))
-                self._progress.advance(self._settings.steps)
+                sampled += found
+                self._progress.advance(self._settings.steps * len(found))
         stopped = False
         try:
-            for batch in self._batches(waiting):
-                for entry, latent in self._sample_within_memory(batch):  # keeps what came before an interrupt
+            for run in self._runs(waiting):
+                for entry, latent in run:  # keeps what came before an interrupt
                     sampled.append((entry, latent))
                     self._already.put(entry.piece, cuts[entry.number], latent)
         except comfy.model_management.InterruptProcessingException:
@@ -148,6 +168,31 @@ class SegmentSampler:
             yield entry.number, self._decode(entry, latent, cuts[entry.number])
         if stopped:
             raise comfy.model_management.InterruptProcessingException()
+
+    def _groups(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
+        """Return pieces in groups that are sampled in one latent."""
+        return touching(pieces) if self._settings.joint else [[piece] for piece in pieces]
+
+    def _runs(self, groups: Sequence[list[_Encoded]]) -> Iterator[Iterator[tuple[_Encoded, Tensor]]]:
+        """Yield what samples some of the groups: those of one segment in batches, each other one jointly."""
+        for batch in self._batches([group[0] for group in groups if len(group) == 1]):
+            yield self._sample_within_memory(batch)
+        for group in groups:
+            if len(group) > 1:
+                yield self._sample_jointly(group)
+
+    def _notice_of_own_sizes(self) -> None:
+        """Report segments that are not enlarged to `target`, since they share pixels with others."""
+        target = self._settings.target
+        small = [
+            piece
+            for piece in self._joined
+            if sampled_size(piece.cut.box.size, target, piece.cut.fit.multiple) != piece.cut.box.size
+        ]
+        if small:
+            text = f"target_size: {len(small)} segments overlap others and are sampled jointly, so they are not enlarged to it."
+            log.info(text)
+            self.texts.append(text)
 
     @cached_property
     def _model(self) -> Any:
@@ -177,7 +222,8 @@ class SegmentSampler:
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings = self._settings
         box, multiple = piece.cut.box, piece.cut.fit.multiple
-        sampled = sampled_size(box.size, settings.target, multiple)
+        target = AS_IT_IS if piece in self._joined else settings.target
+        sampled = sampled_size(box.size, target, multiple)
         size, crop = enlarge_canvas(self._canvas.size, box, sampled)
         pixels = _resized(rgb(cut, -1), sampled)[None]
         mask = blur_mask(piece.cut.mask, settings.noise_mask_feather)
@@ -187,7 +233,8 @@ class SegmentSampler:
         hidden = settings.vae.encode(_without_masked(pixels, mask)) if settings.inpaint_model else None
         self._progress.advance(AROUND - 1)
         canvas = replace(self._canvas, size=size, before_target=self._canvas.size)
-        return _Encoded(number, piece, Crop(crop, piece.frame), canvas, pixels, latent, mask, hidden)
+        text = settings.segment_texts and settings.segment_texts.of(piece.cut.segment)
+        return _Encoded(number, piece, Crop(crop, piece.frame), canvas, pixels, latent, mask, hidden, text)
 
     def _check_latent(self, latent: Tensor) -> None:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
@@ -203,7 +250,8 @@ class SegmentSampler:
             texts = self._settings.positive, self._settings.negative
             effects = tuple(effect_in(text, entry.crop, entry.canvas) for text in texts)
             own = entry.number if entry.control is not None or not self._go_together else None
-            groups.setdefault((entry.latent.shape, entry.canvas, effects, own), []).append(entry)
+            key = entry.latent.shape, entry.canvas, effects, own, batch_key(entry.text)
+            groups.setdefault(key, []).append(entry)
         for group in groups.values():
             size = self._batch_size(group)
             while group:
@@ -213,7 +261,7 @@ class SegmentSampler:
 
     def _batch_size(self, group: Sequence[_Encoded]) -> int:
         settings, model = self._settings, self._settings.model
-        if not can_batch(settings.sampler_name):
+        if group[0].piece not in self._joined and not can_batch(settings.sampler_name):
             return 1
         if settings.batch_size:
             return settings.batch_size
@@ -239,6 +287,68 @@ class SegmentSampler:
         log.info("SEGS: out of memory with %d segments at once; continuing with %d.", len(batch), half)
         yield from self._sample_within_memory(batch[:half])
         yield from self._sample_within_memory(batch[half:])
+
+    def _sample_jointly(self, group: Sequence[_Encoded]) -> Iterator[tuple[_Encoded, Tensor]]:
+        """Yield what came of segments that overlap: cuts of one latent."""
+        batches, latent = [list(group)], None
+        while latent is None:
+            batches = list(self._batches(group))
+            largest = max(map(len, batches))
+            try:
+                latent = self._sample_whole(batches)
+            except Exception as error:
+                if largest == 1 or not is_out_of_memory(error):
+                    raise
+            if latent is None:
+                comfy.model_management.soft_empty_cache()
+                self._most = largest // 2
+                log.info(
+                    "SEGS: out of memory with %d segments at once; going on with %d.", largest, self._most
+                )
+        entries = [entry for batch in batches for entry in batch]
+        tiles = JointTiles.of([entry.piece for entry in entries], self._canvas.size, self._canvas.cell)
+        yield from ((entry, cut(latent, box)) for entry, box in zip(entries, tiles.boxes, strict=True))
+
+    def _sample_whole(self, batches: Sequence[Sequence[_Encoded]]) -> Tensor:
+        """Return the latent (1, C, …) of segments that overlap, which go through the model in these batches."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        settings, seed = self._settings, self._settings.seed
+        entries = [entry for batch in batches for entry in batch]
+        pieces = [entry.piece for entry in entries]
+        tiles = JointTiles.of(pieces, self._canvas.size, self._canvas.cell)
+        fusion = Fusion(
+            tiles.size, tiles.boxes, tiles.weights(pieces), seed if settings.shift_borders else None
+        )
+        latent = fusion.fuse([entry.latent for entry in entries], fusion.constant)
+        everywhere = latent.new_empty((*latent.shape[:-2], *tiles.picture))
+        noise = cut(start_noise([everywhere], [seed]), tiles.place)
+        model = crop_cfg_functions(self._model, tiles.crop, self._canvas)
+        guider = JointGuider(model, settings.cfg, list(self._tile_batches(batches)), fusion)
+        sampled = guider.sample(
+            noise,
+            latent,
+            segment_sampler(settings.sampler_name, [seed], self._sigmas, noise.shape, model.load_device),
+            self._sigmas,
+            tiles.union([latent_mask(entry.mask, entry.latent.shape) for entry in entries]),
+            lambda step, x0, x, total: self._progress.step(pieces, [cut(x0[0], box) for box in tiles.boxes]),
+            True,  # one bar for all segments, not a line in the console for each
+            seed,
+        )
+        return sampled.to(comfy.model_management.intermediate_device(), intermediate_dtype())
+
+    def _tile_batches(self, batches: Sequence[Sequence[_Encoded]]) -> Iterator[TileBatch]:
+        first = 0
+        for batch in batches:
+            model, texts = self._conditioned(batch)
+            own = batch[0].control is not None
+            options = model.model_options["transformer_options"]
+            yield TileBatch(
+                range(first, first + len(batch)),
+                texts,
+                patch_cutter(self._model, [entry.crop for entry in batch], batch[0].canvas),
+                {name: options[name] for name in PATCHES if name in options} if own else None,
+            )
+            first += len(batch)
 
     def _sample(self, batch: Sequence[_Encoded]) -> Tensor:
         """Return the refined latents of a batch (B, C, …)."""
@@ -271,7 +381,7 @@ class SegmentSampler:
         crops = [entry.crop for entry in batch]
         canvas = replace(first.canvas, has_time=first.latent.dim() == 5)
         model = crop_patches(self._model, crops, canvas)
-        texts = [settings.positive, settings.negative]
+        texts = [with_texts(settings.positive, [entry.text for entry in batch]), settings.negative]
         texts = crop_conditioning(texts, crops, canvas, settings.reference_latents)
         if first.control is not None:  # such a segment is alone in its batch
             control = placed_control(first.control, first.piece)
@@ -306,6 +416,11 @@ class SegmentSampler:
 def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
     """Return masks (h, w) as (B, 1, h, w), or (B, 1, 1, h, w) for latents with a time."""
     return torch.stack(list(masks))[(slice(None), *(None,) * (dimensions - 3))]
+
+
+def latent_mask(mask: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return a mask (h, w) as the host fits it to a latent of that shape (1, C, …)."""
+    return comfy.utils.reshape_mask(stack_masks([mask], len(shape)), shape)
 
 
 def with_soft_masks(model: Any) -> Any:

@@ -14,7 +14,7 @@ from ..errors import bad_input
 from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
-from ..segs.segment import read_segments
+from ..segs.segment import Segment, read_segments
 from ..segs.target import sampled_size
 from ..upscale.channels import Channels
 from .canvas import Canvas
@@ -29,7 +29,8 @@ from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
 from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
 
-IN_ORDER = "in order"
+IN_ORDER, JOINT = "in order", "joint"
+BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
 
 @dataclass(frozen=True)
@@ -76,12 +77,13 @@ def upscale_segments(
 
 
 def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
-    """Return a text for each reference latent, and for each unsupported patch on the model that may not be cropped."""
+    """Return a text for each reference latent, for each unsupported patch on the model, and for settings that need joint sampling."""
     canvas = canvas_of(image, enlargement, sampling)
     texts = sampling.positive, sampling.negative
     return [
         *reference_notices(texts, canvas, sampling.reference_latents),
         *patch_notices(sampling.model, canvas),
+        *([BORDERS_STAY] if sampling.shift_borders and not sampling.joint else []),
     ]
 
 
@@ -101,9 +103,12 @@ def size_notices(
 
 def _pieces(segs: Any, frames: int, canvas: Canvas, sampling: Sampling, pasting: Pasting) -> list[Piece]:
     found_in, segments = read_segments(segs, frames)
+    if sampling.joint:
+        _refuse_slices(segments)
     # Whole tokens: the host would pad what is left of one.
     multiple = canvas.cell * patch_side(sampling.model)
-    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather)
+    grid = canvas.cell if sampling.joint else 1
+    fit = Fit(canvas.size, multiple, pasting.smallest_crop, pasting.feather, grid)
     return cut_pieces(segments, found_in, frames, fit)
 
 
@@ -174,6 +179,17 @@ def _refine(
     for text in hook:
         log.warning(text)
     return [*sampler.texts, *texts, *hook]
+
+
+def _refuse_slices(segments: list[Segment]) -> None:
+    """Check that one worker has all segments.
+
+    Raises:
+        ValueError: other workers have some of them: joint sampling needs all in each step.
+    """
+    if any(not segment.wanted for segment in segments):
+        hint = "Take Slice SEGS away, or set overlaps to independent."
+        raise bad_input("segs", "all segments where overlaps is joint", "one worker's slice of them", hint)
 
 
 def _own(pieces: list[Piece]) -> list[Piece]:

@@ -14,6 +14,7 @@ from .segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
 from .segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from .segs_preview import MegapixelSEGSPreview
 from .segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
+from .segs_texts import MegapixelSEGSImages, MegapixelSEGSTexts
 from .segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from .upscale import MegapixelUpscale
 from .upscale_video import MegapixelUpscaleVideo
@@ -35,6 +36,8 @@ NODES = [
     MegapixelFacesToSEGS,
     MegapixelSEGSPreview,
     MegapixelSEGSFilter,
+    MegapixelSEGSImages,
+    MegapixelSEGSTexts,
     MegapixelSEGSSlice,
     MegapixelSEGSSend,
     MegapixelSEGSMerge,

@@ -15,6 +15,7 @@ CATEGORY = "image/upscaling/segments"
 BasicPipe = io.Custom("BASIC_PIPE")
 UpscalerHook = io.Custom("UPSCALER_HOOK")
 SchedulerFunc = io.Custom("SCHEDULER_FUNC")
+SegmentTexts = io.Custom("SEGMENT_TEXTS")
 
 
 def segs_socket() -> io.SEGS.Input:
@@ -179,12 +180,13 @@ def optional_sockets() -> list[Any]:
         ),
         io.Combo.Input(
             "overlaps",
-            options=["independent", "in order"],
+            options=["independent", "in order", "joint"],
             optional=True,
             tooltip="Handling of overlapping segments. independent: each segment is sampled from the "
             "upscaled image; overlaps are averaged by their masks, and equal sizes are sampled together. in "
             "order: each segment sees the earlier ones refined; overlapping segments are sampled one after "
-            "another.",
+            "another. joint: overlapping segments are sampled step by step in one latent, so that they agree; "
+            "for denoise above 0.5.",
         ),
         io.Float.Input(
             "match_colours",
@@ -215,7 +217,7 @@ def optional_sockets() -> list[Any]:
             max=256,
             optional=True,
             advanced=True,
-            tooltip="Maximum number of equal-sized segments sampled together, if overlaps is independent. 0 "
+            tooltip="Maximum number of equal-sized segments sampled together, if overlaps is independent or joint. 0 "
             "follows the free memory. It changes speed, not the image.",
         ),
         io.Boolean.Input(
@@ -258,4 +260,19 @@ def optional_sockets() -> list[Any]:
             "cut: all. whole: none. The log and the node list the decision for each.",
         ),
         gpus_socket("GPUs that upscale the image, with upscale_model_opt."),
+        SegmentTexts.Input(
+            "segment_texts",
+            optional=True,
+            tooltip="A text for each segment, from Text per Segment. It replaces the text of positive in that "
+            "segment; ControlNets, masks and regional prompts stay. Not connected: all segments use positive.",
+        ),
+        io.Boolean.Input(
+            "shift_borders",
+            default=False,
+            optional=True,
+            advanced=True,
+            tooltip="Only if overlaps is joint. On: the border between two segments moves inside their overlap from "
+            "step to step, so that no line forms; for overlaps of 64 pixels and more. Off: overlaps are averaged by "
+            "their masks.",
+        ),
     ]

@@ -12,7 +12,8 @@ from ..host.images import check_pixels
 from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
-from ..host.segs import Enlargement, Pasting, size_notices, spatial_notices, upscale_segments
+from ..host.segment_texts import text_notices
+from ..host.segs import JOINT, Enlargement, Pasting, size_notices, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.upscale import ALL_GPUS
 from ..segs.target import Target
@@ -150,12 +151,13 @@ def _run(
     )
     settings = Sampling(
         model, vae, positive, negative,
-        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), joint=overlaps == JOINT, **sampling,
     )  # fmt: skip
     pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
     before = logged(
         [
             *segs_notices(image, segs),
+            *text_notices(settings.segment_texts, segs),
             *spatial_notices(image, enlargement, settings),
             *size_notices(image, segs, enlargement, settings, pasting),
         ]

@@ -27,6 +27,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ..host.joint_sampling import tile_size
 from ..host.log import forget_lines, log
 from ..scaling.size import Size
 from .control_residuals import fit_control
@@ -163,7 +164,8 @@ class _Wrapper:
     ) -> Tensor:
         """Log once per sampling run what the effects will do, and prepare it (the host's OUTER_SAMPLE)."""
         forget_lines()
-        guider, size = executor.class_obj, latent_size_of(noise)
+        guider = executor.class_obj
+        size = tile_size(guider) or latent_size_of(noise)
         start = first_call(guider.model_patcher, size, sigmas, seed or 0)
         reasons = {name: effect.why_idle(start) for name, effect in self.effects.items()}
         log.info(" | ".join(effect.log_line(start, reasons[name]) for name, effect in self.effects.items()))

@@ -13,14 +13,15 @@ def box_around(top: float, left: float, bottom: float, right: float) -> Box:
     return Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
 
 
-def grow_box(box: Box, size: Size, multiple: int, least: int = 1) -> Box:
+def grow_box(box: Box, size: Size, multiple: int, least: int = 1, grid: int = 1) -> Box:
     """Return a box around `box` whose height and width are multiples of `multiple` and at least `least`.
 
-    It grows equally on both sides and stays inside the image if the image is large enough; else it begins at
-    0 and extends beyond the end by less than a multiple.
+    It grows equally on both sides and stays inside the image if the image is large enough; else it begins at 0 and
+    extends beyond the end by less than a multiple. Its edges are multiples of `grid`, which divides `multiple`; with a
+    grid it may extend beyond the end of the image by less than one grid cell.
     """
     axes = zip(box.spans, size, strict=True)
-    return Box.of_spans(*(_grow(low, high, length, multiple, least) for (low, high), length in axes))
+    return Box.of_spans(*(_grow(low, high, length, multiple, least, grid) for (low, high), length in axes))
 
 
 def enlarge_box(box: Box, factor: float) -> Box:
@@ -35,11 +36,13 @@ def fit_box(box: Box, size: Size) -> Box:
     )
 
 
-def _grow(low: int, high: int, length: int, multiple: int, least: int) -> Span:
+def _grow(low: int, high: int, length: int, multiple: int, least: int, grid: int) -> Span:
+    low, high, length = low - low % grid, -(-high // grid) * grid, -(-length // grid) * grid
     side = max(high - low, min(least, length))
     side = -(-side // multiple) * multiple
     start = low - (side - (high - low)) // 2
     start = max(0, min(start, length - side))
+    start -= start % grid
     return start, start + side
 
 

@@ -61,6 +61,23 @@ def draw_segments(
     return torch.as_tensor(np.asarray(image, dtype=np.float32) / 255.0)
 
 
+def crop_pictures_of(frames: Tensor, found_in: Size, segments: list[SEG]) -> list[Tensor]:
+    """Return the region of each segment (1, h, w, C) in frames (F, H, W, C); of one that belongs to all frames, in the first.
+
+    Regions are clipped to the image; one outside it is a grey pixel, so that the order stays.
+    """
+    size = frames.shape[1], frames.shape[2]
+    pictures: list[Tensor] = []
+    for number, segment in enumerate(segments):
+        region = box_of(segment.crop_region, "crop_region", number).scaled(found_in, size).clamped(size)
+        frame = frames[min(getattr(segment, "frame", 0), len(frames) - 1)]
+        inside = (
+            frame[region.rows, region.columns] if region.area else torch.full_like(frame[:1, :1], BACKDROP)
+        )
+        pictures.append(inside[None].clone())
+    return pictures
+
+
 def _title(number: int, segment: SEG) -> str:
     """Return the text at a segment, with its confidence if a detector gave one."""
     confidence = confidence_of(segment, number)

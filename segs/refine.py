@@ -32,12 +32,14 @@ class Fit:
         multiple: width and height of crops are multiples of it.
         least: shorter sides are extended to it.
         feather: width of the blend, in pixels.
+        grid: crops begin and end at multiples of it; it divides `multiple`.
     """
 
     size: Size
     multiple: int = 8
     least: int = 1
     feather: int = 5
+    grid: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fi
         inside = region.clamped(fit.size)
         if segment.empty or not inside.area:
             continue
-        cut = Cut(segment, region, grow_box(inside, fit.size, fit.multiple, fit.least), fit)
+        cut = Cut(segment, region, grow_box(inside, fit.size, fit.multiple, fit.least, fit.grid), fit)
         numbers = range(frames) if segment.frame is None else [segment.frame]
         pieces += [Piece(cut, number) for number in numbers if 0 <= number < frames]
     return pieces
@@ -164,6 +166,19 @@ def waves(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
             turns[piece] = max(earlier, default=0)
     for turn in range(max(turns.values(), default=-1) + 1):
         yield [piece for piece in pieces if turns[piece] == turn]
+
+
+def touching(pieces: Sequence[Piece]) -> list[list[Piece]]:
+    """Return pieces in groups, each in their order: those that touch, directly or over others, are in one."""
+    groups: list[list[Piece]] = []
+    for piece in pieces:
+        near = [group for group in groups if any(piece.touches(other) for other in group)]
+        joined = [other for group in near for other in group]
+        groups = [group for group in groups if group not in near] + [[*joined, piece]]
+    order = {piece: number for number, piece in enumerate(pieces)}
+    return sorted(
+        (sorted(group, key=order.__getitem__) for group in groups), key=lambda group: order[group[0]]
+    )
 
 
 def _by_frame(pieces: Sequence[Piece]) -> dict[int, list[Piece]]:

@@ -91,6 +91,7 @@ class Segment:
         wanted: False for one that another worker refines.
         control: its control_net_wrapper.
         masks: number of its masks: 1, or one for each frame.
+        label: its class.
     """
 
     number: int
@@ -100,6 +101,7 @@ class Segment:
     wanted: bool = True
     control: Any = None
     masks: int = 1
+    label: str = ""
 
     @property
     def empty(self) -> bool:
@@ -203,10 +205,10 @@ def _read(entry: Any, number: int, wanted: bool, frames: int) -> list[Segment]:
         raise _wrong_segs(f"a segment with crop_region and cropped_mask at {number}", entry) from None
     box, masks = box_of(region, "crop_region", number), read_masks(mask, number)
     only: int | None = getattr(entry, "frame", None)
-    control = getattr(entry, "control_net_wrapper", None)
+    control, label = getattr(entry, "control_net_wrapper", None), str(getattr(entry, "label", ""))
 
     def in_frame(frame: int | None, mask: Tensor) -> Segment:
-        return Segment(number, box, mask, frame, wanted, control, len(masks))
+        return Segment(number, box, mask, frame, wanted, control, len(masks), label)
 
     if len(masks) != frames or frames == 1:
         return [in_frame(only, masks.amax(dim=0))]

@@ -160,8 +160,23 @@ class TinyFamilyVae(io.ComfyNode):
         return io.NodeOutput(IdentityVae(FAMILIES[family].has_time))
 
 
+class TinyCaption(io.ComfyNode):
+    """Drop-in for a caption node: every picture shows the same."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MegapixelDevCaption", display_name="Caption of the toy world", category=CATEGORY,
+            inputs=[io.Image.Input("image")], outputs=[io.String.Output()],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, image: torch.Tensor) -> io.NodeOutput:
+        return io.NodeOutput("a red person")
+
+
 class TinyModelsExtension(ComfyExtension):
     """The loaders of the tiny models."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [TinyCheckpoint, TinyControlNet, TinyFamilyModel, TinyFamilyClip, TinyFamilyVae]
+        return [TinyCheckpoint, TinyControlNet, TinyFamilyModel, TinyFamilyClip, TinyFamilyVae, TinyCaption]

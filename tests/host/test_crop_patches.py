@@ -37,12 +37,14 @@ from .patches_in_source import patches_in_source
 from .test_segment_families import (  # noqa: F401
     BOXES,
     SIZE,
+    TILES,
     coordinates,
     identity_sampler,
     latent,
     model_of,
     parts,
     refine,
+    segs,
 )
 
 ROOT = Path(comfy.utils.__file__).parents[1]
@@ -143,6 +145,17 @@ def test_the_hint_of_a_qwen_image_controlnet_is_encoded_for_each_segment_from_it
     )  # one by one: a batch would be a video
     assert all(vars(patch)[name] is value for name, value in before.items())
     assert model.model_options["transformer_options"]["patches"]["double_block"] == [patch]
+
+
+def test_sampled_jointly_the_hint_is_cut_to_each_tile_and_encoded_once():
+    vae = IdentityVae(has_time=True)
+    model = model_of("Qwen-Image").clone()
+    model.set_model_double_block_patch(diffsynth(vae, coordinates()))
+    vae.encoded.clear()
+    refine("Qwen-Image", model, found=segs(TILES), joint=True, sampler_name="euler", steps=2, batch_size=2)
+    expected = [coordinates()[:, y1:y2, x1:x2] for x1, y1, x2, y2 in TILES]
+    assert [each.shape for each in vae.encoded] == [each.shape for each in expected]
+    assert torch.equal(torch.cat(vae.encoded), torch.cat(expected))
 
 
 def test_a_hint_that_is_not_cut_would_be_seen_whole():

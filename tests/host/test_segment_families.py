@@ -181,3 +181,24 @@ def test_four_steps_without_guidance_give_no_warning(name, caplog):
     assert not torch.equal(result, image)
     assert torch.equal(result[:, 24:], image[:, 24:])
     assert caplog.messages == []
+
+
+TILES = [(0, 0, 40, 48), (24, 0, 64, 48)]  # that share 16 columns
+
+
+@pytest.mark.parametrize("shift", [False, True])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sampled_jointly_a_picture_comes_back_and_each_tile_is_given_its_own_part(name, shift):
+    family, seen = FAMILIES[name], []
+    image = coordinates()
+    options = {"reference_latents": [latent(image, family.has_time)]} if name in REFERENCES else {}
+    result = refine(
+        name, watched(model_of(name), seen), image=image, found=segs(TILES), joint=True, shift_borders=shift, text=family.text(**options),
+    )  # fmt: skip
+    torch.testing.assert_close(result, image, rtol=0, atol=1e-6)
+    assert len(seen) == len(TILES)
+    own = [latent(image[:, y1:y2, x1:x2], family.has_time) for x1, y1, x2, y2 in TILES]
+    for (given, named), part in zip(seen, own, strict=True):
+        assert given.shape == part.shape
+        if options:
+            assert torch.equal(named["ref_latents"][0], part)

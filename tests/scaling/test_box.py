@@ -111,6 +111,22 @@ def test_a_grown_box_holds_the_box_and_stays_inside_where_there_is_room(random_b
     assert outside > 100, "the cells must reach both cases"
 
 
+def test_on_a_grid_a_grown_box_begins_and_ends_on_it_and_holds_the_box(random_boxes):
+    random = Random(5)
+    for _ in range(1500):
+        size = random.randint(1, 300), random.randint(1, 300)
+        grid = random.choice([4, 8])
+        multiple, least = grid * random.choice([1, 2]), random.choice([1, 64])
+        box = box_at(*random_boxes(random, size, 1, most=300)[0])
+        grown = grow_box(box, size, multiple, least, grid)
+        assert box.shared(grown) == box
+        assert not any(side % multiple for side in grown.size)
+        assert not any(edge % grid for span in grown.spans for edge in span)
+        for (first, last), length in zip(grown.spans, size, strict=True):
+            assert first >= 0
+            assert last < length + max(grid, multiple if last - first > length else grid)
+
+
 def test_a_box_that_fits_does_not_grow():
     assert grow_box(Box(8, 3, 24, 43), (60, 50), 8) == Box(8, 3, 24, 43)
 

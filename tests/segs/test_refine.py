@@ -11,7 +11,7 @@ from megapixel.scaling.box import Box
 from megapixel.segs.choose import slice_segments
 from megapixel.segs.find import tile_segments
 from megapixel.segs.merge import merge_results
-from megapixel.segs.refine import refine_in_order, refine_independently, waves
+from megapixel.segs.refine import refine_in_order, refine_independently, touching, waves
 from megapixel.segs.segment import FrameSEG
 
 SIZE = 75, 122
@@ -224,6 +224,27 @@ def test_waves_keep_the_order_of_what_touches_and_put_nothing_together_that_does
             )
         together += sum(len(wave) > 2 for wave in made)
     assert together > 30, "the cells must reach waves of several in a frame"
+
+
+def test_groups_hold_what_touches_directly_or_over_others(noise, random_boxes, segment, pieces_of):
+    random, linked = Random(6), 0
+    for _ in range(40):
+        segs = random_segs(random, random_boxes, segment, noise, random.randint(0, 16), 24)
+        pieces = pieces_of(segs, SIZE, 2)
+        # literally: names spread until none changes
+        name = {piece: number for number, piece in enumerate(pieces)}
+        for _ in pieces:
+            for one in pieces:
+                for other in pieces:
+                    if one.touches(other):
+                        name[one] = name[other] = min(name[one], name[other])
+        groups = touching(pieces)
+        assert [[name[piece] for piece in group] for group in groups] == [
+            [first] * list(name.values()).count(first) for first in sorted(set(name.values()))
+        ]
+        assert all(group == [piece for piece in pieces if piece in group] for group in groups)
+        linked += sum(not group[0].touches(group[-1]) for group in groups)
+    assert linked > 5, "the cells must reach groups whose ends do not touch"
 
 
 def test_a_segment_of_one_frame_changes_that_frame_and_a_plain_one_changes_all(

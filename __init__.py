@@ -1,4 +1,4 @@
-"""ComfyUI-Megapixel: pictures larger than the model was trained for, faces that stay themselves, upscaling to any size."""
+"""ComfyUI-Megapixel: images larger than the model was trained for, consistent faces, upscaling to any size."""
 
 from comfy_api.latest import ComfyExtension, io
 

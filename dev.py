@@ -56,13 +56,13 @@ def _parse() -> tuple[argparse.Namespace, list[str]]:
     commands.add_parser("lint", help="run ruff and pyright")
     # These take their own options, --help included.
     for command, purpose in {
-        "demo": "run the shipped workflow and draw what came out",
+        "demo": "run the example workflows and draw their results",
         "test": "run pytest; all further arguments are its own. --quick: what a change to one effect needs",
         "effect": "count what each method does to large pictures",
         "new-effect": "make the files of a small working effect, as the start of a new one",
         "schemas": "write tests/nodes/schemas.json from the schemas of all nodes",
         "locales": "list the translations that are missing or older than their English text",
-        "house": "print which part of the pack imports which, as CONTRIBUTING.md lists it",
+        "house": "list the imports between folders, as in CONTRIBUTING.md",
     }.items():
         commands.add_parser(command, help=purpose, add_help=False)
     bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")

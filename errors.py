@@ -1,6 +1,6 @@
-"""What a person reads when an input is wrong: `<socket>: expected X, got Y. <what to do>`.
+"""The error message for a wrong input: `<socket>: expected X, got Y. <what to do>`.
 
-Every room raises through this one function, so all messages have one form. It knows nothing of ComfyUI.
+Every folder raises through this function, so all messages have one format. It does not import ComfyUI.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def bad_input(
 
     Args:
         socket: id of the input, as the node shows it.
-        expected, got: what the input takes, and what it was given; parts of a sentence.
+        expected, got: what the input accepts and what it received; parts of a sentence.
         hint: what to do about it, one or more whole sentences.
-        kind: class of the error; MemoryError where memory is missing.
+        kind: class of the error; MemoryError if memory is missing.
     """
     return kind(f"{socket}: expected {expected}, got {got}. {hint}")

@@ -1,1 +1,1 @@
-"""Attention over image tokens: pure tensor code that knows nothing of ComfyUI."""
+"""Attention over image tokens: pure tensor code that does not import ComfyUI."""

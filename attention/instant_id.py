@@ -1,12 +1,12 @@
-"""InstantID's network, and what it adds to a cross-attention: a second attention, from the picture to a face.
+"""InstantID's network, and its addition to a cross-attention: a second attention, from the image to a face.
 
-The resampler turns a face's embedding into a few tokens; each cross-attention of the UNet has a projection of its own
-to keys and values for them. Neither depends on the picture or the step, so all of it is computed once for a face, and
+The resampler turns a face's embedding into a few tokens; each cross-attention of the UNet has its own projection
+to keys and values for them. Neither depends on the image or the step, so everything is computed once per face, and
 the weights are not needed while sampling.
 
 Source: InstantID (Wang et al., arXiv 2401.07519), after IP-Adapter's decoupled cross-attention (arXiv 2308.06721).
 
-C conditionings in one batch, B pictures of each, N tokens of the picture, T tokens of a face, D the width of a layer and
+C conditionings in one batch, B images of each, N tokens of the image, T tokens of a face, D the width of a layer and
 S the sum of the widths of all layers.
 """
 
@@ -27,7 +27,7 @@ State = Mapping[str, Tensor]
 
 
 class InstantID(nn.Module):
-    """The network of an InstantID file; the names of its weights are the file's.
+    """The network of an InstantID file, with the file's names of weights.
 
     `widths` are those of the UNet's cross-attentions in their order, `context` that of the tokens.
     """
@@ -54,7 +54,7 @@ class InstantID(nn.Module):
 
 
 class _Projections(nn.Module):
-    """What one cross-attention makes of face tokens (F, T, context): keys and values (F, 2, T, width)."""
+    """Projects face tokens (F, T, context) to the keys and values (F, 2, T, width) of one cross-attention."""
 
     def __init__(self, context: int, width: int, layers: Any) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def shapes_of(state: State) -> tuple[ResamplerShape, tuple[int, ...]]:
     """Read the resampler's sizes and the cross-attentions' widths from the weights of an InstantID.
 
     Raises:
-        KeyError: the name of a weight that is missing.
+        KeyError: when a weight is missing; the argument is its name.
     """
     part = "image_proj."
     try:
@@ -111,7 +111,7 @@ class FaceKeys:
         return self.packed * scale[:, None, None]
 
     def span(self, number: int) -> slice:
-        """Return where layer `number` lies along S."""
+        """Return the slice of layer `number` along S."""
         start = sum(self.widths[:number])
         return slice(start, start + self.widths[number])
 
@@ -119,18 +119,18 @@ class FaceKeys:
 def attend_to_face(queries: Tensor, keys: Tensor, values: Tensor, heads: int, attend: Attend) -> Tensor:
     """Return the attention (C * B, N, D) of `queries` (C * B, N, D) to a face's `keys` and `values` (C, T, D).
 
-    All pictures of a conditioning ask the same face, so their queries stand in one long row: nothing is copied for
-    the pictures of a batch.
+    All images of a conditioning attend to the same face, so their queries are concatenated: nothing is copied for
+    the images of a batch.
     """
     rows = queries.reshape(len(keys), -1, queries.shape[-1])  # (C * B, N, D) -> (C, B * N, D)
     return attend(rows, keys, values, heads).reshape(queries.shape)
 
 
 def combine_embeddings(embeddings: Tensor, how: str) -> Tensor:
-    """Combine the embeddings (R, 512) of several pictures of one person.
+    """Combine the embeddings (R, 512) of several images of one person.
 
-    "average" gives (1, 512); "norm average" first divides every value by its norm over the pictures, as the original node
-    does; "concat" keeps all, each to be read into tokens of its own. One embedding is returned as it is.
+    "average" gives (1, 512); "norm average" first divides every value by its norm over the images, as the original node
+    does; "concat" keeps all, each with its own tokens. A single embedding is returned unchanged.
     """
     if len(embeddings) == 1 or how == "concat":
         return embeddings
@@ -140,9 +140,9 @@ def combine_embeddings(embeddings: Tensor, how: str) -> Tensor:
 
 
 def negative_embedding(embeddings: Tensor, noise: float) -> Tensor:
-    """Return the embedding (R, 512) that stands for no face: zeros, or `noise` times uniform noise.
+    """Return the embedding (R, 512) of no face: zeros, or `noise` times uniform noise.
 
-    The noise follows from the face alone, by the known seed, from a generator of its own.
+    The noise depends only on the face, through the original node's seed, and uses its own generator.
     """
     seed = int(embeddings.sum().item()) % 1_000_000_007
     generator = torch.Generator().manual_seed(seed)

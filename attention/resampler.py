@@ -40,7 +40,7 @@ class ResamplerShape:
         """Read the sizes from weights.
 
         Raises:
-            KeyError: the name of a weight that is missing.
+            KeyError: when a weight is missing; the argument is its name.
         """
         return cls(
             embedding=state["proj_in.weight"].shape[1],
@@ -78,7 +78,7 @@ class Resampler(nn.Module):
 
 
 class _Reader(nn.Module):
-    """Attention from the queries (B, T, D) to the source (B, E, D) and to themselves."""
+    """Attention from the queries (B, T, D) to the source (B, E, D) and to the queries."""
 
     def __init__(self, shape: ResamplerShape, attend: Attend, layers: Any) -> None:
         super().__init__()

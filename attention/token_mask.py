@@ -1,6 +1,6 @@
-"""A mask on the grid of a layer's tokens, whatever size that grid has now.
+"""A mask on the token grid of a layer, at any grid size.
 
-M masks, H and W in pixels of the mask; B pictures; h and w of the token grid.
+M masks, H and W in pixels of the mask; B images; h and w of the token grid.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .view import Part, View
 
 
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
-    """Return what of `mask` (M, H, W) covers a part of the picture, at least one pixel; None is the whole."""
+    """Return the part of `mask` (M, H, W) over a part of the image, at least one pixel; None is the whole image."""
     if part is None:
         return mask
     box = nearest_box(part.box, part.whole, (mask.shape[-2], mask.shape[-1]))
@@ -25,9 +25,9 @@ def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
 
 
 def nearest_box(box: Box, source: Size, target: Size) -> Box:
-    """Return a box in a picture of `source` size with edges rounded to the nearest pixel of one of `target` size.
+    """Return a box in an image of `source` size with edges rounded to the nearest pixel of one of `target` size.
 
-    Where that leaves no pixel, it is one.
+    The result has at least one pixel.
     """
     axes = zip(box.spans, source, target, strict=True)
     return Box.of_spans(*(_nearest(low, high, old, new) for (low, high), old, new in axes))
@@ -39,7 +39,7 @@ def _nearest(low: int, high: int, old: int, new: int) -> Span:
 
 
 def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pictures: int) -> Tensor:
-    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of a part of what B pictures show."""
+    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of a part of B images."""
     if view is None:
         return mask_tokens(crop_mask(mask, part), grid, pictures)
     own = [
@@ -50,7 +50,7 @@ def mask_view(mask: Tensor, view: View | None, part: Part | None, grid: Size, pi
 
 
 def mask_tokens(mask: Tensor, grid: Size, pictures: int) -> Tensor:
-    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of B pictures; see `for_pictures`.
+    """Return `mask` (M, H, W) as factors (B, h * w, 1) on the tokens of B images; see `for_pictures`.
 
     Each token gets the mean of the pixels that it covers.
     """
@@ -61,11 +61,11 @@ def mask_tokens(mask: Tensor, grid: Size, pictures: int) -> Tensor:
 
 
 def for_pictures(masks: Tensor, pictures: int) -> Tensor:
-    """Return (B, …) of `masks` (M, …) for B pictures: the last one is for all that follow, surplus ones are left out."""
+    """Return (B, …) of `masks` (M, …) for B images: the last mask is repeated, surplus masks are dropped."""
     following = max(0, pictures - len(masks))
     return torch.cat([masks[:pictures], masks[-1:].expand(following, *masks.shape[1:])])
 
 
 def for_window(masks: Tensor, window: Sequence[int]) -> Tensor:
-    """Return the same for the pictures with these numbers, where a long batch is sampled in windows."""
+    """Return the same for the images with these numbers, for a long batch that is sampled in windows."""
     return for_pictures(masks, max(window) + 1)[list(window)]

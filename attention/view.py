@@ -1,4 +1,4 @@
-"""What pictures show of a larger one that masks were made for."""
+"""The part of a larger image that each image shows, when masks were made for the larger one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from ..scaling.box import Box
 from ..scaling.size import Size
 
-VIEW = "megapixel_view"  # among a conditioning's options: what the pictures show of a larger one
+VIEW = "megapixel_view"  # among a conditioning's options: what the images show of a larger one
 
 
 @dataclass(frozen=True)
 class Part:
-    """A box in a picture or latent of size `whole`."""
+    """A box in an image or latent of size `whole`."""
 
     box: Box
     whole: Size
@@ -20,7 +20,7 @@ class Part:
 
 @dataclass(frozen=True)
 class View:
-    """What each picture of a batch shows of a larger one that masks were made for: a part of one of its frames."""
+    """The part of a larger image that each image of a batch shows: a part of one of its frames."""
 
     parts: tuple[Part, ...]
     frames: tuple[int, ...]

@@ -1,10 +1,10 @@
 """Windows of image tokens for self-attention, for grids of any size.
 
-Attention inside windows costs as many times less as there are windows. Where a side does not divide into them, the
-windows overlap: each then holds distinct real tokens, so nothing is padded, masked or resized. A token that lies in
-several windows attends in all of them as a key, and takes its result from the one whose centre is nearest.
+With K windows, attention needs 1/K of the computation. If a side is not divisible by the number of windows, the
+windows overlap: each contains distinct real tokens, so nothing is padded, masked or resized. A token in
+several windows is a key in all of them, and takes its result from the window with the nearest centre.
 
-The grid is cyclic and moved by quarters of a window before it is cut, so that no border stays where it was.
+The grid is cyclic and shifted by quarters of a window before it is split, so that borders move.
 
 Source: HiDiffusion's MSW-MSA (arXiv 2311.17528), two by two windows. The overlap and other counts are ours; for sides that
 divide, the result is that of the published partition.
@@ -30,7 +30,7 @@ class WindowGrid:
     """`count` = (rows, columns) of equal windows over a grid of `size` = (height, width) tokens.
 
     Raises:
-        ValueError: there are more windows along a side than tokens, or none.
+        ValueError: when a side has no window, or more windows than tokens.
     """
 
     size: Size
@@ -43,15 +43,15 @@ class WindowGrid:
 
     @property
     def window(self) -> Size:
-        """The (height, width) of one window: a side over its count, rounded up."""
+        """The (height, width) of one window: each side divided by its count, rounded up."""
         height, width = (-(-side // count) for side, count in zip(self.size, self.count, strict=True))
         return height, width
 
 
 def native_count(size: Size, trained: Size) -> Size:
-    """Return the count of windows that hold about as many tokens as a grid of the `trained` size: 1 or more a side.
+    """Return how many windows have about as many tokens as a grid of the `trained` size: 1 or more per side.
 
-    A window's side is never below 7/8 of the trained one: in smaller ones objects double (bench/results/effect.md).
+    A window's side is never below 7/8 of the trained one: in smaller ones objects are duplicated (bench/results/effect.md).
     """
     rows, columns = (max(1, int(side / own + 0.25)) for side, own in zip(size, trained, strict=True))
     return rows, columns
@@ -60,11 +60,11 @@ def native_count(size: Size, trained: Size) -> Size:
 def window_indices(
     grid: WindowGrid, quarter: int | Tensor, device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return where the tokens of each window come from, and where each token of the grid finds its result.
+    """Return the grid tokens of each window, and the position of each grid token's result.
 
     Args:
         grid: the windows.
-        quarter: how far the grid is moved up and left, in quarters of a window; 0 to 3, as a number or a 0-d tensor.
+        quarter: shift of the grid up and left, in quarters of a window; 0 to 3, as a number or a 0-d tensor.
 
     Returns:
         (K * T,) token numbers in the grid, window after window, and (N,) positions in the windows laid end to end.
@@ -84,7 +84,7 @@ def window_indices(
 def _axis(
     length: int, count: int, quarter: int | Tensor, device: torch.device | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return for one side: the places in each window (count, window), and each place's window and place in it (length,)."""
+    """Return for one axis: the positions in each window (count, window), and each position's window and position in it (length,)."""
     window = -(-length // count)
     numbers = torch.arange(count, device=device)
     places = torch.arange(length, device=device)
@@ -100,13 +100,13 @@ def _axis(
 
 
 def partition_windows(tokens: Tensor, source: Tensor, windows: int) -> Tensor:
-    """Cut tokens (B, N, D) into windows (B * K, T, D), those of one batch entry one after another."""
+    """Split tokens (B, N, D) into windows (B * K, T, D), all windows of one batch entry first."""
     batch, _, width = tokens.shape
     # (B, N, D) -> (B, K T, D) -> (B K, T, D)
     return tokens.index_select(1, source).reshape(batch * windows, -1, width)
 
 
 def merge_windows(windows: Tensor, position: Tensor, count: int) -> Tensor:
-    """Put windows (B * K, T, D) together to tokens (B, N, D), the inverse of `partition_windows`; `count` is K."""
+    """Merge windows (B * K, T, D) into tokens (B, N, D), the inverse of `partition_windows`; `count` is K."""
     # (B K, T, D) -> (B, K T, D) -> (B, N, D)
     return windows.reshape(-1, count * windows.shape[1], windows.shape[2]).index_select(1, position)

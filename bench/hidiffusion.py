@@ -103,7 +103,7 @@ def in_state(model: Any, settings: RAUNet, state: State, windows: Windows | None
     if windows is None:
         return patched
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_msw_msa(patched, msw_msa.known_preset(topology, start=0.0, windows=windows))
+    return apply_msw_msa(patched, msw_msa.original_preset(topology, start=0.0, windows=windows))
 
 
 def measure(title: str, case: Case) -> None:

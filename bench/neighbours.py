@@ -39,7 +39,7 @@ import torch
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_preset import known_preset
+from megapixel.patches.rau_net_preset import original_preset
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
@@ -60,7 +60,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 def _rau_net(model: Any) -> Any:
     topology = topology_of(model.get_model_object("diffusion_model"))
-    return apply_rau_net(model, known_preset(topology, "low"))
+    return apply_rau_net(model, original_preset(topology, "low"))
 
 
 EFFECTS: dict[str, Callable[[Any], Any]] = {
@@ -71,7 +71,7 @@ EFFECTS: dict[str, Callable[[Any], Any]] = {
         model, HiDiffusion(mode="published", trained_size=TRAINED)
     ),
 }
-DID_NOTHING = ("nothing to do", "did nothing in this run", "nothing at ")
+DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ from megapixel.attention.instant_id import InstantID, projection_key
 from megapixel.attention.resampler import ResamplerShape
 from megapixel.nodes.instant_id import MegapixelInstantIDApply
 from megapixel.patches.model_call import first_call
-from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
+from megapixel.patches.msw_msa import apply_msw_msa, original_preset as original_windows
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_preset import Resolution, known_preset
+from megapixel.patches.rau_net_preset import Resolution, original_preset
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
 from megapixel.patches.wrapper import effects_of
@@ -72,7 +72,7 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 class Analysis:
-    """A FaceAnalysis for both packs: whatever picture there is, its face lies in the middle and its first pixel says who it is."""
+    """A FaceAnalysis for both packs: whatever image there is, its face lies in the middle and its first pixel says who it is."""
 
     points = np.array([[40, 40], [60, 40], [50, 52], [42, 62], [58, 62]], np.float32)
     box = np.array([[20, 20, 80, 80, 0.9]], np.float32)
@@ -167,7 +167,7 @@ HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
 
 
 def sizes(count: int, multiple: int = 1, least: int = 9) -> list[Size]:
-    """Return different latent sizes from `least` to 40 pixels, that is pictures with sides that are multiples of 8."""
+    """Return different latent sizes from `least` to 40 pixels, that is images with sides that are multiples of 8."""
     rng = random.Random(1)
     sides = [side for side in range(least, 41) if side % multiple == 0]
     return rng.sample([(height, width) for height in sides for width in sides], count)
@@ -209,10 +209,10 @@ def rau_net(packs: Path) -> Iterator[Difference]:
                 upscale_mode="default",
                 ca_upscale_mode="default",
             )
-            variants[f"simple, {ours}"] = apply_rau_net(model, known_preset(topology_here, ours)), original
+            variants[f"simple, {ours}"] = apply_rau_net(model, original_preset(topology_here, ours)), original
         for mode in ("avg_pool2d", "adaptive_avg_pool2d", "bicubic"):
             settings = replace(
-                RAUNet(), **asdict(known_preset(topology_here, "ultra")) | {"ca_downscale_mode": mode}
+                RAUNet(), **asdict(original_preset(topology_here, "ultra")) | {"ca_downscale_mode": mode}
             )
             variants[mode] = apply_rau_net(model, settings), original_rau_net(nodes, model, settings)
         yield from over_sizes(family, variants, sizes(200))
@@ -271,7 +271,7 @@ def msw_msa(packs: Path) -> Iterator[Difference]:
     nodes, _ = jank(packs)
     original = nodes["ApplyMSWMSAAttention"]
     for family, model in families().items():
-        settings = known_windows(topology_of(model.get_model_object("diffusion_model")), 0.0)
+        settings = original_windows(topology_of(model.get_model_object("diffusion_model")), 0.0)
         blocks = {
             name: ",".join(map(str, getattr(settings, name)))
             for name in ("input_blocks", "middle_blocks", "output_blocks")

@@ -1,6 +1,6 @@
 """What tiled upscaling costs beside the untiled network and beside ComfyUI's own node, over real architectures.
 
-CPU seconds of whole node calls, one process, interleaved, random weights. The bound is the network on the whole picture
+CPU seconds of whole node calls, one process, interleaved, random weights. The bound is the network on the whole image
 in one piece, in float32, without a node around it. Models are measured before (as in every run but a user's first).
 
 * exact: `precision: float32`. The tiles' margins come on top of the bound; smaller tensors take away from it.

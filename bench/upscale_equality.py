@@ -1,7 +1,7 @@
 """How far a tiled result lies from the untiled one, for every architecture, beside ComfyUI's own way of tiling.
 
 Random weights in float32, results inside (0, 1), odd sizes. *Exact* networks are given tiles with the measured margin;
-*blended* ones look at the whole picture, and neighbours are mixed.
+*blended* ones look at the whole image, and neighbours are mixed.
 
 Expected: at most 1e-6 for every exact one, which is float32's own noise; the host's feathered overlap of 32 pixels
 lies thousands of times farther off.
@@ -34,7 +34,7 @@ def load(descriptor: Descriptor, device: torch.device) -> None:
 
 
 def main() -> None:
-    """Print a row for each architecture and each tile that cuts its picture."""
+    """Print a row for each architecture and each tile that cuts its image."""
     parser = argparse.ArgumentParser(prog="dev.py bench upscale_equality", description=__doc__)
     parser.add_argument("--names", nargs="*", choices=NAMES, default=[n for n in NAMES if n not in TOO_DEAR])
     options = parser.parse_args()

@@ -1,9 +1,9 @@
 """How near tiled upscaling comes to what the device can do: the network alone, and nothing around it.
 
     python3 dev.py bench upscale_gpu --write        # on a GPU: all cases, and the table in bench/results/upscale_gpu.md
-    python3 dev.py bench upscale_gpu --small        # on a CPU, in minutes: the same code on small pictures
+    python3 dev.py bench upscale_gpu --small        # on a CPU, in minutes: the same code on small images
 
-*bound*: the network alone in half precision and channels_last on pictures that lie on the device, the better of eager and
+*bound*: the network alone in half precision and channels_last on images that lie on the device, the better of eager and
 torch.compile. *share*: the bound's seconds divided by those of the whole node, from the image in main memory to the result
 there, at `precision: auto`. *core*: seconds of ComfyUI's own node divided by the node's. Wall-clock seconds, one process,
 interleaved, random weights, models measured before (as in every run but a user's first).
@@ -100,7 +100,7 @@ def count(work: Callable[[], object]) -> Counts:
 
 
 def bound(name: str, images: Tensor, device: torch.device) -> dict[str, Callable[[], object]]:
-    """Return the network alone on pictures on the device, as it is and compiled; on a CPU in float32."""
+    """Return the network alone on images on the device, as it is and compiled; on a CPU in float32."""
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     network = copy_descriptor(loaded(name), TensorFormat(dtype, channels_last=True)).model.to(device)
     given = images.movedim(-1, 1).to(device, dtype).contiguous(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""The banner of the pack's page in the registry, 21:9, from the pack's own pictures: `python -m devhost.banner`."""
+"""The banner of the pack's page in the registry, 21:9, from the pack's own images: `python -m devhost.banner`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def draw_banner() -> Image.Image:
         small = icon.convert("RGBA").resize((150, 150), Image.Resampling.LANCZOS)
         banner.paste(small, (64, 70), small)
     draw.text((60, 250), "Megapixel", LIGHT, ImageFont.load_default(84))
-    lines = "Large pictures without doubled objects,\nfaces that stay themselves,\nupscaling to any size"
+    lines = "Large images without duplicated objects,\nconsistent faces,\nupscaling to any size"
     draw.multiline_text((64, 366), lines, DIM, ImageFont.load_default(27), spacing=12)
     left = SIZE[0] - 4 * CELL - 3 * GAP - 44
     with Image.open(ROOT / "assets" / "demo.png") as demo:

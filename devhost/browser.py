@@ -120,7 +120,7 @@ class FrontEnd:
         self.page.get_by_test_id("queue-button").click()
 
     def wait_for_picture(self) -> tuple[int, int]:
-        """Wait until a node that saves pictures shows one, and return its (height, width)."""
+        """Wait until a node that saves images shows one, and return its (height, width)."""
         self.page.wait_for_function(f"() => ({_PICTURES})().length > 0")
         [size] = self.page.evaluate(_PICTURES)
         return tuple(size)
@@ -155,7 +155,7 @@ class FrontEnd:
         return self.page.locator(f"{_HELP} :is(h1, h2, h3)").all_inner_texts()
 
     def wait_for_help_pictures(self) -> None:
-        """Wait until all pictures of the help page are there."""
+        """Wait until all images of the help page are there."""
         loaded = f"[...document.querySelectorAll('{_HELP} img')].every((image) => image.naturalWidth > 0)"
         self.page.wait_for_function(f"() => {loaded}")
 
@@ -189,7 +189,7 @@ def open_browser() -> Iterator[Any]:
     """Start a Chromium without a window; when the block is left, it is gone.
 
     Raises:
-        BrowserFailure: there is none on this machine.
+        BrowserFailure: when this machine has no browser.
     """
     program = next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if program is None:

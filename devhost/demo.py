@@ -1,9 +1,9 @@
-"""The demo: one workflow in a real ComfyUI, the same seeds without and with each effect for large pictures.
+"""The demo: one workflow in a real ComfyUI, the same seeds without and with each effect for large images.
 
 By default it runs on the tiny model at twice the size that model was trained at, counts the objects in every
-picture and draws all rows with their counts; then it enlarges photographs with the upscale model of the pack. With
+image and draws all rows with their counts; then it enlarges photographs with the upscale model of the pack. With
 `--checkpoint` it runs on a real model instead, counts nothing and enlarges nothing. Everything is written to
-`output/`; the pictures there open in ComfyUI as the workflow that made them.
+`output/`; the images there open in ComfyUI as the workflow that made them.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class DemoFailure(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """One prompt to queue: `pictures` pictures of one text on every branch, from the same noise."""
+    """One prompt to queue: `pictures` images of one text on every branch, from the same noise."""
 
     label: str
     prompt: Prompt
@@ -130,8 +130,8 @@ def workflow_prompt(
 ) -> Prompt:
     """Return a workflow as an API prompt: one checkpoint, sampled on each of `branches`.
 
-    The branches share every setting and the seed; beside HiDiffusion stands the picture of its plan. Sizes are sides of
-    square pictures in pixels; a `trained_size` of 0 is known from the model.
+    The branches share every setting and the seed; beside HiDiffusion stands the image of its plan. Sizes are sides of
+    square images in pixels; a `trained_size` of 0 is known from the model.
     """
     settings = {
         "seed": seed, "steps": steps, "cfg": cfg,
@@ -358,7 +358,7 @@ def _block(branch: str, outcomes: Sequence[Outcome]) -> Block:
 
 
 def _cells(branch: str, outcome: Outcome) -> list[Cell]:
-    """Return the pictures of one column, each with its count; there are at least as many counts, or none."""
+    """Return the images of one column, each with its count; there are at least as many counts, or none."""
     pictures, counts = outcome.pictures[branch], outcome.counts.get(branch)
     if counts is None:
         return [Cell(picture) for picture in pictures]

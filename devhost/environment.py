@@ -81,7 +81,7 @@ def prepare() -> Environment:
     """Return the environment, made if it is missing or its pins have changed.
 
     Raises:
-        EnvironmentFailure: something is missing; the message says what to do.
+        EnvironmentFailure: when something is missing; the message says what to do.
     """
     low, high = PYTHON_RANGE
     if not low <= sys.version_info[:2] <= high:

@@ -1,4 +1,4 @@
-"""Each example workflow as a picture to drag into ComfyUI: its thumbnail as PNG, with the graph inside.
+"""Each example workflow as an image to drag into ComfyUI: its thumbnail as PNG, with the graph inside.
 
     python3 -m devhost.example_pictures
 
@@ -21,12 +21,12 @@ COLOURS = 256  # a third of the size, with no difference that is seen in a thumb
 
 
 def picture_of(example: Path) -> Path:
-    """Return where the picture of an example workflow lies."""
+    """Return where the image of an example workflow lies."""
     return PICTURES / f"{example.stem}.png"
 
 
 def write_picture(example: Path) -> Path:
-    """Write the picture of an example workflow and return where."""
+    """Write the image of an example workflow and return where."""
     chunks = PngInfo()
     chunks.add_text("workflow", json.dumps(json.loads(example.read_text(encoding="utf-8"))))
     with Image.open(example.with_suffix(".jpg")) as thumbnail:

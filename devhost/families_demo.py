@@ -22,7 +22,7 @@ def example_of(name: str) -> Path:
 
 
 def z_image_prompt() -> Prompt:
-    """Return a picture upscaled and refined tile by tile with Z-Image-Turbo, as an API prompt."""
+    """Return an image upscaled and refined tile by tile with Z-Image-Turbo, as an API prompt."""
     settings = {
         "steps": 8,
         "cfg": 1.0,
@@ -40,7 +40,7 @@ def z_image_prompt() -> Prompt:
 
 
 def qwen_image_edit_prompt() -> Prompt:
-    """Return the same with Qwen-Image-Edit, which is shown each tile of the picture as it came in."""
+    """Return the same with Qwen-Image-Edit, which is shown each tile of the image as it came in."""
     settings = {"steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.4}
     files = "qwen_image_edit_2511_bf16.safetensors", "qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image"
     encoder: dict[str, Any] = {"clip": ["3", 0], "vae": ["4", 0], "image1": ["1", 0]}
@@ -60,7 +60,7 @@ TINY = {"segs_z_image": "Z-Image", "segs_qwen_image_edit": "Qwen-Image"}
 
 
 def tiny_example(name: str, picture: str) -> Prompt:
-    """Return an example with its loaders replaced by those of a tiny model, and a picture of the input folder."""
+    """Return an example with its loaders replaced by those of a tiny model, and an image of the input folder."""
     family = {"family": TINY[name]}
     replaced = {
         "UNETLoader": prompt_node("MegapixelDevFamilyModel", "Model", **family),

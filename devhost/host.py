@@ -28,7 +28,7 @@ def find_host() -> None:
     """Make `comfy` and the host's `nodes` importable, without the pack. CPU, PyTorch attention, one thread.
 
     Raises:
-        RuntimeError: COMFYUI_PATH does not name a ComfyUI.
+        RuntimeError: when COMFYUI_PATH is not a ComfyUI.
     """
     path = Path(os.environ.get("COMFYUI_PATH", ""))
     if not (path / "comfy").is_dir():

@@ -100,7 +100,7 @@ def listed(block: str, text: str) -> set[Arrow]:
     """Return the arrows that a paper lists in the block of that name.
 
     Raises:
-        ValueError: the paper does not have exactly one such block.
+        ValueError: when the file does not have exactly one such block.
     """
     found = re.findall(rf"^```arrows {block}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     if len(found) != 1:

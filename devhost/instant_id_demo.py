@@ -1,7 +1,7 @@
 """InstantID's shipped workflow, and what it needs to run on a ComfyUI without one of the large models.
 
 The tiny models draw no faces: SDXL, InstantID and ControlNet have random weights, and the faces that are found are
-drawn ones. What a person does and sees is the real thing: loaders, analysis, one node, sampler, picture.
+drawn ones. What a person does and sees is the real thing: loaders, analysis, one node, sampler, image.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def instant_id_prompt(
 ) -> Prompt:
     """Return the shipped workflow as an API prompt; further keywords replace settings of its node.
 
-    `face` is a picture in the input folder, `size` is (height, width).
+    `face` is an image in the input folder, `size` is (height, width).
     """
     inputs = {
         "instantid": ["5", 0], "insightface": ["6", 0], "control_net": ["7", 0], "image": [FACE, 0],
@@ -94,15 +94,15 @@ def put_tiny_models(base: Path) -> None:
 
 
 def put_portraits(base: Path, name: str, *portraits: Portrait, size: tuple[int, int] = (200, 260)) -> str:
-    """Draw faces into a picture in a server's input folder, and return its name."""
+    """Draw faces into an image in a server's input folder, and return its name."""
     Image.fromarray(draw_portraits(size, *portraits)).save(base / "input" / name)
     return name
 
 
 def draw_faces_sheet(server: Server) -> Image.Image:
-    """Return a picture of two drawn people, as the nodes number their faces and draw their keypoints.
+    """Return an image of two drawn people, as the nodes number their faces and draw their keypoints.
 
-    The picture of the example workflow is this, as JPEG.
+    The image of the example workflow is this, as JPEG.
     """
     people = Portrait(1, (120, 180), 130), Portrait(2, (265, 190), 100, 12)
     name = put_portraits(server.base, "two people.png", *people, size=(360, 360))

@@ -1,9 +1,9 @@
-"""Real photographs to measure on, and the measure: the pictures that scikit-image's wheel brings along.
+"""Real photographs to measure on, and the measure: the images that scikit-image's wheel brings along.
 
 `HELD_OUT` names the ones that nothing in this repository was trained on. All three are free of copyright: the
 astronaut is in the public domain (NASA), chelsea (a cat) and coffee are CC0.
 
-Pictures are floats in [0, 1] of shape (B, C, H, W).
+Images are floats in [0, 1] of shape (B, C, H, W).
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ HELD_OUT = ("astronaut", "chelsea", "coffee")
 
 
 def photograph(name: str) -> Tensor:
-    """Return the bundled picture ``name`` (no suffix), (1, 3, H, W); gray ones have three equal channels.
+    """Return the bundled image ``name`` (no suffix), (1, 3, H, W); gray ones have three equal channels.
 
-    Raises FileNotFoundError for a picture that the wheel does not contain; nothing is downloaded.
+    Raises FileNotFoundError for an image that the wheel does not contain; nothing is downloaded.
     """
     folder = files("skimage") / "data"  # the files only: importing skimage.data takes most of a second
     for suffix in (".png", ".jpg"):
@@ -36,7 +36,7 @@ def photograph(name: str) -> Tensor:
 
 
 def reduce_by(picture: Tensor, factor: int) -> Tensor:
-    """Return ``picture``, cut at the right and bottom to a multiple of ``factor``, that many times smaller.
+    """Return ``image``, cut at the right and bottom to a multiple of ``factor``, that many times smaller.
 
     (B, C, H, W) -> (B, C, H // factor, W // factor), antialiased bicubic, clamped to [0, 1].
     """

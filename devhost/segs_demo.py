@@ -62,12 +62,12 @@ def draw_figures(seed: int = 5) -> Figures:
 
 
 def _grid(pictures: Tensor) -> Tensor:
-    """Return (4, C, h, w) as one picture (1, C, 2h, 2w)."""
+    """Return (4, C, h, w) as one image (1, C, 2h, 2w)."""
     return pictures.unflatten(0, (2, COUNT // 2)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)[None]
 
 
 def example_prompt(checkpoint: str) -> Prompt:
-    """Return the shipped workflow as an API prompt: a picture upscaled and refined tile by tile."""
+    """Return the shipped workflow as an API prompt: an image upscaled and refined tile by tile."""
     return {
         "1": prompt_node("LoadImage", "Picture", image="example.png"),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name=checkpoint),
@@ -87,7 +87,7 @@ def example_prompt(checkpoint: str) -> Prompt:
 def refine_figures(server: Server) -> Image.Image:
     """Refine the figures in a running ComfyUI with the tiny models, and draw what happens to them.
 
-    The pictures of the help page and of the example workflow are this, as JPEG.
+    The images of the help page and of the example workflow are this, as JPEG.
     """
     figures = draw_figures()
     write_picture(figures.small, server.base / "input" / "figures.png")
@@ -111,7 +111,7 @@ def refine_figures(server: Server) -> Image.Image:
 def refine_small_figures(server: Server) -> Image.Image:
     """Refine figures of 64 pixels, half of what the tiny model draws, as they are and at the model's size, and draw both.
 
-    The second picture of the help page is this, as JPEG.
+    The second image of the help page is this, as JPEG.
     """
     figures = draw_figures()
     write_picture(figures.small, server.base / "input" / "figures.png")

@@ -2,7 +2,7 @@
 
     with running_server(environment, packs={"megapixel": ROOT}) as server:
         history = server.run(prompt)
-        pictures = server.images(history)
+        images = server.images(history)
 
 The server lives in a base directory of its own (models, custom nodes, output, user settings), so it neither
 sees nor changes any other ComfyUI on the machine. It listens on 127.0.0.1 only, and every request goes there
@@ -91,10 +91,10 @@ class Server:
         return self.result(self.queue(prompt, workflow), timeout)
 
     def queue(self, prompt: Prompt, workflow: Workflow | None = None) -> str:
-        """Queue a prompt and return its id; `workflow` is the graph that its pictures carry with the prompt.
+        """Queue a prompt and return its id; `workflow` is the graph that its images carry with the prompt.
 
         Raises:
-            PromptFailure: at least one node is invalid. No result comes then, not even of the valid part.
+            PromptFailure: when a node is invalid. Then no part of the prompt gives a result.
         """
         body: dict[str, Any] = {"prompt": {key: _with_meta(node) for key, node in prompt.items()}}
         if workflow is not None:
@@ -116,8 +116,8 @@ class Server:
         `on_progress` is called after every look at the server with the seconds waited so far.
 
         Raises:
-            PromptFailure: a node raised, the prompt was interrupted or not finished after `timeout` seconds.
-            ServerFailure: the server died.
+            PromptFailure: when a node raises, or the prompt is interrupted or not finished after `timeout` seconds.
+            ServerFailure: when the server dies.
         """
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
@@ -135,13 +135,13 @@ class Server:
         """Wait for the server to end.
 
         Raises:
-            ServerFailure: always, since it should not end by itself.
+            ServerFailure: when the server ends, always.
         """
         self.process.wait()
         _check_alive(self)
 
     def images(self, history: History, node_id: str | None = None) -> list[Path]:
-        """Return the pictures that a prompt wrote, in order; only those of the node where one is given."""
+        """Return the images that a prompt wrote, in order; only those of the node where one is given."""
         return self.files(history, "images", node_id)
 
     def files(self, history: History, kind: str, node_id: str | None = None) -> list[Path]:
@@ -180,7 +180,7 @@ def current_environment() -> Environment:
     """Return the environment that `dev.py` started this process in.
 
     Raises:
-        ServerFailure: this process was started in some other way.
+        ServerFailure: when this process was not started by it.
     """
     comfyui = os.environ.get("COMFYUI_PATH")
     if not comfyui:
@@ -205,7 +205,7 @@ def running_server(
     `default_base()`, which keeps its models and settings between runs.
 
     Raises:
-        ServerFailure: the server did not come up, or one of the packs brought no node.
+        ServerFailure: when the server does not start, or a pack has no node.
     """
     base = (base or default_base()).resolve()
     for folder in ("custom_nodes", "models/checkpoints", "input", "output", "temp", "user"):

@@ -1,4 +1,4 @@
-"""One picture that shows pictures: blocks to compare, side by side, with what was counted under each.
+"""One image that shows images: blocks to compare, side by side, with what was counted under each.
 
 Lengths are in pixels of the sheet.
 """
@@ -29,7 +29,7 @@ _FRAME = 4
 
 @dataclass(frozen=True)
 class Cell:
-    """A picture, and what was found in it in two or three words, where it was looked at."""
+    """An image, and what was found in it in two or three words, where it was looked at."""
 
     picture: Path
     verdict: str = ""
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Lines of pictures under one title; `finding` is the sentence on all that they stand for."""
+    """Lines of images under one title; `finding` is the sentence on all that they stand for."""
 
     title: str
     finding: str
@@ -50,7 +50,7 @@ def draw_sheet(
 ) -> Image.Image:
     """Draw the blocks beside each other, or `stacked`; column i of each stands under `labels[i]`.
 
-    Every line has one cell a label. Pictures are only resized, to a common square; a verdict colours the frame.
+    Every line has one cell a label. Images are only resized, to a common square; a verdict colours the frame.
     """
     side = min(_LARGEST, (_BLOCK_WIDTH + _GAP) // len(labels) - _GAP)
     block_width = len(labels) * (side + _GAP) - _GAP

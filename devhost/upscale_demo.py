@@ -87,9 +87,9 @@ def upscale_photographs(
 
 
 def draw_comparison(results: Sequence[Enlarged]) -> Image.Image:
-    """Return a detail of each: by bicubic, by the workflow, and as photographed, with the PSNR of the whole picture.
+    """Return a detail of each: by bicubic, by the workflow, and as photographed, with the PSNR of the whole image.
 
-    The pictures of the help page and of the example workflow are this, as JPEG.
+    The images of the help page and of the example workflow are this, as JPEG.
     """
     with tempfile.TemporaryDirectory() as folder:
         lines = [_line(result, Path(folder)) for result in results]
@@ -103,7 +103,7 @@ def draw_comparison(results: Sequence[Enlarged]) -> Image.Image:
 
 
 def read_picture(file: Path) -> Tensor:
-    """Return a saved picture: (1, 3, H, W) in [0, 1]."""
+    """Return a saved image: (1, 3, H, W) in [0, 1]."""
     with Image.open(file) as picture:
         pixels = np.array(picture.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255

@@ -1,4 +1,4 @@
-"""The shipped workflow of videos, and the picture that shows what it does: frames of a camera that moves over a photograph."""
+"""The shipped workflow of videos, and the image that shows what it does: frames of a camera that moves over a photograph."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .workflow import prompt_node
 EXAMPLE = ROOT / "example_workflows" / "upscale_video.json"
 NODE = "3"
 HEIGHT, WIDTH, FRAMES, STEP = 64, 96, 24, 1
-SHOWN = (0, 8, 16)  # frames in the picture
+SHOWN = (0, 8, 16)  # frames in the image
 
 
 def video_prompt(file: str = "example.mp4", **settings: Any) -> Prompt:
@@ -55,7 +55,7 @@ def write_example_video(file: Path, count: int = FRAMES) -> Path:
 def draw_frames(given: Tensor, enlarged: Tensor) -> Image.Image:
     """Return some frames (F, 3, H, W) by bicubic above those of the node.
 
-    The pictures of the help page and of the example workflow are this, as JPEG.
+    The images of the help page and of the example workflow are this, as JPEG.
     """
     height, width = enlarged.shape[-2:]
     bicubic = F.interpolate(given, (height, width), mode="bicubic").clamp(0, 1)

@@ -69,7 +69,7 @@ class _Node:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) with room for every slot and widget, and for pictures where the node shows some."""
+        """(width, height) with room for every slot and widget, and for images where the node shows some."""
         widgets = [entry for entry in self.inputs if entry.is_widget]
         texts = sum(entry.is_text for entry in widgets)
         slots = max(len(self.inputs) - len(widgets), len(self.outputs))
@@ -85,7 +85,7 @@ def to_graph(prompt: Prompt, object_info: Mapping[str, Any]) -> Graph:
     Nodes keep their `_meta` titles, and their ids if all are numbers; a linked widget keeps its default.
 
     Raises:
-        ValueError: the prompt has a node or an input that `object_info` does not know, or lacks a value.
+        ValueError: when `object_info` does not have a node or an input of the prompt, or a value is missing.
     """
     nodes = _nodes(prompt, object_info)
     links = list(_links(nodes))

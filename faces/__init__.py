@@ -1,1 +1,1 @@
-"""Faces in a picture: found, chosen and drawn. Knows numpy, OpenCV and what insightface hands over, not ComfyUI."""
+"""Detects, chooses and draws faces. Uses numpy, OpenCV and insightface's results, and does not import ComfyUI."""

@@ -1,4 +1,4 @@
-"""Draw the boxes of faces with their numbers, for people to look at."""
+"""Draw the boxes of faces with their numbers, for viewing."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ WHITE = (255, 255, 255)
 
 
 def draw_boxes(picture: Pixels, faces: Sequence[Face]) -> Tensor:
-    """Return the RGB picture (H, W, 3), 0 to 1, with each face's box, its number from 0 and its five points."""
+    """Return the RGB image (H, W, 3), 0 to 1, with each face's box, its number from 0 and its five points."""
     pixels = np.array(picture, order="C")
-    unit = max(1, round(max(pixels.shape[:2]) / 500))  # lines stay visible in large pictures
+    unit = max(1, round(max(pixels.shape[:2]) / 500))  # lines stay visible in large images
     for number, face in enumerate(faces):
         _draw_box(pixels, face, str(number), unit)
         for point, colour in zip(face.points, COLOURS, strict=True):
@@ -26,7 +26,7 @@ def draw_boxes(picture: Pixels, faces: Sequence[Face]) -> Tensor:
 
 
 def _draw_box(pixels: Pixels, face: Face, text: str, unit: int) -> None:
-    """Draw the box of a face, with its number on black in the corner that is inside the picture."""
+    """Draw the box of a face, with its number on black in the corner that is inside the image."""
     import cv2
 
     top, left, bottom, right = (round(edge) for edge in face.box)

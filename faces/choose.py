@@ -1,8 +1,8 @@
-"""Choose one of the faces in a picture.
+"""Choose one of the faces in an image.
 
 largest: the one with the largest box.
-most central: the one whose box has its middle nearest to that of the picture.
-left to right: number `index` from the left, by the middle of its box; 0 is the leftmost.
+most central: the one whose box centre is nearest to the image centre.
+left to right: number `index` from the left, by the centre of its box; 0 is the leftmost.
 index: number `index` by size; 0 is the largest.
 """
 
@@ -19,14 +19,14 @@ NUMBERED = ("left to right", "index")
 
 
 def choose_face(faces: Sequence[Face], size: Size, which: str, index: int = 0) -> Face | None:
-    """Return the face that is asked for in a picture of `size` (height, width), None where there is no such face."""
+    """Return the chosen face in an image of `size` (height, width), or None if there is no such face."""
     number = index if which in NUMBERED else 0
     ordered = order_faces(faces, size, which)
     return ordered[number] if number < len(ordered) else None
 
 
 def order_faces(faces: Sequence[Face], size: Size, which: str) -> list[Face]:
-    """Return the faces in the order in which they are numbered, from 0; equal ones as they come."""
+    """Return the faces in the order of their numbers, from 0; equal ones keep their order."""
     if which == "most central":
         middle = size[0] / 2, size[1] / 2
         return sorted(faces, key=lambda face: math.dist(face.centre, middle))

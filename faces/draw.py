@@ -1,9 +1,9 @@
-"""Draw the keypoints picture of InstantID (arXiv 2401.07519).
+"""Draw the keypoints image of InstantID (arXiv 2401.07519).
 
-InstantID's ControlNet was trained on the keypoints picture, so its geometry and colours are the published ones: a limb from
+InstantID's ControlNet was trained on the keypoints image, so its geometry and colours are the published ones: a limb from
 the nose to each other point, an ellipse 8 pixels wide at 0.6 of the point's colour; a disc of 10 pixels on each point.
 
-OpenCV comes with insightface, so it is imported only where there is something to draw.
+OpenCV is installed with insightface, so it is imported only when there is something to draw.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Pixels = NDArray[np.uint8]  # RGB (H, W, 3)
 
 
 def draw_keypoints(faces: Sequence[Face], size: Size) -> Tensor:
-    """Return the keypoints picture (height, width, 3), 0 to 1, for a picture of `size`; black without faces."""
+    """Return the keypoints image (height, width, 3), 0 to 1, for an image of `size`; black without faces."""
     pixels = np.zeros((*size, 3), np.uint8)
     for face in faces:
         for point in LIMBS:

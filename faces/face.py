@@ -1,4 +1,4 @@
-"""What is known of one face."""
+"""A detected face."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Edges = tuple[float, float, float, float]  # top, left, bottom and right between
 
 @dataclass(frozen=True, eq=False)
 class Face:
-    """A face in a picture, in that picture's pixels; parts of it may lie outside.
+    """A face in an image, in that image's pixels; parts of it may lie outside.
 
     box: top, left, bottom, right.
     points: (5, 2) float32, x and y of left eye, right eye, nose, left and right corner of the mouth; left and right as
-        one sees them in the picture.
-    score: how sure the detector is, 0 to 1.
-    embedding: (512,) float32, who it is; its length is not 1.
+        seen in the image.
+    score: confidence of the detector, 0 to 1.
+    embedding: (512,) float32, the identity; not normalised.
     """
 
     box: Edges
@@ -34,6 +34,6 @@ class Face:
 
     @property
     def centre(self) -> tuple[float, float]:
-        """(y, x) of the middle of the box."""
+        """(y, x) of the box centre."""
         top, left, bottom, right = self.box
         return (top + bottom) / 2, (left + right) / 2

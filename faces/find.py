@@ -1,8 +1,8 @@
-"""Find the faces in a picture with an insightface FaceAnalysis, and who they are.
+"""Detect the faces in an image with an insightface FaceAnalysis, and their identities.
 
-The detector (SCRFD, arXiv 2105.04714) looks at a square of a chosen size and overlooks a face that is very large in it, so
-the squares go from 640 pixels down until there is a face, 64 less each time, as known from InstantID's nodes. If there is
-none, the picture may lack what is around a face: the same is tried with a black margin.
+The detector (SCRFD, arXiv 2105.04714) resizes the image to a chosen square and misses a face that is very large in it, so
+the squares go from 640 pixels down by 64 until there is a face, as in the original InstantID nodes. If there is
+none, the face may fill the image: the same is tried with a black margin.
 
 insightface 0.7.3 and older take that size from an attribute, 1.0 and newer from another one and otherwise from two squares
 at once. The argument `input_size` of `detect` means the same in all of them, and leaves the shared object as it is.
@@ -33,7 +33,7 @@ class Analysis(Protocol):
 
 
 def find_faces(analysis: Analysis, picture: Picture) -> list[Face]:
-    """Return the faces in an RGB picture (H, W, 3), the largest first; none where there are none."""
+    """Return the faces in an RGB image (H, W, 3), the largest first."""
     if max(picture.shape[:2]) > SIDES[-1] * min(picture.shape[:2]):
         return []  # a strip, of which the smallest square keeps less than one pixel
     blue_first = np.ascontiguousarray(picture[..., ::-1])
@@ -45,7 +45,7 @@ def find_faces(analysis: Analysis, picture: Picture) -> list[Face]:
 
 
 def _detect(analysis: Analysis, picture: Picture) -> Found:
-    """Return what the largest square shows in which there is a face at all."""
+    """Return the faces found at the largest square that has any."""
     found: Found = np.empty((0, 5), np.float32), np.empty((0, 5, 2), np.float32)
     for side in SIDES:
         found = analysis.models[DETECTION].detect(picture, input_size=(side, side))
@@ -55,7 +55,7 @@ def _detect(analysis: Analysis, picture: Picture) -> Found:
 
 
 def _detect_in_margin(analysis: Analysis, picture: Picture) -> Found:
-    """Return what is found in the picture at half the size, black around it."""
+    """Return the faces found in the image at half its size, with a black margin."""
     margin = max(picture.shape[:2]) // 2
     boxes, points = _detect(analysis, np.pad(picture, ((margin, margin), (margin, margin), (0, 0))))
     return boxes - np.array([margin] * 4 + [0], np.float32), points - np.float32(margin)

@@ -1,6 +1,6 @@
-"""The picture that conditioning and patches were made for, and cutting what lies over it, whatever its resolution.
+"""The image that conditioning and patches were made for, and cropping data that covers it at any resolution.
 
-B pictures, C channels, T latent frames of a video, H and W pixels, h and w latent pixels.
+B images, C channels, T latent frames of a video, H and W pixels, h and w latent pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..segs.crop import Crop, crop_resized, fit_aspect
 
 
 class Grid(Enum):
-    """What a value of something over the picture covers."""
+    """The pixels that one value of data over the image covers."""
 
     PIXEL = "a pixel"
     LATENT = "a latent pixel"
@@ -27,13 +27,13 @@ class Grid(Enum):
 
 @dataclass(frozen=True)
 class Canvas:
-    """The picture that the conditioning was made for.
+    """The image that the conditioning was made for.
 
     Attributes:
-        size: height and width as it is now.
-        given: as it came in: absolute areas count in it.
-        cell: picture pixels to a latent pixel.
-        has_time: whether latents have a time (B, C, T, h, w).
+        size: current height and width.
+        given: height and width before upscaling: absolute areas refer to it.
+        cell: image pixels per latent pixel.
+        has_time: whether latents have a time axis (B, C, T, h, w).
         before_target: height and width before it was enlarged for the size at which small segments are sampled, if it was.
     """
 
@@ -45,11 +45,11 @@ class Canvas:
 
     @property
     def sizes(self) -> tuple[Size, ...]:
-        """What something over the picture can be made for; the first is what it is cut at."""
+        """The sizes that data over the image can be made for; it is cropped at the first one."""
         return self.size, self.before_target or self.size, self.given
 
     def cell_of(self, field: Tensor, grid: Grid) -> int:
-        """Return the pixels to a value of a field (…, h, w) in what is cut of it."""
+        """Return the pixels per value of a field (…, h, w) in its crop."""
         if grid is Grid.OWN:
             cells = [round(height / field.shape[-2]) for height, _ in self.sizes]
             return self.cell if self.cell in cells else max(1, cells[0])
@@ -57,12 +57,12 @@ class Canvas:
         return 1 if in_pixels else self.cell
 
     def latent_sizes(self) -> set[Size]:
-        """Return the sizes of latents of this picture, as it is and as it came in."""
+        """Return the sizes of latents of this image, now and before upscaling."""
         return {(height // self.cell, width // self.cell) for height, width in self.sizes}
 
 
 def crop_field(field: Tensor, crop: Crop, canvas: Canvas, cell: int = 1) -> Tensor:
-    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the crop's frame where there are several."""
+    """Return (1, …, h, w) of (h', w') or (B, …, h', w'): of the crop's frame if there are several."""
     if field.dim() == 2:
         field = field[None]
     frame = min(crop.frame, len(field) - 1)
@@ -75,7 +75,7 @@ def crop_fields(field: Tensor, crops: Sequence[Crop], canvas: Canvas, cell: int 
 
 
 def crop_hints(hint: Tensor, crops: Sequence[Crop], canvas: Canvas) -> Tensor:
-    """Return a hint (B, C, H, W) for each crop; of one with another shape the middle counts, as in the host."""
+    """Return a hint (B, C, H, W) for each crop; of one with another shape the middle is used, as in the host."""
     return crop_fields(fit_aspect(hint, canvas.size), crops, canvas)
 
 

@@ -1,4 +1,4 @@
-"""What differs between versions of ComfyUI: every `getattr` and `inspect.signature` on the host, each beside its version."""
+"""Differences between versions of ComfyUI: every `getattr` and `inspect.signature` on the host, each with its version."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def executing_node() -> tuple[str | None, str | None]:
 
 
 def executing_prompt() -> dict[str, Any]:
-    """Return the nodes of the queued prompt that runs in this thread, by id; none in a script.
+    """Return the nodes of the queued prompt that runs in this thread, by id; empty in a script.
 
-    Other than the hidden input, it is there when a node is asked for its fingerprint.
+    Unlike the hidden input, it is available when a node computes its fingerprint.
     """
     prompt_id, _ = executing_node()
     queue = getattr(prompt_server(), "prompt_queue", None)
@@ -52,7 +52,7 @@ def original_module(model: Any) -> Any:
 
 
 def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
-    """Return the numbers of the pictures in a model call, where a long batch is sampled in windows; None is all of them.
+    """Return the numbers of the images in a model call, where a long batch is sampled in windows; None is all of them.
 
     `options` are those that a patch inside a layer was given: AnimateDiff-Evolved's parameters, or the host's own window.
     """
@@ -63,7 +63,7 @@ def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
 
 
 def chosen_attention(layer: Any) -> dict[str, Any]:
-    """Return by which keyword an attention layer asks for a kernel of its own, as a checkpoint may; empty where it does not."""
+    """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if it does not."""
     own = getattr(layer, "comfy_attention", None)  # new after 0.30
     return {} if own is None else {"preferred_attention": own}
 
@@ -81,31 +81,31 @@ def sibling_devices(first: torch.device) -> list[torch.device]:
 
 
 def new_patcher(network: nn.Module, device: torch.device) -> Any:
-    """Return a handle by which the host loads `network` to `device` and takes it away again."""
+    """Return a patcher with which the host loads `network` to `device` and unloads it."""
     patcher_class = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
     offload = comfy.model_management.unet_offload_device()
     return patcher_class(network, load_device=device, offload_device=offload)
 
 
 def load_whole(patcher: Any) -> None:
-    """Load all weights of a model. Some hosts leave a part behind, which networks without casting layers cannot fetch."""
+    """Load all weights of a model. Some hosts load only a part, and networks without casting layers cannot fetch the rest."""
     load = comfy.model_management.load_models_gpu
     whole = {"force_full_load": True} if "force_full_load" in inspect.signature(load).parameters else {}
     load([patcher], **whole)
 
 
 def sampler_function(sampler_name: str) -> Any | None:
-    """Return the function of a sampler; None for one that is built in another way."""
+    """Return the function of a sampler; None for one that has none."""
     return getattr(comfy.samplers.sampler_object(sampler_name), "sampler_function", None)
 
 
 def takes_noise_sampler(function: Any) -> bool:
-    """Return whether a sampler's function can be given its noise between steps."""
+    """Return whether a sampler's function accepts a noise sampler."""
     return function is not None and "noise_sampler" in inspect.signature(function).parameters
 
 
 def video_source(video: Any) -> str | io.BytesIO | None:
-    """Return the file behind a VIDEO, by its path or in memory; None for one whose frames are in memory."""
+    """Return the file of a VIDEO, as its path or in memory; None for one whose frames are in memory."""
     own = getattr(type(video), "get_stream_source", None)
     if own in (None, getattr(Input.Video, "get_stream_source", None)):
         return None  # the base class would encode the frames, and lose what H.264 loses
@@ -114,7 +114,7 @@ def video_source(video: Any) -> str | io.BytesIO | None:
 
 
 def trim_window(video: Any) -> tuple[float, float]:
-    """Return the part of a VIDEO's file that counts: start and duration in seconds, 0 for to the end."""
+    """Return the used part of a VIDEO's file: start and duration in seconds, 0 for the whole rest."""
     window = getattr(video, "get_active_trim_window", None)  # new after 0.16
     return window() if window else (0.0, 0.0)
 
@@ -125,17 +125,17 @@ def video_file(path: str) -> Any:
 
 
 def is_patcher(value: Any) -> bool:
-    """Return whether a value is a handle by which the host loads a model: of a UNet, a VAE, a CLIP."""
+    """Return whether a value is a ModelPatcher, of a UNet, a VAE or a CLIP."""
     return hasattr(value, "load_device") or hasattr(value, "patcher")
 
 
 def takes_batch_as_time(vae: Any) -> bool:
-    """Return whether a VAE encodes a batch of pictures as the frames of one video."""
+    """Return whether a VAE encodes a batch of images as the frames of one video."""
     return getattr(vae, "latent_dim", 2) == 3 and not getattr(vae, "not_video", False)
 
 
 def patch_side(model: Any) -> int:
-    """Return the latent pixels to the side of a transformer's token; 1 for a UNet."""
+    """Return the side of a transformer's token in latent pixels; 1 for a UNet."""
     network = model.get_model_object("diffusion_model")
     sizes = (getattr(network, name, None) for name in ("patch_size", "patch_spatial", "patch"))
     size = next((size for size in sizes if isinstance(size, (int, list, tuple))), 1)

@@ -1,7 +1,7 @@
-"""Conditioning that belongs to its crop: what lies somewhere in the picture is cut out with the segment.
+"""Conditioning for a crop: everything with a position in the image is cropped with the segment.
 
-Masks, ControlNet hints and the entries of spatial_entries.py cover the picture at any resolution. Areas and GLIGEN boxes count latent pixels
-of the picture that came in. Entries that have no place pass unchanged. The crop itself is passed on, for effects on the model that have masks.
+Masks, ControlNet hints and the entries of spatial_entries.py cover the image at any resolution. Areas and GLIGEN boxes count latent pixels
+of the image before upscaling. Entries without a position pass unchanged. The crop itself is passed on, for effects on the model that have masks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AnyArea = tuple[Any, ...]
 
 
 def effect_in(conditioning: Conditioning, crop: Crop, canvas: Canvas) -> tuple[Any, ...]:
-    """Return what differs between crops and cannot be put in one batch: equal values can."""
+    """Return the data that must be equal for crops in one batch."""
     return tuple(_effect(options, crop, canvas) for _, options in conditioning)
 
 
@@ -37,15 +37,15 @@ def crop_conditioning(
 ) -> list[Conditioning]:
     """Return each list (positive, negative, …) for a batch of crops with the same `effect_in`.
 
-    Entries without effect there are left out. Where none has any, all are kept without their places: a segment outside of
-    all regions still needs a text. `references` says which reference latents are cut: see reference_latents.py.
+    Entries without effect there are left out. If none has any, all are kept without their positions: a segment outside all
+    regions still needs a text. `references` selects the reference latents to crop: see reference_latents.py.
     """
     cropper = _Cropper(crops, canvas, references)
     return [cropper.crop(conditioning) for conditioning in conditionings]
 
 
 def controls_take_batches(conditioning: Conditioning) -> bool:
-    """Return whether no ControlNet encodes its hints with a VAE that takes several of them for one video."""
+    """Return whether no ControlNet encodes its hints with a VAE that treats several of them as one video."""
     controls = [options.get("control") for _, options in conditioning]
     while controls := [control for control in controls if control is not None]:
         if any(takes_batch_as_time(control.vae) for control in controls):
@@ -56,7 +56,7 @@ def controls_take_batches(conditioning: Conditioning) -> bool:
 
 @dataclass(frozen=True)
 class _Effect:
-    """What an entry's areas and boxes are in a crop."""
+    """The areas and boxes of an entry in a crop."""
 
     present: bool
     area: AnyArea | None
@@ -111,13 +111,13 @@ class _Cropper:
         return cut
 
     def _rows(self, text: Any) -> Any:
-        """Return the rows of a text (B, …) for these frames; one with a single row is for all."""
+        """Return the rows of a text (B, …) for these frames; a single row is used for all."""
         if not isinstance(text, Tensor) or len(text) < 2:
             return text
         return torch.stack([text[min(crop.frame, len(text) - 1)] for crop in self._crops])
 
     def _fields(self, value: Any, grid: Grid) -> Any:
-        """Return a tensor, or each of a list, for these crops; anything else as it is."""
+        """Return a tensor, or each of a list, for these crops; anything else is returned unchanged."""
         if isinstance(value, (list, tuple)):
             return [self._fields(each, grid) for each in value]
         if not isinstance(value, Tensor) or value.dim() < 4:
@@ -125,7 +125,7 @@ class _Cropper:
         return crop_fields(value, self._crops, self._canvas, self._canvas.cell_of(value, grid))
 
     def _control(self, control: Any) -> Any:
-        """Return a copy of a ControlNet and those before it with their hints cut."""
+        """Return a copy of a ControlNet and those before it with cropped hints."""
         if control is None:
             return None
         if id(control) not in self._controls:
@@ -149,7 +149,7 @@ class _Cropper:
 
 
 def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[AnyArea | None, bool]:
-    """Return an area in a crop's latent pixels, None where it is all of it; and whether there is any. A time stays."""
+    """Return an area in a crop's latent pixels, None if it is the whole crop; and whether there is any. A time stays."""
     if area is None:
         return area, True
     shares = area[0] == "percentage"
@@ -170,7 +170,7 @@ def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[AnyArea | None, boo
 
 
 def _with_time(numbers: Sequence[Any], cut: Area, box: Box, cell: int, shares: bool) -> AnyArea:
-    """Return an area of a video with the times of `numbers`, and the space of `cut`; as shares of the crop where it had shares."""
+    """Return an area of a video with the times of `numbers`, and the space of `cut`; as shares of the crop if it had shares."""
     sides = [side // cell for side in box.size] if shares else [1, 1]
     height, width, top, left = (number / side for number, side in zip(cut, sides * 2, strict=True))
     if shares:
@@ -188,13 +188,13 @@ def _crop_gligen(gligen: Any, box: Box, canvas: Canvas) -> list[tuple[int, Area]
 
 
 def _in_picture(area: Sequence[int], canvas: Canvas) -> Box:
-    """Return an area in latent pixels of the picture that came in as a box in the picture as it is now."""
+    """Convert an area in latent pixels of the image before upscaling to a box in the current image."""
     height, width, top, left = (int(side) * canvas.cell for side in area)
     return Box(top, left, top + height, left + width).scaled(canvas.given, canvas.size)
 
 
 def _in_latent(box: Box, cell: int) -> Area:
-    """Return the area in latent pixels that holds a box."""
+    """Return the area in latent pixels that contains a box."""
     latent = box.scaled((cell, cell), (1, 1))
     return (*latent.size, latent.top, latent.left)
 

@@ -1,9 +1,9 @@
-"""What other nodes put into a model and what lies over the picture there: cut to each segment, on a clone of the model.
+"""Patches of other nodes on a model that cover the image: cropped to each segment, on a clone of the model.
 
-A class is known by the file and the name that the host gives it. The host's own are in one of two tables, and a test that reads its
-source fails where one is in neither. A class of another pack that seems to hold something over the picture is reported.
+A class is identified by its file and name in the host. The host's own are in one of two tables, and a test that reads its
+source fails if one is in neither. A class of another pack that seems to cover the image is reported.
 
-What was encoded from a picture is dropped: the patch itself encodes the cut one again.
+Data encoded from an image is dropped: the patch itself encodes the cropped image again.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from .canvas import Canvas, crop_fields, crop_pictures
 from .compat import is_patcher
 
 _DEPTH = 5  # containers and objects inside each other that are looked into
-_ASPECT_TOLERANCE = 0.02  # relative; of masks and pictures that lie over the picture
+_ASPECT_TOLERANCE = 0.02  # relative; of masks and images that lie over the image
 
 
 @dataclass(frozen=True)
 class _Cutting:
-    """Cuts patches for crops that go together; what several hooks share is cut once and stays shared."""
+    """Crops patches for crops in one batch; an object shared by several hooks is cropped once and stays shared."""
 
     crops: Sequence[Crop]
     canvas: Canvas
     _done: dict[int, Any] = field(default_factory=dict[int, Any])
 
     def __call__(self, value: Any) -> Any:
-        """Return a cut copy of a patch, or the patch itself where it has no place."""
+        """Return a cropped copy of a patch, or the patch itself if it has no position."""
         if isinstance(value, types.MethodType):
             owner = self(value.__self__)
             return value if owner is value.__self__ else getattr(owner, value.__name__)
@@ -50,7 +50,7 @@ class _Cutting:
         return None if pictures is None else crop_pictures(pictures, self.crops, self.canvas)
 
     def masks(self, masks: Tensor | None, *, middle: bool = True) -> Tensor | None:
-        """Cut masks (B, …, H, W): of one with another shape the middle counts, or it is stretched."""
+        """Cut masks (B, …, H, W): of one with another shape the middle is used, or it is stretched."""
         if masks is None:
             return None
         fitted = fit_aspect(masks, self.canvas.size) if middle else masks
@@ -112,7 +112,7 @@ def _cut_supir(patch: Any, cut: _Cutting) -> Any:
 
 
 def _cut_supir_restore(function: Any, cut: _Cutting) -> Any:
-    """Return the function with another latent in its closure: it has no other place for it."""
+    """Return the function with another latent in its closure, which is its only place for it."""
     cells = {
         name: cell.cell_contents
         for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True)
@@ -132,7 +132,7 @@ def _cut_start(patch: Any, cut: _Cutting) -> Any:
 
 
 def _cut_speakers(patch: Any, cut: _Cutting) -> Any:
-    """Cut masks (speakers, tokens) that count squares of two latent pixels of the picture."""
+    """Cut masks (speakers, tokens) whose tokens are squares of two latent pixels of the image."""
     masks, cell = patch.ref_target_masks, 2 * cut.canvas.cell
     if masks is None:
         return patch
@@ -145,7 +145,7 @@ def _cut_speakers(patch: Any, cut: _Cutting) -> Any:
     return patch
 
 
-# The host's own classes and functions that lie over the picture, by file and name.
+# The host's own classes and functions that cover the image, by file and name.
 CUTTERS: Mapping[str, Cutter] = {
     "nodes_model_patch.DiffSynthCnetPatch": _cut_diffsynth,
     "nodes_model_patch.ZImageControlPatch": _cut_zimage,
@@ -171,7 +171,7 @@ _TAKES_BATCHES = frozenset(
     }
 )
 
-# The host's own that hold tensors without a place in the picture: a style, an audio, a repeating pattern.
+# The host's own that hold tensors without a place in the image: a style, an audio, a repeating pattern.
 PLACELESS = frozenset(
     {
         "nodes_model_patch.UsoStyleProjectorPatch",
@@ -183,7 +183,7 @@ PLACELESS = frozenset(
 
 
 def crop_patches(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Any:
-    """Return a clone of the model whose patches are cut to the crops; the model itself where none lies over the picture."""
+    """Return a clone of the model whose patches are cropped; the model itself if none covers the image."""
     if not any(name_of(patch) in CUTTERS for patch in patches_in(model)):
         return model
     cutting, clone = _Cutting(crops, canvas), model.clone()
@@ -194,14 +194,14 @@ def crop_patches(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Any:
 
 
 def takes_batches(model: Any) -> bool:
-    """Return whether several segments can go together under this model's patches."""
+    """Return whether several segments can be sampled together with this model's patches."""
     return all(
         name_of(patch) not in CUTTERS or name_of(patch) in _TAKES_BATCHES for patch in patches_in(model)
     )
 
 
 def patch_notices(model: Any, canvas: Canvas) -> list[str]:
-    """Return a text for each class of another pack in the model that seems to hold something over the picture."""
+    """Return a text for each class of another pack in the model that seems to cover the image."""
     own = __name__.removesuffix("host.crop_patches")
     unknown = {
         name_of(patch)
@@ -211,7 +211,8 @@ def patch_notices(model: Any, canvas: Canvas) -> list[str]:
         and _lies_over(patch, canvas)
     }
     return [
-        f"model: {name} holds a tensor that may lie over the picture; it is not known here, and each segment is given all of it."
+        f"model: {name} has a tensor that may cover the image. This class is not supported, so every segment "
+        "gets all of it."
         for name in sorted(unknown)
     ]
 
@@ -260,7 +261,7 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _lies_over(value: Any, canvas: Canvas) -> bool:
-    """Return whether a patch holds a tensor (B, C, …, h, w), or one (B, h, w) of the shape of the picture."""
+    """Return whether a patch has a tensor (B, C, …, h, w), or one (B, h, w) with the shape of the image."""
     shapes = {tuple(tensor.shape) for tensor in _tensors(value, _DEPTH, set())}
     return any(len(shape) > 3 or (len(shape) == 3 and _is_like(shape, canvas)) for shape in shapes)
 
@@ -273,7 +274,7 @@ def _is_like(shape: Sequence[int], canvas: Canvas) -> bool:
 
 
 def _tensors(value: Any, depth: int, seen: set[int]) -> Iterator[Tensor]:
-    """Yield the tensors that an object holds, but no weights of models."""
+    """Yield the tensors of an object, without weights of models."""
     if isinstance(value, Tensor):
         yield value
         return

@@ -1,6 +1,6 @@
-"""Which worker this is, of how many: read from the prompt that ComfyUI-Distributed gives to each of its machines.
+"""The number of this worker and of all workers, read from the prompt that ComfyUI-Distributed sends to each machine.
 
-In each machine's copy of a prompt its collector node holds the list of workers, and which of them this one is.
+In each machine's copy of a prompt, the collector node contains the list of workers and which of them this one is.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ COLLECTOR = "DistributedCollector"
 
 
 def worker_slice(*, master_works: bool) -> tuple[int, int]:
-    """Return (index, count) of the slice of the machine that runs the prompt; (0, 1) where it runs on one alone.
+    """Return (index, count) of the slice of the machine that runs the prompt; (0, 1) if there is only one machine.
 
-    The master's is the first, then come the workers in their order. Without `master_works` the workers are all there is.
+    The master is the first, followed by the workers in their order. Without `master_works` there are only the workers.
 
     Raises:
         ValueError: when this is a worker that the list does not have, or the master, which should not work.
@@ -36,7 +36,7 @@ def _place(inputs: Mapping[str, Any], workers: list[str], first: int) -> int:
     if not inputs.get("is_worker"):
         if first:
             return 0
-        hint = "Choose ComfyUI-Distributed in workers, or let the master only orchestrate."
+        hint = "Set workers to ComfyUI-Distributed, or let the master only orchestrate."
         raise bad_input("workers", "a master that only orchestrates", "a master that works", hint)
     name = str(inputs.get("worker_id"))
     if name not in workers:

@@ -1,9 +1,9 @@
-"""The command that installs what the face nodes need and changes nothing that is already there.
+"""The command that installs the packages of the face nodes and changes no installed package.
 
 insightface requires `onnxruntime` and `opencv-python` by these names. Their other builds (onnxruntime-gpu, -openvino, -directml;
-opencv-contrib-python, opencv-python-headless) fill the same folders under other names, so an ordinary installation would write over them.
-Where such a build is, or is to be, insightface is installed without its requirements, and the missing ones before it. Every package that
-pip might want newer is named with the version that is there: pip then finds versions that fit, or stops.
+opencv-contrib-python, opencv-python-headless) use the same folders under other names, so an ordinary installation would overwrite them.
+If such a build is or will be installed, insightface is installed without its requirements, after the missing ones. Every package that
+pip might update is pinned to its installed version: pip then finds versions that fit, or stops.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ CLOSURE = (  # what these packages require in turn
 
 
 def missing_modules() -> list[str]:
-    """Return the modules of MODULES that are not there, in that order."""
+    """Return the missing modules of MODULES, in that order."""
     return [module for module in MODULES if not has_module(module)]
 
 
 def install_command(missing: list[str], *, nvidia: bool) -> str:
-    """Return what to run so that the missing modules can be imported; one command, or two joined by "and then".
+    """Return the command to install the missing modules; one command, or two joined by "and then".
 
     Args:
         missing: from `missing_modules`, not empty.
@@ -52,14 +52,14 @@ def install_command(missing: list[str], *, nvidia: bool) -> str:
 
 
 def pip_install(*arguments: str) -> str:
-    """Return the command that installs into the Python that runs this; by uv where this Python has no pip."""
+    """Return the command that installs into the Python that runs this; with uv if this Python has no pip."""
     python = f'"{sys.executable}"' if " " in sys.executable else sys.executable
     start = f"{python} -m pip install" if has_module("pip") else f"uv pip install --python {python}"
     return " ".join([start, *arguments])
 
 
 def has_module(name: str) -> bool:
-    """Return whether a module of this name can be found; a namespace left behind by an uninstalled package is none."""
+    """Return whether a module of this name can be found; a leftover namespace of an uninstalled package does not count."""
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 
@@ -70,7 +70,7 @@ def installed(package: str) -> bool:
 
 
 def other_runtimes() -> list[str]:
-    """Return the builds of onnxruntime that are installed besides the one for the CPU and the one for NVIDIA."""
+    """Return the installed builds of onnxruntime other than those for the CPU and for NVIDIA."""
     names = {(found.name or "").lower() for found in importlib.metadata.distributions()}
     return sorted(
         name
@@ -80,7 +80,7 @@ def other_runtimes() -> list[str]:
 
 
 def _other_builds(missing: list[str], names: dict[str, str]) -> bool:
-    """Return whether onnxruntime or OpenCV is there, or is to be installed, under a name that insightface does not require."""
+    """Return whether onnxruntime or OpenCV is or will be installed under a name that insightface does not require."""
     return any(
         names[module] != MODULES[module] if module in missing else not installed(MODULES[module])
         for module in ("onnxruntime", "cv2")

@@ -1,6 +1,6 @@
-"""Load insightface's FaceAnalysis with antelopev2, which is taken from where it lies and never downloaded.
+"""Load insightface's FaceAnalysis with antelopev2 from a local folder; it is never downloaded.
 
-insightface downloads a model whose folder is missing, so it is only ever given a folder that holds the files.
+insightface downloads a model whose folder is missing, so it only gets a folder that contains the files.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DEPTH = 4  # of folders: the archive holds one of its own, so that models/antelo
 
 
 def list_model_folders() -> dict[str, Path]:
-    """Return the folders that hold antelopev2 by their names below an insightface folder, the shallow ones first."""
+    """Return the folders with antelopev2 by their names below an insightface folder, shallow ones first."""
     found: dict[str, Path] = {}
     for root in _roots():
         for depth in range(DEPTH):
@@ -32,10 +32,10 @@ def list_model_folders() -> dict[str, Path]:
 
 
 def load_analysis(provider: str, folder: str = AUTO) -> Any:
-    """Return insightface's FaceAnalysis, ready to detect and to recognise.
+    """Return insightface's FaceAnalysis, ready for detection and recognition.
 
     Raises:
-        ValueError: there is no insightface or no model, or the model does not load.
+        ValueError: when insightface or the model is missing, or the model does not load.
     """
     face_analysis = import_face_analysis()
     path = _model_folder(folder)
@@ -48,7 +48,7 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
             "folder",
             f"the networks of antelopev2 in {path}",
             f"files that do not load ({type(failure).__name__}: {failure})",
-            "Copy them there again.",
+            "Copy the files there again.",
         ) from failure
     report_fallback(provider, providers, session.get_providers())
     analysis.prepare(ctx_id=0, det_size=(640, 640))
@@ -56,17 +56,17 @@ def load_analysis(provider: str, folder: str = AUTO) -> Any:
 
 
 def _roots() -> list[Path]:
-    """Return the registered insightface folders and the usual one."""
+    """Return the registered insightface folders and the default one."""
     usual = str(Path(folder_paths.models_dir, "insightface"))
     registered, _ = folder_paths.folder_names_and_paths.get("insightface", ([], set()))
     return [Path(root) for root in dict.fromkeys([*registered, usual])]
 
 
 def _model_folder(folder: str) -> Path:
-    """Return where the model lies.
+    """Return the folder of the model.
 
     Raises:
-        ValueError: it lies nowhere.
+        ValueError: when it is in no folder.
     """
     found = list_model_folders()
     chosen = next(iter(found), folder) if folder == AUTO else folder
@@ -75,7 +75,7 @@ def _model_folder(folder: str) -> Path:
     places = " or ".join(str(root / "models" / "antelopev2") for root in _roots())
     raise bad_input(
         "folder",
-        f"{FILES[1]} and {FILES[0]} side by side",
+        f"{FILES[1]} and {FILES[0]} in one folder",
         f"no such folder ({folder})",
         f"Unpack antelopev2.zip from insightface's model zoo into {places}.",
     )

@@ -1,6 +1,6 @@
-"""The packages that face analysis needs: imported when a face node runs, and what to do where that fails.
+"""The packages for face analysis: imported when a face node runs, and what to do if that fails.
 
-onnxruntime and its build for NVIDIA, onnxruntime-gpu, fill one folder, and the one that was installed last is what imports.
+onnxruntime and its NVIDIA build, onnxruntime-gpu, use the same folder, and the one installed last is imported.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def import_face_analysis() -> Any:
     """Return insightface's class FaceAnalysis.
 
     Raises:
-        ValueError: it cannot be imported; the message has the command for this Python.
+        ValueError: when it cannot be imported; the message has the command for this Python.
     """
     try:
         from insightface.app import FaceAnalysis
@@ -39,14 +39,14 @@ def import_face_analysis() -> Any:
 
 
 def choose_providers(provider: str) -> list[str]:
-    """Return onnxruntime's names for the provider and then for the CPU; log where only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU; log if only the CPU is left."""
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
     names = [name for name in PROVIDERS[provider] if name in available][:1]
     if PROVIDERS[provider] and not names:
         log.warning(
-            "provider: expected %s, got an onnxruntime without it: the CPU does it.%s",
+            "provider: expected %s, got an onnxruntime without it. The CPU is used.%s",
             provider,
             _cuda_remedy() if provider == "CUDA" else "",
         )
@@ -54,9 +54,9 @@ def choose_providers(provider: str) -> list[str]:
 
 
 def report_fallback(provider: str, wanted: list[str], got: list[str]) -> None:
-    """Log where a provider that onnxruntime has could not be started."""
+    """Log if a provider of onnxruntime could not be started."""
     if not set(wanted) <= set(got):
-        log.warning("provider: expected %s, got libraries that do not fit: the CPU does it.", provider)
+        log.warning("provider: expected %s, got libraries that do not fit. The CPU is used.", provider)
 
 
 def _remedy(failure: ImportError) -> ValueError:
@@ -69,7 +69,7 @@ def _remedy(failure: ImportError) -> ValueError:
     package = (packages_distributions().get(module) or [MODULES[module]])[0]  # one of its builds
     got = f"an error in {package} ({reason})"
     if "shared object" in str(reason):  # of the system, such as libGL.so.1
-        hint = "Install the library that it names with the system's package manager and restart ComfyUI."
+        hint = "Install the library named in the error with the system's package manager and restart ComfyUI."
     else:
         again = pip_install("--force-reinstall", "--no-deps", package)
         hint = f"Run {again} and restart ComfyUI."
@@ -77,7 +77,7 @@ def _remedy(failure: ImportError) -> ValueError:
 
 
 def _broken() -> tuple[str, ImportError] | None:
-    """Return the first package that insightface needs and that is there but does not import, and why."""
+    """Return the first installed package of insightface's requirements that cannot be imported, and why."""
     for module in list(MODULES)[1:]:
         try:
             importlib.import_module(module)
@@ -87,7 +87,7 @@ def _broken() -> tuple[str, ImportError] | None:
 
 
 def _cuda_remedy() -> str:
-    """Return what makes the build for NVIDIA the one that imports, unless another build was chosen."""
+    """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
         return f" {' and '.join(others)} lies in the folder of {GPU_BUILD}; one of them can be there."
     return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"

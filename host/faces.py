@@ -27,12 +27,12 @@ RECOGNITION_FILE = "glintr100.onnx"  # of antelopev2, which InstantID was traine
 
 
 def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list[list[Face]]:
-    """Return the faces in each picture of an IMAGE (B, H, W, C), the largest first.
+    """Return the faces in each image of an IMAGE (B, H, W, C), the largest first.
 
-    `socket` is the one that `analysis` came through.
+    `socket` is the input of `analysis`, for messages.
 
     Raises:
-        ValueError: it is no FaceAnalysis, or there are no pictures.
+        ValueError: when `analysis` is not a FaceAnalysis, or there are no images.
     """
     _check_analysis(analysis, socket)
     check_pixels(image)
@@ -48,25 +48,25 @@ def faces_in(analysis: Any, image: Tensor, socket: str = "faceanalysis") -> list
 def choose_faces(
     found: Sequence[list[Face]], size: Size, which_face: str, face_index: int, on_no_face: str, otherwise: str
 ) -> list[list[Face]]:
-    """Return the faces that are asked for in each picture of `size` (height, width): one, none, or all.
+    """Return the chosen faces in each image of `size` (height, width): one, none, or all.
 
-    The log names the pictures that have none, and `otherwise`: what happens there.
+    The log names the images without one, and `otherwise`: what happens with them.
 
     Raises:
-        ValueError: a picture has none, and `on_no_face` is ERROR.
+        ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     chosen = [_chosen(faces, size, which_face, face_index) for faces in found]
     missing = [
-        f"picture {number} of {len(found)} ({len(faces)} found)"
+        f"image {number} of {len(found)} ({len(faces)} found)"
         for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)
         if not taken
     ]
     if missing:
-        expected, got = "the face that is asked for", f"none in {', '.join(missing)}"
+        expected, got = "the chosen face", f"none in {', '.join(missing)}"
         if on_no_face == ERROR:
             hint = (
-                f"Looked for at {SIDES[0]} to {SIDES[-1]} pixels, then in a margin. "
-                f"Take another picture or face_index, or set on_no_face to {PASS_THROUGH}."
+                f"Searched at {SIDES[0]} to {SIDES[-1]} pixels, then with a margin. Use another image or "
+                f"face_index, or set on_no_face to {PASS_THROUGH}."
             )
             raise bad_input("image", expected, got, hint)
         log.warning("image: expected %s, got %s. %s", expected, got, otherwise)
@@ -93,10 +93,12 @@ def _check_analysis(analysis: Any, socket: str) -> None:
     if missing := [task for task in TASKS if task not in models]:
         raise _no_analysis(socket, f"networks for {' and '.join(TASKS)}", f"none for {' and '.join(missing)}")
     if not getattr(models[DETECTION], "use_kps", True):
-        raise _no_analysis(socket, "a detector that gives the five points of a face", "one for boxes only")
+        raise _no_analysis(
+            socket, "a detector that returns the five keypoints of a face", "one for boxes only"
+        )
     name = Path(str(getattr(models[RECOGNITION], "model_file", RECOGNITION_FILE))).name
     if name != RECOGNITION_FILE:
-        text = "%s: expected %s of antelopev2, got %s: InstantID will make somebody else."
+        text = "%s: expected %s of antelopev2, got %s. InstantID will draw another person."
         log_once(text, socket, RECOGNITION_FILE, name, level=WARNING)
 
 

@@ -7,14 +7,14 @@ from torch import Tensor
 from ..errors import bad_input
 
 
-def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "pictures") -> None:
-    """Check that pictures (B, H, W, C), or masks (F, H, W), hold a pixel.
+def check_pixels(tensor: Tensor, dimensions: int = 4, socket: str = "image", kind: str = "images") -> None:
+    """Check that images (B, H, W, C), or masks (F, H, W), have at least one pixel.
 
     Raises:
-        ValueError: there is none, or the tensor has other dimensions.
+        ValueError: when it has no pixel or another number of dimensions.
     """
     if tensor.dim() != dimensions or not tensor.numel():
         shape = "x".join(str(length) for length in tensor.shape)
         raise bad_input(
-            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node before."
+            socket, f"{kind} of at least 1x1 pixels", f"a tensor of {shape}", "Check the node that made it."
         )

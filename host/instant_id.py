@@ -24,16 +24,16 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class InstantIDModel:
-    """An InstantID on the INSTANTID socket. Its weights wait in main memory; the host fetches each layer's when it runs.
+    """An InstantID model on the INSTANTID socket. Its weights stay in main memory; the host loads each layer's when it runs.
 
-    The nodes of the original pack take it too: the last three members are what they ask for.
+    The nodes of the original pack accept it too: they use the last three members.
     """
 
     network: InstantID
 
     @torch.inference_mode()
     def tokens(self, embeddings: Tensor) -> Tensor:
-        """Return the tokens (R, T, D) of R references (R, 512), on the device that computes."""
+        """Return the tokens (R, T, D) of R references (R, 512), on the compute device."""
         return self.network.tokens(embeddings.to(comfy.model_management.get_torch_device(), torch.float32))
 
     @torch.inference_mode()
@@ -42,11 +42,11 @@ class InstantIDModel:
         return self.network.project(tokens.to(comfy.model_management.get_torch_device(), torch.float32))
 
     def to(self, *_: Any, **__: Any) -> InstantIDModel:
-        """Stay: where the weights are is the host's affair."""
+        """Return itself: the host decides where the weights are."""
         return self
 
     def get_image_embeds(self, positive: Tensor, negative: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the tokens (R, T, D) of references (R, 1, 512) and of what stands for none."""
+        """Return the tokens (R, T, D) of references (R, 1, 512) and of the empty face."""
         read = self.network.image_proj
         return read(positive), read(negative)
 
@@ -75,10 +75,10 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
 
     Args:
         state: weights by their flat names.
-        socket, expected, got: of the message for weights that do not fit; see `bad_input`.
+        socket, expected, got: parts of the message for weights that do not fit; see `bad_input`.
 
     Raises:
-        ValueError: a weight is missing or has another shape, or the faces are not those of antelopev2.
+        ValueError: when a weight is missing or has another shape, or the face embeddings are not those of antelopev2.
     """
 
     def refused(why: str, hint: str = REMEDY) -> ValueError:
@@ -89,7 +89,7 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
     except KeyError as error:
         raise refused(f"without {error.args[0]}") from None
     if shape.embedding != EMBEDDING:
-        why = f"for faces of {shape.embedding} numbers instead of {EMBEDDING}"
+        why = f"for face embeddings of {shape.embedding} values instead of {EMBEDDING}"
         raise refused(why, f"An IP-Adapter is not an InstantID. {REMEDY}")
     with torch.device("meta"):
         shapes = {name: value.shape for name, value in InstantID(shape, widths, attend).state_dict().items()}
@@ -98,20 +98,20 @@ def build_instant_id(state: State, socket: str, expected: str, got: str) -> Inst
     wrong = [name for name, shape in shapes.items() if name not in state or state[name].shape != shape]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise refused(f"whose {', '.join(wrong[:3])}{more} is missing or of another shape")
+        raise refused(f"in which {', '.join(wrong[:3])}{more} is missing or has another shape")
     network.load_state_dict({name: state[name] for name in shapes}, assign=True)
     return InstantIDModel(network.requires_grad_(False))
 
 
 def as_instant_id(value: Any) -> InstantIDModel:
-    """Return what is on an INSTANTID socket as our model: our own, or that of the original pack's loader.
+    """Convert a value of an INSTANTID socket to our model: our own, or that of the original pack's loader.
 
     Raises:
-        ValueError: it is neither, or its weights are not those of an InstantID.
+        ValueError: when it is neither, or has other weights than an InstantID model.
     """
     if isinstance(value, InstantIDModel):
         return value
-    expected = "a model of an InstantID loader"
+    expected = "a model from an InstantID loader"
     if isinstance(value, Mapping):  # the original loader's value in its first versions
         return build_instant_id(dict(flat_weights(value)), "instantid", expected, "one")
     if hasattr(value, "image_proj_model") and hasattr(value, "ip_layers"):

@@ -1,4 +1,4 @@
-"""From pictures of a person to what InstantID needs: tokens, keys and values, and a picture of keypoints."""
+"""From images of a person to InstantID's inputs: tokens, keys and values, and an image of keypoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .instant_id import InstantIDModel
 from .log import log
 
 DARK = 0.1  # of a pixel's brightest channel
-MOST_DRAWN = 0.5  # share of a picture that keypoints and the lines between them may cover
+MOST_DRAWN = 0.5  # share of an image that keypoints and the lines between them may cover
 
 Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, D) each
 
@@ -28,18 +28,20 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
 ) -> list[Face | None]:
-    """Return the chosen face of each reference picture (F, H, W, C), None where there is no such face.
+    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face.
 
     Raises:
-        ValueError: a picture has none and `on_no_face` is ERROR.
+        ValueError: when an image has no such face and `on_no_face` is ERROR.
     """
     found = faces_in(analysis, image, "insightface")
-    chosen = choose_faces(
-        found, _size(image), which_face, face_index, on_no_face, "InstantID leaves them out."
-    )
+    chosen = choose_faces(found, _size(image), which_face, face_index, on_no_face, "InstantID skips them.")
     most = max(len(faces) for faces in found)
     if most > 1 and which_face == WHICH[0]:
-        log.info("InstantID: a reference shows %d faces, the largest is taken; which_face chooses.", most)
+        log.info(
+            "InstantID: a reference image shows %d faces; the largest is used. Set which_face to "
+            "choose another.",
+            most,
+        )
     return [faces[0] if faces else None for faces in chosen]
 
 
@@ -50,7 +52,7 @@ def _size(image: Tensor) -> Size:
 def face_tokens(
     instantid: InstantIDModel, faces: Sequence[Face | None], combine: str, noise: float
 ) -> Tokens:
-    """Return the tokens of one person by the faces that are there, at least one."""
+    """Return the tokens of one person from the detected faces, of which there is at least one."""
     embeddings = torch.stack([torch.as_tensor(face.embedding).float() for face in faces if face is not None])
     embeddings = combine_embeddings(embeddings, combine)
     place = comfy.model_management.intermediate_device()
@@ -67,14 +69,14 @@ def tokens_of(face_embeds: Any) -> Tokens:
     """Return the tokens in FACE_EMBEDS.
 
     Raises:
-        ValueError: they are something else.
+        ValueError: when they are not FACE_EMBEDS.
     """
     try:
         return face_embeds["cond"], face_embeds["uncond"]
     except (TypeError, KeyError):
         got = type(face_embeds).__name__
         raise bad_input(
-            "face_embeds", "those of an InstantID node", got, "Connect InstantID Attention."
+            "face_embeds", "FACE_EMBEDS of an InstantID node", got, "Connect InstantID Attention."
         ) from None
 
 
@@ -86,21 +88,21 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a text where keypoints (F, H, W, 3) are no drawn ones, which are black around the face; else none.
+    """Return a notice if keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
 
-    A bypassed Face Keypoints hands on the photograph in their place, one that finds no face black pictures.
+    A bypassed Face Keypoints passes the photograph through, and one that finds no face returns black images.
     """
     bright = (keypoints[..., :3].amax(dim=-1) > DARK).float().mean()
     if 0 < bright <= MOST_DRAWN:
         return []
     if bright:
         got, hint = (
-            "another picture: the ControlNet follows that",
-            "Connect Face Keypoints, and do not bypass it.",
+            "another image, which the ControlNet would follow",
+            "Connect Face Keypoints and do not bypass it.",
         )
     else:
-        got, hint = "black: the ControlNet has no pose to follow", "Choose a picture that shows a face."
-    return [f"image_kps: expected drawn keypoints on black, got {got}. {hint}"]
+        got, hint = "black, which has no pose to follow", "Choose an image that shows a face."
+    return [f"image_kps: expected keypoints on black, got {got}. {hint}"]
 
 
 def keypoints_for(
@@ -108,8 +110,8 @@ def keypoints_for(
 ) -> Tensor:
     """Return the keypoints (F, H, W, 3) that the ControlNet follows.
 
-    They are those of the largest face of each `image_kps`; where none of these shows a face, they are taken for drawn
-    keypoints. Without `image_kps` they are those of the first reference that has a face.
+    They are those of the largest face of each `image_kps`; if none of these shows a face, they are treated as drawn
+    keypoints. Without `image_kps` they are those of the first reference with a face.
     """
     if image_kps is None:
         first = next(face for face in faces if face is not None)

@@ -1,4 +1,4 @@
-"""The files of InstantID models: where they lie, and how they are read without running anything in them."""
+"""The files of InstantID models: their folders, and reading them without running code in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SUFFIXES = ".bin", ".safetensors"
 
 
 def offer_instant_id_folder() -> None:
-    """Let the loader list `models/instantid`, beside folders that others have registered for it."""
+    """Let the loader list `models/instantid`, in addition to folders that others registered for it."""
     own = Path(folder_paths.models_dir) / FOLDER
     folders, _ = folder_paths.folder_names_and_paths.setdefault(FOLDER, ([], set(SUFFIXES)))
     if str(own) not in folders:
@@ -26,7 +26,7 @@ def offer_instant_id_folder() -> None:
 
 
 def instant_id_files() -> list[str]:
-    """Return the names of the model files; none where the folder is not there."""
+    """Return the names of the model files; empty if the folder is missing."""
     if FOLDER not in folder_paths.folder_names_and_paths:
         return []
     return [name for name in folder_paths.get_filename_list(FOLDER) if name.lower().endswith(SUFFIXES)]
@@ -36,17 +36,17 @@ def load_instant_id(name: str) -> InstantIDModel:
     """Load a file of the folder.
 
     Raises:
-        ValueError: the file is damaged, holds code, or its weights are not those of an InstantID.
+        ValueError: when the file is damaged, contains code, or has other weights than an InstantID model.
     """
     path = folder_paths.get_full_path_or_raise(FOLDER, name)
     return build_instant_id(read_weights(path, name), SOCKET, "an InstantID model", name)
 
 
 def read_weights(path: str, name: str) -> State:
-    """Return the weights of a file under their flat names; nothing in it is run.
+    """Return the weights of a file under their flat names; no code in it is run.
 
     Raises:
-        ValueError: the file cannot be read, or holds more than weights.
+        ValueError: when the file cannot be read, or contains more than weights.
     """
     try:
         state: Any = comfy.utils.load_torch_file(path, safe_load=True)
@@ -54,11 +54,11 @@ def read_weights(path: str, name: str) -> State:
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error) and "global" not in str(error):
             raise _damaged(name) from None
-        got = f"{name}, which asks for code to be run"
-        raise bad_input(SOCKET, "weights alone", got, f"Delete it. {REMEDY}") from None
+        got = f"{name}, which would run code"
+        raise bad_input(SOCKET, "a file of weights only", got, f"Delete it. {REMEDY}") from None
     except Exception as error:
         raise _damaged(name) from error
 
 
 def _damaged(name: str) -> ValueError:
-    return bad_input(SOCKET, "a whole file of weights", f"{name}, which cannot be read to its end", REMEDY)
+    return bad_input(SOCKET, "a complete file of weights", f"{name}, which is damaged or incomplete", REMEDY)

@@ -1,4 +1,4 @@
-"""The host's way of computing a layer: its attention, its casting of weights, its dtype."""
+"""How the host computes a layer: its attention, its casting of weights, its dtype."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 def with_cast_weights(
     layer: Any, features: Tensor, convolve: Callable[[Tensor, Tensor, Tensor | None], Tensor]
 ) -> Tensor:
-    """Return `convolve(features, weight, bias)` with the layer's weights as it would use them itself.
+    """Return `convolve(features, weight, bias)` with the layer's weights as the layer itself would use them.
 
-    They may lie on another device, in another type, or wait for a LoRA: the host's own casting fetches them. A layer that
-    brings a casting of its own (a quantised one) is asked first.
+    They may be on another device, have another dtype, or need a LoRA: the host's own casting loads them. A layer with its
+    own casting (a quantised one) is used first.
     """
     if hasattr(layer, "cast_bias_weight"):
         return convolve(features, *layer.cast_bias_weight(features))
@@ -39,7 +39,7 @@ def attend(
     """Return the attention (B, N, D) that the host has chosen for this machine, as its own layers call it.
 
     Args:
-        options: those that a patch inside a layer was given; a replacement of the host's attention is found in them.
+        options: the options of a patch inside a layer, which may contain a replacement of the host's attention.
         kernel: `chosen_attention` of that layer.
     """
     options = {} if options is None else options
@@ -50,5 +50,5 @@ def attend(
 
 
 def compute_dtype(model: BaseModel) -> torch.dtype:
-    """Return the type of numbers that the model's layers work on, whatever type its weights are kept in."""
+    """Return the dtype in which the model's layers compute, whatever the dtype of its weights is."""
     return model.get_dtype_inference()

@@ -1,4 +1,4 @@
-"""The pack's one logger, and lines that appear once in a queued prompt instead of once in a step or a process."""
+"""The pack's logger, and lines that appear once per queued prompt instead of once per step or process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _logged: dict[str | None, set[tuple[object, ...]]] = {}  # by queued prompt; onl
 def log_once(text: str, *arguments: object, level: int = logging.INFO) -> None:
     """Log a line unless this node has logged it in this queued prompt already.
 
-    Outside of a queued prompt (a script, a test) it is once in a sampling run: see `forget_lines`.
+    Outside a queued prompt (a script, a test) it appears once per sampling run: see `forget_lines`.
     """
     prompt, node = executing_node()
     if prompt not in _logged:
@@ -26,5 +26,5 @@ def log_once(text: str, *arguments: object, level: int = logging.INFO) -> None:
 
 
 def forget_lines() -> None:
-    """Let lines appear again outside of a queued prompt: called when a sampling run begins."""
+    """Allow lines to appear again outside a queued prompt: called when a sampling run begins."""
     _logged.pop(None, None)

@@ -1,7 +1,7 @@
-"""What was measured of upscale models, cached in the user's folder so that each is measured once on a device.
+"""Measurements of upscale models, cached in the user's folder so that each model is measured once per device.
 
-An entry of the file is sealed: a hash of its values lies beside them. What does not match it (edited, truncated, of
-another format) is measured again, so the values that are read can be trusted.
+Each entry of the file has a hash of its values. An entry that does not match it (edited, truncated, of another format) is
+measured again, so the values can be trusted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMAT = 3  # of the entries; what has another format is measured again
 
 
 class MeasuredModel(dict[str, Any]):
-    """What was measured of one model on one device; what is put in goes to the file at once."""
+    """The measurements of one model on one device; new values are written to the file at once."""
 
     def __init__(self, model: Descriptor, device: torch.device) -> None:
         self._file = Path(folder_paths.get_user_directory()) / "megapixel" / "upscale_models.json"
@@ -38,10 +38,10 @@ class MeasuredModel(dict[str, Any]):
             fresh.write_text(json.dumps(entries, indent=1), encoding="utf-8")
             fresh.replace(self._file)
         except OSError as error:
-            log.debug("Could not cache what was measured in %s: %s", self._file, error)
+            log.debug("Could not cache the measurements in %s: %s", self._file, error)
 
     def _read(self) -> dict[str, Any]:
-        """Return the entry of every model that matches its seal; none where the file is missing or damaged."""
+        """Return every entry that matches its hash; empty if the file is missing or damaged."""
         try:
             entries = json.loads(self._file.read_text(encoding="utf-8")).items()
             return {
@@ -59,7 +59,7 @@ def _sealed(values: Any) -> dict[str, Any]:
 
 
 def fingerprint(model: Descriptor) -> str:
-    """Return a name for a model's architecture and weights: from every tensor its name, shape, and first and last values."""
+    """Return a name for a model's architecture and weights: from the name, shape, and first and last values of every tensor."""
     digest = hashlib.sha256()
     for name, weights in model.model.state_dict().items():
         ends = torch.cat([weights.flatten()[:16], weights.flatten()[-16:]]).float().cpu()

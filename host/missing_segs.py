@@ -1,4 +1,4 @@
-"""What becomes of the segments of workers whose results did not arrive."""
+"""Handling of segments whose workers' results are missing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ REFINE, STOP, LEAVE = POLICIES = ("refine", "stop", "leave")
 
 @dataclass(frozen=True)
 class MissingSegs:
-    """SEGS that nobody refined, and the texts about them for the node, which are logged."""
+    """SEGS that no worker refined, and the logged texts about them for the node."""
 
     segs: SEGS
     texts: list[str]
@@ -27,23 +27,31 @@ def missing_segs(missing: Missing, segs: Any, policy: str) -> MissingSegs:
     """Return the missing ones of `segs`, all segments of all workers; `policy` is one of POLICIES.
 
     Raises:
-        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other ones.
+        ValueError: when some are missing, and the run should stop or `segs` is not connected; when `segs` are other segments.
     """
     found: SEGS = NOTHING
     if segs is not None:
         size, segments = read_shape(segs)
         whole = whole_of(segments)
         if len(whole) != missing.total:
-            hint = "Connect what goes to Slice SEGS."
+            hint = "Connect the segments that go to Slice SEGS."
             raise bad_input("segs", f"the {missing.total} segments of the workers", len(whole), hint)
         found = size, Slice(whole, missing.numbers)
     if not missing.numbers:
         return MissingSegs(found, [])
     slices = ", ".join(map(str, missing.slices))
-    what = f"slice {slices} of 0 to {missing.count - 1} did not arrive: {len(missing.numbers)} of {missing.total} segments are not refined"
+    what = (
+        f"slice {slices} of 0 to {missing.count - 1} is missing: {len(missing.numbers)} of "
+        f"{missing.total} segments are not refined"
+    )
     if policy == STOP or (policy == REFINE and segs is None):
-        hint = "Look at the log of that worker, and whether it takes part. To go on: connect segs and refine the output missing, or set on_missing to leave."
-        raise bad_input("results", f"all of {missing.count} slices", f"less: {what}", hint)
-    text = f"results: {what}. " + ("They are in missing." if policy == REFINE else "They stay as they were.")
+        hint = (
+            "Check the log of that worker and whether it is enabled. To continue: connect segs and "
+            "refine the output missing, or set on_missing to leave."
+        )
+        raise bad_input("results", f"all {missing.count} slices", f"fewer: {what}", hint)
+    text = f"results: {what}. " + (
+        "They are in the output missing." if policy == REFINE else ("They stay unrefined.")
+    )
     log.log(WARNING, text)
     return MissingSegs(found, [text])

@@ -1,4 +1,4 @@
-"""A node that changes nothing, or less than was asked for, reports it: one line in the log, and the same text at the node."""
+"""Notices of nodes that change nothing, or less than requested: one line in the log, and the same text at the node."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def logged(texts: Sequence[str]) -> Sequence[str]:
 
 
 def with_notices(texts: Sequence[str], *outputs: Any) -> io.NodeOutput:
-    """Return the outputs of a node with texts to show at it; without a text as any other."""
+    """Return the outputs of a node with texts to show at it; without a text like any other node."""
     if not texts:
         return io.NodeOutput(*outputs)
     return io.NodeOutput(*outputs, ui=ui.PreviewText("\n".join(texts)))
@@ -43,7 +43,7 @@ def pictures_with_notices(texts: Sequence[str], images: Any, node: Any) -> io.No
 
 
 def patched_model(label: str, model: Any, why_idle: str | None) -> io.NodeOutput:
-    """Return the patched model of an effect, with a notice where its settings do nothing at any size."""
+    """Return the patched model of an effect, with a notice if its settings do nothing at any size."""
     if why_idle is None:
         return io.NodeOutput(model)
     return nothing_to_do(f"{label}: nothing to do, {why_idle}.", model)

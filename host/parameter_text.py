@@ -1,4 +1,4 @@
-"""The text of older workflows: `key: value` lines that replace a node's inputs, checked like them."""
+"""The text of older workflows: `key: value` lines that override a node's inputs and are checked like them."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def read_parameters(
     unused: Mapping[str, Rule] | None = None,
     nullable: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return what `text` sets, by input, in the form in which the inputs themselves would give it.
+    """Return the values that `text` sets, by input, in the form of the inputs' own values.
 
     Args:
         text: YAML, so JSON too: one mapping, or nothing.
         sockets: the node's inputs. Numbers, choices, switches and lists of blocks may be set.
-        unused: keys that older workflows have and that change nothing here.
-        nullable: inputs for which null means their default.
+        unused: keys of older workflows that have no effect here.
+        nullable: inputs for which null sets their default.
 
     Raises:
-        ValueError: no mapping, an unknown key, or a value that the input would not take.
+        ValueError: when the text is not a mapping, a key is unknown, or a value is invalid for its input.
     """
     valid = {socket.id: socket for socket in sockets if isinstance(socket, SETTABLE) and socket.id != SOCKET}
     rules = {name: _rule(socket) for name, socket in valid.items()} | dict(unused or {})
@@ -86,7 +86,7 @@ def _unknown(key: object, valid: Collection[str]) -> ValueError:
 
 
 def _rule(socket: Any) -> Rule:
-    """Return what a socket takes."""
+    """Return the rule for a socket's values."""
     if isinstance(socket, io.Boolean.Input):
         return SWITCH
     if isinstance(socket, io.Combo.Input):

@@ -1,4 +1,4 @@
-"""The host's progress bar, and the live preview of a picture that fills part by part: dark where it is still to come."""
+"""The host's progress bar, and the live preview of an image that fills part by part: dark where it is not finished."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PREVIEW_SECONDS = 0.3  # between two previews
 class PreviewBar:
     """A progress bar of `total` steps with a live preview of the one of `pictures` (F, C, H, W) that is being filled.
 
-    A preview is sent where something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns what
-    will be filled of a picture; without it that is all.
+    A preview is sent if something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns the boxes of an
+    image that will be filled; without it, the whole image.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class PreviewBar:
         return time.monotonic() >= self._sent + PREVIEW_SECONDS
 
     def put(self, number: int, part: Tensor, box: Box, size: Size) -> None:
-        """Show `part` (C, h, w) in a box of picture `number` at `size`, with the next preview."""
+        """Show `part` (C, h, w) in a box of image `number` at `size`, with the next preview."""
         if self._preview is None or self._number != number:
             boxes = self._to_come(number) if self._to_come else None
             self._number, self._preview = number, LivePreview(self._pictures[number], boxes)
@@ -52,7 +52,7 @@ class PreviewBar:
         self._is_new = True
 
     def update(self, step: int) -> None:
-        """Set the bar to `step`, and send the preview where it is due."""
+        """Set the bar to `step`, and send the preview if it is due."""
         step, preview = min(step, self._total), None
         if self._preview is not None and self._is_new and (self.is_due or step == self._total):
             self._is_new, self._sent = False, time.monotonic()
@@ -61,9 +61,9 @@ class PreviewBar:
 
 
 class LivePreview:
-    """A small copy of a picture (C, H, W), dark in the boxes `to_come`, in which parts are put as they come.
+    """A small copy of an image (C, H, W), dark in the boxes `to_come`, which are filled with finished parts.
 
-    Without `to_come` all of it is dark at first.
+    Without `to_come`, all of it is dark at first.
     """
 
     def __init__(self, picture: Tensor, to_come: Sequence[Box] | None = None) -> None:
@@ -80,7 +80,7 @@ class LivePreview:
         self._pixels = rgb(picture[:, rows][:, :, columns], 0).float().cpu() * light
 
     def put(self, part: Tensor, box: Box, size: Size) -> None:
-        """Show `part` (C, h, w) in a box of the picture at `size`."""
+        """Show `part` (C, h, w) in a box of the image at `size`."""
         rows, columns = self._part(box, size)
         shown = rgb(part, 0).float().cpu()[None]
         place = self._pixels[:, rows, columns]
@@ -91,6 +91,6 @@ class LivePreview:
         return inside.rows, inside.columns
 
     def image(self) -> Image.Image:
-        """Return what is there so far."""
+        """Return the current preview."""
         pixels = (self._pixels.clamp(0, 1) * 255).round().to(torch.uint8)
         return Image.fromarray(np.ascontiguousarray(pixels.movedim(0, -1).numpy()))

@@ -1,6 +1,6 @@
-"""Reference latents: pictures that an edit model is shown beside what it samples (Kontext, Flux.2, Qwen-Image-Edit).
+"""Reference latents: images that an edit model sees in addition to the sampled one (Kontext, Flux.2, Qwen-Image-Edit).
 
-A reference that is the picture itself is cut with the segment, like a hint. One of another picture, a person or a style, stays whole.
+A reference that is the image itself is cropped with the segment, like a hint. One of another image, a person or a style, stays whole.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .canvas import Canvas, crop_fields, crop_pictures
 AUTO, CUT, WHOLE = "auto", "cut", "whole"
 CHOICES = (AUTO, CUT, WHOLE)
 
-# Of lists of (B, C, h, w), (B, C, T, h, w), or of pictures (B, H, W, C).
+# Of lists of (B, C, h, w), (B, C, T, h, w), or of images (B, H, W, C).
 NAMES = ("reference_latents", "context_latents")
 
 _MOST_COLOURS = 4
 
 
 def crop_references(references: Any, crops: Sequence[Crop], canvas: Canvas, choice: str) -> Any:
-    """Return a list of references, those that are cut as (crops, …, h, w); anything else as it is."""
+    """Return a list of references, cropped ones as (crops, …, h, w); anything else unchanged."""
     if not isinstance(references, (list, tuple)):
         return references
     return [
@@ -33,7 +33,7 @@ def crop_references(references: Any, crops: Sequence[Crop], canvas: Canvas, choi
 
 
 def is_cut(reference: Any, canvas: Canvas, choice: str) -> bool:
-    """Return whether a reference is cut: `auto` cuts what has the size of the picture, as it is now or as it came in."""
+    """Return whether a reference is cropped: `auto` crops those with the size of the image, now or before upscaling."""
     if not isinstance(reference, Tensor) or reference.dim() < 4 or choice == WHOLE:
         return False
     if choice == CUT:
@@ -44,7 +44,7 @@ def is_cut(reference: Any, canvas: Canvas, choice: str) -> bool:
 
 
 def reference_notices(conditionings: Sequence[Any], canvas: Canvas, choice: str) -> list[str]:
-    """Return a text for each reference of positive and negative: whether it is cut, and why."""
+    """Return a text for each reference of positive and negative: whether it is cropped, and why."""
     texts: dict[str, None] = {}  # positive and negative mostly share theirs
     for conditioning in conditionings:
         for number, reference in enumerate(_references(conditioning), start=1):
@@ -65,11 +65,14 @@ def _notice(number: int, reference: Tensor, canvas: Canvas, choice: str) -> str:
     height, width = _pixels(reference, canvas)
     start = f"reference_latents: reference {number} ({width}x{height} pixels)"
     if is_cut(reference, canvas, choice):
-        why = "it is chosen" if choice == CUT else "it has the size of the picture"
-        return f"{start} is cut to each segment: {why}."
+        why = "reference_latents is set to cut" if choice == CUT else "it has the size of the image"
+        return f"{start} is cropped to each segment: {why}."
     if choice == WHOLE:
-        return f"{start} is shown whole to each segment: it is chosen."
-    return f"{start} is shown whole to each segment: the picture has another size. Choose cut if it shows the same."
+        return f"{start} is given whole to each segment: reference_latents is set to whole."
+    return (
+        f"{start} is given whole to each segment: the image has another size. Set reference_latents to "
+        "cut if it shows the same image."
+    )
 
 
 def _pixels(reference: Tensor, canvas: Canvas) -> tuple[int, int]:
@@ -79,7 +82,7 @@ def _pixels(reference: Tensor, canvas: Canvas) -> tuple[int, int]:
 
 
 def _is_picture(reference: Tensor) -> bool:
-    """Return whether a reference has its colours last, as IMAGE; no latent is that narrow."""
+    """Return whether a reference has its channels last, like IMAGE; no latent is that narrow."""
     return reference.dim() == 4 and reference.shape[-1] <= _MOST_COLOURS < reference.shape[1]
 
 

@@ -1,8 +1,7 @@
-"""Nodes of other packs, and which of ours run in their place where no pack brings them.
+"""Nodes of other packs, and which of ours replace them if no installed pack has them.
 
-ComfyUI offers the replacement to whoever opens such a graph, and makes it in a prompt that comes over HTTP.
-There it fails on a node without `_meta`, and on one with an optional input that is not connected; so a
-handler of ours makes it a moment earlier.
+ComfyUI offers the replacement when such a graph is opened, and makes it in a prompt over HTTP. There it fails on a node
+without `_meta`, and on one with an optional input that is not connected; so a handler of this pack makes it earlier.
 """
 
 from __future__ import annotations
@@ -16,13 +15,13 @@ from comfy_api.latest import ComfyAPI, io
 
 from .compat import prompt_server
 
-SEED_CONTROL = "control_after_generate"  # what the front end saves behind a seed, in no prompt
+SEED_CONTROL = "control_after_generate"  # saved by the front end after a seed; in no prompt
 ENLARGING = "rescale_factor resampling_method supersample rounding_modulus"
 SAMPLING = f"seed {SEED_CONTROL} steps cfg sampler_name scheduler"
 PASTING = "denoise feather inpaint_model noise_mask_feather"
 SEGS_OPTIONS = "upscale_model_opt upscaler_hook_opt scheduler_func_opt"
-KNOWN_LOOK = {"middle_block": False}  # which the known Apply nodes miss
-KNOWN_SEGS = {
+ORIGINAL_LOOK = {"middle_block": False}  # which the original Apply nodes skip
+ORIGINAL_SEGS = {
     "overlaps": "in order",
     "smallest_crop": 8,
 }  # each sees those before it, and no more than its crop
@@ -37,14 +36,14 @@ def replacement(
     renamed: Mapping[str, str] = MappingProxyType({}),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> io.NodeReplace:
-    """Return what ComfyUI has to know of one node.
+    """Return the data that ComfyUI needs for one replacement.
 
     Args:
         known, ours: ids of nodes.
         links, widgets: the original node's inputs. Graphs save the values of widgets in this order only.
-        outputs: how many the original node has; ours begin with the same ones.
-        renamed: what an input is called in ours, where not the same.
-        settings: of ours, where its default is another than what the original node does.
+        outputs: number of outputs of the original node; ours begin with the same ones.
+        renamed: the name of an input in ours, if it differs.
+        settings: values for ours, if its default differs from the original node's behaviour.
     """
     inputs = [name for name in (*links.split(), *widgets.split()) if name != SEED_CONTROL]
     return io.NodeReplace(
@@ -80,13 +79,13 @@ REPLACEMENTS = (
     replacement(
         "ApplyInstantID", "MegapixelInstantIDApply",
         "instantid insightface control_net image model positive negative image_kps mask",
-        "weight start_at end_at", outputs=3, settings=KNOWN_LOOK,
+        "weight start_at end_at", outputs=3, settings=ORIGINAL_LOOK,
     ),
     replacement(
         "ApplyInstantIDAdvanced", "MegapixelInstantIDApply",
         "instantid insightface control_net image model positive negative image_kps mask",
         "ip_weight cn_strength start_at end_at noise combine_embeds",
-        outputs=3, renamed={"ip_weight": "weight"}, settings=KNOWN_LOOK,
+        outputs=3, renamed={"ip_weight": "weight"}, settings=ORIGINAL_LOOK,
     ),
     replacement(
         "InstantIDAttentionPatch", "MegapixelInstantIDAttention", "instantid insightface image model mask",
@@ -99,11 +98,11 @@ REPLACEMENTS = (
     replacement("FaceKeypointsPreprocessor", "MegapixelFaceKeypoints", "faceanalysis image"),
     replacement(
         "SEGSUpscaler", "MegapixelSEGSUpscale", f"image segs model clip vae positive negative {SEGS_OPTIONS}",
-        f"{ENLARGING} {SAMPLING} {PASTING}", settings=KNOWN_SEGS,
+        f"{ENLARGING} {SAMPLING} {PASTING}", settings=ORIGINAL_SEGS,
     ),
     replacement(
         "SEGSUpscalerPipe", "MegapixelSEGSUpscalePipe", f"image segs basic_pipe {SEGS_OPTIONS}",
-        f"{ENLARGING} {SAMPLING} {PASTING}", settings=KNOWN_SEGS,
+        f"{ENLARGING} {SAMPLING} {PASTING}", settings=ORIGINAL_SEGS,
     ),
     replacement(
         "MaskToSEGS", "MegapixelMaskToSEGS", "mask", "combined crop_factor bbox_fill drop_size contour_fill"
@@ -112,7 +111,7 @@ REPLACEMENTS = (
 
 
 async def offer_replacements() -> None:
-    """Tell ComfyUI of all replacements, and make them in prompts that come over HTTP."""
+    """Register all replacements with ComfyUI, and make them in prompts over HTTP."""
     if (server := prompt_server()) is None:
         return
     for entry in REPLACEMENTS:
@@ -121,7 +120,7 @@ async def offer_replacements() -> None:
 
 
 def replace_known(body: dict[str, Any]) -> dict[str, Any]:
-    """Put our nodes in the place of known ones in a posted prompt, and return it."""
+    """Replace original nodes by ours in a posted prompt, and return it."""
     for node in body.get("prompt", {}).values():
         if chosen := _replacement_of(node.get("class_type")):
             node["class_type"] = chosen.new_node_id
@@ -130,7 +129,7 @@ def replace_known(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replacement_of(known: Any) -> io.NodeReplace | None:
-    """Return our replacement of a node that no pack brings, unless another pack's comes first."""
+    """Return our replacement of a node that no pack has, unless another pack's comes first."""
     if known in sys.modules["nodes"].NODE_CLASS_MAPPINGS:  # the host's nodes.py
         return None
     offered = prompt_server().node_replace_manager.get_replacement(known)
@@ -138,6 +137,6 @@ def _replacement_of(known: Any) -> io.NodeReplace | None:
 
 
 def _inputs(given: dict[str, Any], mapping: Any) -> dict[str, Any]:
-    """Return the inputs of our node: those that are given, by our names, and what is set."""
+    """Return the inputs of our node: the given ones, by our names, and the fixed settings."""
     kept = {entry["new_id"]: given[entry["old_id"]] for entry in mapping if entry.get("old_id") in given}
     return kept | {entry["new_id"]: entry["set_value"] for entry in mapping if "set_value" in entry}

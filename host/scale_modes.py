@@ -17,7 +17,7 @@ _BLEH = re.compile(r"(?:^|[/\\.])[^/\\.]*bleh[^/\\.]*\.py\.latent_utils$", re.IG
 
 
 def scale_modes() -> tuple[str, ...]:
-    """Return the host's modes for `resize`, then those that the ComfyUI-bleh pack adds where it is loaded."""
+    """Return the host's modes for `resize`, then those of the ComfyUI-bleh pack, if it is loaded."""
     bleh = _bleh()
     return tuple(dict.fromkeys((*SCALE_MODES, *(bleh.UPSCALE_METHODS if bleh else ()))))
 
@@ -26,7 +26,7 @@ def resize(features: Tensor, size: Sequence[int], mode: str) -> Tensor:
     """Resize (B, C, H, W) to (B, C, *size) with one of `scale_modes`.
 
     Raises:
-        ValueError: a mode that nobody knows, or one that cannot make this size.
+        ValueError: when the mode is unknown or cannot give this size.
     """
     height, width = size
     if mode in SCALE_MODES:

@@ -1,6 +1,6 @@
 """A segment's own ControlNet (`control_net_wrapper`), fitted to the crop that is sampled.
 
-Other packs cut its hint to the segment's own region. What is sampled is larger: it grows to `smallest_crop` and to the VAE's multiple.
+Other packs crop its hint to the segment's own region. The sampled crop is larger: it is extended to `smallest_crop` and to the VAE's multiple.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ..segs.refine import Piece
 def placed_control(control: Any, piece: Piece) -> Any:
     """Return a wrapper, and those before it, whose `control_image` (B, h, w, C) covers the crop instead of the region.
 
-    Beyond the region the edges of the hint are repeated. What is no hint over the region, such as the reference picture of an
-    IPAdapter, stays.
+    Outside the region the edges of the hint are repeated. Anything that is not a hint over the region, such as the reference
+    image of an IPAdapter, stays.
     """
     if control is None:
         return None

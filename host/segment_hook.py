@@ -1,4 +1,4 @@
-"""An upscaler hook of another pack, called after each paste. What it raises ends no run."""
+"""An upscaler hook of another pack, called after each paste. An error in it does not end the run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .log import log_once
 
 
 class PasteHook:
-    """Gives the picture (F, H, W, C) to a hook's `post_paste`, and takes back what it made of it.
+    """Gives the image (F, H, W, C) to a hook's `post_paste`, and uses its result.
 
     Attributes:
-        calls, failures: how often it was called, and how often in vain.
+        calls, failures: how often it was called, and how often it failed.
     """
 
     def __init__(self, frames: Tensor, hook: Any) -> None:
@@ -26,7 +26,7 @@ class PasteHook:
         self.calls = self.failures = 0
 
     def __call__(self) -> None:
-        """Let the hook have the picture. After an error in it the picture is the one from before."""
+        """Call the hook with the image. After an error in it, the image is restored."""
         if self._post_paste is None:
             return
         self.calls += 1
@@ -52,12 +52,12 @@ class PasteHook:
             )
 
     def texts(self) -> list[str]:
-        """Return what to show at the node when all is done."""
+        """Return the notices for the node at the end."""
         if not self.failures:
             return []
         return [
-            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the picture is as it was before these calls. "
-            "The log has its error."
+            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the "
+            "image before these calls was kept. The log has the error."
         ]
 
     @property

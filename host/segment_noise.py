@@ -1,4 +1,4 @@
-"""Noise of its own for every segment of a batch: what it would draw if it were sampled alone."""
+"""Separate noise for every segment of a batch: the same as if it were sampled alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
 
 
 def can_batch(sampler_name: str) -> bool:
-    """Tell whether a sampler gives each entry of a batch what it would give it alone. Those of other packs are not asked."""
+    """Return whether a sampler gives each entry of a batch the same result as alone. Samplers of other packs count as no."""
     function = sampler_function(sampler_name)
     return getattr(function, "__module__", "").startswith("comfy.") and sampler_name not in _ALONE
 
@@ -36,7 +36,7 @@ def can_batch(sampler_name: str) -> bool:
 def segment_sampler(
     sampler_name: str, seeds: Sequence[int], sigmas: Tensor, shape: Sequence[int], device: torch.device
 ) -> Any:
-    """Return the host's sampler, drawing for every entry of a batch of that shape from a seed of its own."""
+    """Return the host's sampler, drawing the noise of every entry of a batch of that shape from its own seed."""
     sampler = comfy.samplers.sampler_object(sampler_name)
     function = sampler_function(sampler_name)
     if function is None or not takes_noise_sampler(function):
@@ -48,7 +48,7 @@ def segment_sampler(
 
 
 class _SegmentNoise:
-    """What a sampler calls for noise between two steps; made when it is first asked, as the host makes its own."""
+    """The noise sampler between two steps; made at its first call, like the host's own."""
 
     def __init__(self, sampler_name: str, seeds: Sequence[int], sigmas: Tensor, like: Tensor) -> None:
         self._name, self._seeds, self._sigmas, self._like = sampler_name, seeds, sigmas, like

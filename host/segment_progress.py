@@ -1,4 +1,4 @@
-"""The progress bar and the preview while segments are refined: the picture, in which each appears where it belongs."""
+"""The progress bar and the preview while segments are refined: the image, in which each segment appears at its position."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ AROUND = 2  # steps that encoding and decoding a segment count for
 
 
 class SegmentProgress:
-    """The progress bar and the preview while pieces of `frames` (F, H, W, C) are refined in so many steps each."""
+    """The progress bar and the preview while pieces of `frames` (F, H, W, C) are refined in `steps` steps each."""
 
     def __init__(self, frames: Tensor, pieces: Sequence[Piece], steps: int, model: Any) -> None:
         wanted = [piece for piece in pieces if piece.cut.segment.wanted]
@@ -53,5 +53,5 @@ class SegmentProgress:
 
 
 def _pixels(image: Image.Image) -> Tensor:
-    """Return a picture as (3, h, w) from 0 to 1."""
+    """Return an image as (3, h, w) from 0 to 1."""
     return torch.as_tensor(np.array(image.convert("RGB"))).movedim(-1, 0) / 255

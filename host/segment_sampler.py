@@ -44,9 +44,9 @@ class Sampling:
     """How a segment is sampled: the node's inputs of the same names.
 
     Attributes:
-        batch_size: most segments of equal size to sample together; 0 goes by the memory.
-        target: at which size segments are sampled.
-        reference_latents: which of them are cut, one of `reference_latents.CHOICES`.
+        batch_size: maximum number of equal-sized segments sampled together; 0 follows the free memory.
+        target: the size at which segments are sampled.
+        reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
     """
 
     model: Any
@@ -69,7 +69,7 @@ class Sampling:
 
 @dataclass(frozen=True, eq=False)
 class _Encoded:
-    """A piece ready for sampling."""
+    """An encoded piece, ready for sampling."""
 
     number: int
     piece: Piece
@@ -107,7 +107,7 @@ class SegmentSampler:
     ) -> Iterator[tuple[int, Tensor | None]]:
         """Yield the number and the refined pixels (h, w, C) of each piece, None for one that is not finite.
 
-        What an earlier run has sampled is only decoded. An interrupt while sampling yields what was finished, and is raised then.
+        Latents of an earlier run are only decoded. An interrupt while sampling first yields the finished pieces and is then raised.
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
         encoded = [self._encode(number, piece, cut) for number, (piece, cut) in pairs]
@@ -179,11 +179,11 @@ class SegmentSampler:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
         if latent.shape[1] != wanted:
             expected = f"one with {wanted} latent channels for this model"
-            hint = "Connect the VAE that belongs to the model."
+            hint = "Connect the VAE of this model."
             raise bad_input("vae", expected, f"one with {latent.shape[1]}", hint)
 
     def _batches(self, encoded: Sequence[_Encoded]) -> Iterator[list[_Encoded]]:
-        """Yield what can be sampled together: equal shapes and equal effects of the conditioning."""
+        """Yield batches that can be sampled together: equal shapes and equal effects of the conditioning."""
         groups: dict[tuple[Any, ...], list[_Encoded]] = {}
         for entry in encoded:
             texts = self._settings.positive, self._settings.negative
@@ -222,7 +222,7 @@ class SegmentSampler:
             return
         comfy.model_management.soft_empty_cache()
         self._most = half = len(batch) // 2
-        log.info("SEGS: out of memory with %d segments at once; going on with %d.", len(batch), half)
+        log.info("SEGS: out of memory with %d segments at once; continuing with %d.", len(batch), half)
         yield from self._sample_within_memory(batch[:half])
         yield from self._sample_within_memory(batch[half:])
 
@@ -279,7 +279,7 @@ class SegmentSampler:
         refined = refined.to(cut.device, torch.float32)[:height, :width, :3]
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
-            text = f"SEGS: segment {number} came back with NaN and is left as it was. Try another precision."
+            text = f"SEGS: segment {number} contains NaN and was left unchanged. Try another precision."
             log.warning(text)
             self.texts.append(text)
             self._already.forget(entry.piece, cut)
@@ -295,7 +295,7 @@ def stack_masks(masks: Sequence[Tensor], dimensions: int) -> Tensor:
 
 
 def with_soft_masks(model: Any) -> Any:
-    """Return a copy of the model that takes soft masks as strengths; the model itself where it already has a way to do so."""
+    """Return a copy of the model that takes soft masks as strengths; the model itself if it already does."""
     from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 
     if "denoise_mask_function" in model.model_options:
@@ -304,12 +304,12 @@ def with_soft_masks(model: Any) -> Any:
 
 
 def _resized(pixels: Tensor, size: Size) -> Tensor:
-    """Return (h, w, C) in another size; those of that size as they are."""
+    """Return (h, w, C) in another size; those of that size are returned unchanged."""
     if pixels.shape[:2] == size:
         return pixels
     return resize_pictures(pixels.movedim(-1, 0)[None], size, "lanczos")[0].movedim(0, -1)
 
 
 def _without_masked(pixels: Tensor, mask: Tensor) -> Tensor:
-    """Return (1, h, w, 3) with grey where the mask is above one half: what an inpainting model is shown."""
+    """Return (1, h, w, 3) with grey where the mask is above one half, as an inpainting model expects it."""
     return torch.where((mask > 0.5)[..., None], 0.5, pixels)

@@ -1,4 +1,4 @@
-"""Upscaling a picture and refining its segments with the host's models and memory."""
+"""Upscaling an image and refining its segments with the host's models and memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ IN_ORDER = "in order"
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How the whole picture is enlarged first: the node's inputs of the same names."""
+    """How the image is enlarged: the node's inputs of the same names."""
 
     rescale_factor: float = 2.0
     resampling_method: str = "lanczos"
@@ -42,7 +42,7 @@ class Enlargement:
 
 @dataclass(frozen=True)
 class Pasting:
-    """How segments are cut and put back: the node's inputs of the same names."""
+    """How segments are cropped and pasted: the node's inputs of the same names."""
 
     feather: int = 5
     overlaps: str = "independent"
@@ -55,10 +55,10 @@ class Pasting:
 def upscale_segments(
     image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
 ) -> tuple[Tensor, list[str]]:
-    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and put back; and a text for each thing that failed on the way.
+    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and pasted; and a text for each failure.
 
     Raises:
-        ValueError, MemoryError: an input is wrong, or memory is missing.
+        ValueError, MemoryError: when an input is wrong, or memory is missing.
     """
     found_in, segments = read_segments(segs, len(image))
     canvas = canvas_of(image, enlargement, sampling)
@@ -76,7 +76,7 @@ def upscale_segments(
 
 
 def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
-    """Return a text for each reference latent, and for each patch on the model that is not known and may not be cut."""
+    """Return a text for each reference latent, and for each unsupported patch on the model that may not be cropped."""
     canvas = canvas_of(image, enlargement, sampling)
     texts = sampling.positive, sampling.negative
     return [
@@ -86,7 +86,7 @@ def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling)
 
 
 def canvas_of(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> Canvas:
-    """Return what conditioning and patches lie over, for IMAGE (F, H, W, C) that is enlarged."""
+    """Return the canvas of conditioning and patches, for IMAGE (F, H, W, C) that is enlarged."""
     given = image.shape[1], image.shape[2]
     size = rounded_size(given, enlargement.rescale_factor, enlargement.rounding_modulus)
     return Canvas(size, given, sampling.vae.spacial_compression_encode())
@@ -108,7 +108,7 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
 
 
 def rounded_size(size: Size, factor: float, modulus: int) -> Size:
-    """Return the size times the factor, rounded to the nearest multiple of the modulus, at least one; at factor 1 the size."""
+    """Return the size times the factor, rounded to the nearest multiple of the modulus, at least one multiple; at factor 1 the size itself."""
     if factor == 1.0:
         return size
     height, width = (max(modulus, round(side * factor / modulus) * modulus) for side in size)
@@ -118,11 +118,11 @@ def rounded_size(size: Size, factor: float, modulus: int) -> Size:
 def _refine(
     colours: Tensor, pieces: list[Piece], sampling: Sampling, pasting: Pasting, canvas: Canvas, frames: Tensor
 ) -> list[str]:
-    """Refine the pieces in place, and return a text for each thing that failed."""
+    """Refine the pieces in place, and return a text for each failure."""
     progress = SegmentProgress(colours, pieces, sampling.steps, sampling.model)
     already = sampled_segments(sampling, canvas, [piece.cut.segment.control for piece in pieces])
     if already.latents:
-        log.info("SEGS: %d segments were sampled by the run that ended early.", len(already.latents))
+        log.info("SEGS: %d segments were already sampled by the interrupted run.", len(already.latents))
     sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(PasteHook(frames, pasting.hook))
     texts: list[str] = []
@@ -153,19 +153,21 @@ def _own(pieces: list[Piece]) -> list[Piece]:
     """Return the wanted pieces.
 
     Raises:
-        ValueError: one of them touches another worker's, and would have to wait for it.
+        ValueError: when one of them touches another worker's segment and would have to wait for it.
     """
     own = [piece for piece in pieces if piece.cut.segment.wanted]
     others = [piece for piece in pieces if not piece.cut.segment.wanted]
     if any(piece.touches(other) for piece in own for other in others):
-        hint = "Switch keep_together on in Slice SEGS, take a lower smallest_crop, or set overlaps to independent."
-        expected = "segments that touch in one slice when they are refined in order"
-        raise bad_input("segs", expected, "them in several", hint)
+        hint = (
+            "Turn keep_together on in Slice SEGS, use a lower smallest_crop, or set overlaps to independent."
+        )
+        expected = "touching segments in one slice, because overlaps is in order"
+        raise bad_input("segs", expected, "them in several slices", hint)
     return own
 
 
 class _Finished:
-    """Called after each paste: counts, and lets a hook have the picture."""
+    """Called after each paste: counts, and calls the hook."""
 
     def __init__(self, hook: PasteHook) -> None:
         self.hook, self.count = hook, 0

@@ -1,4 +1,4 @@
-"""What a node of segments reports where it has nothing to refine, or less than there is."""
+"""The notices of a SEGS node if it refines no segments, or fewer than given."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ..segs.segment import Segment, read_segments
 
 ASPECT_TOLERANCE = 0.02  # relative; rounding to multiples of 8 stays below it
-CHECK = "Look at them in Preview SEGS."
+CHECK = "Check them with Preview SEGS."
 
 
 def segs_notices(image: Tensor, segs: Any) -> list[str]:
@@ -25,10 +25,10 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
         return [f"segs: nothing to do, {why}: the image is only enlarged."]
     left_out = {
         "their masks are black": [segment for segment in wanted if segment.empty],
-        f"they belong to frames that image does not have, it has {len(image)}": [
+        f"they belong to frames that image does not have (it has {len(image)})": [
             segment for segment in wanted if not segment.empty and not _has_frame(segment, len(image))
         ],
-        "they are outside the picture": [
+        "they are outside the image": [
             segment
             for segment in wanted
             if not segment.empty
@@ -39,7 +39,7 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
     all_left_out = sum(map(_count, left_out.values())) == _count(wanted)
     start = "segs: nothing to do, " if all_left_out else "segs: "
     texts = [
-        f"{start}{_count(those)} of {_count(wanted)} segments are left out, {why}. {CHECK}"
+        f"{start}{_count(those)} of {_count(wanted)} segments are skipped: {why}. {CHECK}"
         for why, those in left_out.items()
         if those
     ]
@@ -49,8 +49,8 @@ def segs_notices(image: Tensor, segs: Any) -> list[str]:
     height, width = image.shape[1:3]
     if abs(found_in[0] * width / (found_in[1] * height) - 1) > ASPECT_TOLERANCE:
         texts.append(
-            f"segs: found in a picture of {found_in[1]}x{found_in[0]}, image has {width}x{height}: the segments are stretched. "
-            "Find them in this image."
+            f"segs: detected in an image of {found_in[1]}x{found_in[0]}, but image has {width}x{height}: the "
+            "segments are stretched. Detect them in this image."
         )
     return texts
 
@@ -61,8 +61,8 @@ def _other_frames(segments: list[Segment], frames: int) -> list[str]:
         return []
     given = ", ".join(str(masks) for masks in sorted({segment.masks for segment in segments}))
     return [
-        f"segs: {_count(segments)} segments have masks for {given} frames, image has {frames}: every frame gets all their masks together. "
-        "Find them in these frames."
+        f"segs: {_count(segments)} segments have masks for {given} frames, but image has {frames}: every "
+        "frame gets all their masks together. Detect them in these frames."
     ]
 
 

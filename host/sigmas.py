@@ -15,7 +15,7 @@ FURTHER = [f"{AYS}SDXL", f"{AYS}SD1", f"{AYS}SVD", f"{GITS}1.2]"]
 
 
 def scheduler_names() -> list[str]:
-    """Return all names, those that other packs gave to the host among them."""
+    """Return all names, including those that other packs registered with the host."""
     return [*comfy.samplers.KSampler.SCHEDULERS, *FURTHER]
 
 
@@ -27,9 +27,9 @@ def noise_levels(
     denoise: float,
     function: SchedulerFunction | None = None,
 ) -> Tensor:
-    """Return steps + 1 falling noise levels: the last part of a run that is `denoise` long, as the host's KSampler.
+    """Return steps + 1 falling noise levels: the last part `denoise` of a run, as in the host's KSampler.
 
-    Some schedulers of the host give one more than they are asked for.
+    Some schedulers of the host return one level too many.
     """
     if function is None and not scheduler.startswith((AYS, GITS)):
         return comfy.samplers.KSampler(model, steps, "cpu", sampler_name, scheduler, denoise).sigmas

@@ -1,6 +1,6 @@
-"""Which entries of a conditioning lie over the picture, by name, and which do not.
+"""Which entries of a conditioning cover the image, by name, and which do not.
 
-A test reads the names out of the host's models and nodes, and fails where one is in neither list.
+A test reads the names from the host's models and nodes, and fails if one is in neither list.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ NOT_SPATIAL = frozenset(
 
 
 def warn_of_unknown(options: Mapping[str, Any]) -> None:
-    """Log each entry that lies over a picture and is not cut, once in a queued prompt."""
+    """Log each entry that may cover the image and is not cropped, once per queued prompt."""
     known = {*SPATIAL, *OWN_WAY, *NOT_SPATIAL}
     for name, value in options.items():
         if name not in known and holds_field(value):
-            text = "positive, negative: %s passes to every segment as it is; it is not cut to them."
+            text = "positive, negative: %s is not cropped; every segment gets all of it."
             log_once(text, name, level=WARNING)
 
 
 def holds_field(value: Any) -> bool:
-    """Return whether a value is or holds a tensor of four dimensions or more."""
+    """Return whether a value is or contains a tensor of four dimensions or more."""
     if isinstance(value, Tensor):
         return value.dim() >= 4
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The progress bar, the preview and the cancel button of tiled upscaling, after every tile and within it."""
+"""The progress bar, the preview and the Cancel button of tiled upscaling, after every tile and within tiles."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STEPS = 1000  # of the progress bar
 
 
 class TileProgress:
-    """The progress bar and the preview while pictures (F, C, H, W) are enlarged, measurements before it included.
+    """The progress bar and the preview while images (F, C, H, W) are enlarged, including measurements before it.
 
-    A measurement is worth so many passes over the pictures, and so the bar goes on at one speed.
+    A measurement counts as a number of passes over the images, so that the bar moves at constant speed.
     """
 
     def __init__(self, pictures: Tensor, network: nn.Module) -> None:
@@ -35,7 +35,7 @@ class TileProgress:
         self._show()
 
     def measure(self, passes: float) -> None:
-        """Note that a measurement of so many passes begins."""
+        """Start a measurement that counts as so many passes."""
         self._begin(passes)
         self._show()
 
@@ -74,12 +74,12 @@ _current: ContextVar[TileProgress | None] = ContextVar("tile progress", default=
 
 
 def layers_of(network: nn.Module) -> list[nn.Module]:
-    """Return the modules that hold no others."""
+    """Return the modules that contain no others."""
     return [layer for layer in network.modules() if not any(layer.children())]
 
 
 def watch_layers(network: nn.Module) -> None:
-    """Let the cancel button and the progress bar follow this network's layers, not only tiles."""
+    """Update the Cancel button and the progress bar after each of this network's layers, not only after tiles."""
     for layer in layers_of(network):
         layer.register_forward_pre_hook(_begin_layer)
 

@@ -1,10 +1,10 @@
-"""What a run of Upscale SEGS had sampled when it ended early, for the next run of the same node.
+"""The latents that an interrupted run of Upscale SEGS had sampled, for the next run of the same node.
 
-The host takes a node's result from its cache when the inputs are the same. A picture that was cancelled half-way depends on more than its
-inputs: the node's fingerprint counts the runs that ended early, so that the next one is executed, and takes the latents from here.
+The host uses a node's cached result if the inputs are the same. The result of a cancelled run depends on more than its inputs:
+the node's fingerprint counts the interrupted runs, so that the next one is executed, and reads the latents from here.
 
-Kept are the latents before decoding, in main memory: 256 KiB for a segment of 1024x1024 pixels with 4 channels, 1 MiB with 16. All nodes
-together keep at most MOST_BYTES; the oldest go first. A node's are dropped when a run of it is complete, or has other inputs.
+The latents before decoding are cached in main memory: 256 KiB for a segment of 1024x1024 pixels with 4 channels, 1 MiB with 16. All nodes
+together cache at most MOST_BYTES; the oldest are dropped first. A node's latents are dropped when a run completes or has other inputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Key = tuple[Any, ...]
 
 
 class _Same:
-    """An object that is equal to itself alone, and does not keep it alive."""
+    """A weak reference to an object, equal only for the same object."""
 
     def __init__(self, value: Any) -> None:
         self._reference = weakref.ref(value)
@@ -42,7 +42,7 @@ class _Same:
 
 @dataclass(eq=False)
 class SampledSegments:
-    """The latents (1, C, …) of one node's run by segment; empty where an earlier run was complete or had other inputs."""
+    """The latents (1, C, …) of one node's run by segment; empty if the earlier run was complete or had other inputs."""
 
     inputs: Any = None
     node: str | None = None
@@ -53,7 +53,7 @@ class SampledSegments:
         return self.latents.get(_key(piece, cut)) if self.latents else None
 
     def put(self, piece: Piece, cut: Tensor, latent: Tensor) -> None:
-        """Keep the latent of a segment. In a script nothing is kept."""
+        """Cache the latent of a segment. In a script nothing is cached."""
         if self.node is not None:
             self.latents[_key(piece, cut)] = latent.to("cpu", copy=True)
             _bound()
@@ -63,7 +63,7 @@ class SampledSegments:
         self.latents.pop(_key(piece, cut), None)
 
     def end(self, *, complete: bool) -> None:
-        """Drop everything after a complete run; otherwise have the next run executed."""
+        """Drop everything after a complete run; otherwise make the host execute the next run."""
         if self.node is None:
             return
         if complete:
@@ -77,9 +77,9 @@ _ended_early: dict[str, int] = {}
 
 
 def sampled_segments(*inputs: Any) -> SampledSegments:
-    """Return what the executing node's last run left, or a new one where that had other inputs.
+    """Return the latents of the executing node's last run, or an empty cache if that had other inputs.
 
-    Tensors, models and other objects are the same where they are one object: so they are while the host's cache has them.
+    Tensors, models and other objects count as equal if they are the same object, which they are while the host caches them.
     """
     _, node = executing_node()
     if node is None:
@@ -90,16 +90,16 @@ def sampled_segments(*inputs: Any) -> SampledSegments:
 
 
 def fingerprint() -> str:
-    """Return under what the host caches the executing node's result: the node, and how often its runs ended early.
+    """Return the fingerprint of the executing node: the node, and how often its runs were interrupted.
 
-    With the node, since another one with the same inputs may have been interrupted.
+    It contains the node, because another one with the same inputs may have been interrupted.
     """
     _, node = executing_node()
     return f"{node} {_ended_early.get(node or '', 0)}"
 
 
 def _key(piece: Piece, cut: Tensor) -> Key:
-    """Return what tells segments of one run apart; with the pixels, which depend on what was refined before."""
+    """Return a key of a segment in a run, including its pixels, which depend on segments refined before."""
     return piece.cut.segment.number, piece.frame, piece.cut.box, _digest(cut), _digest(piece.cut.mask)
 
 
@@ -109,7 +109,7 @@ def _digest(values: Tensor) -> bytes:
 
 
 def _bound() -> None:
-    """Drop the oldest latents until all of them fit."""
+    """Drop the oldest latents until the rest fits."""
     excess = sum(_bytes(latent) for run in _runs.values() for latent in run.latents.values()) - MOST_BYTES
     for run in _runs.values():
         while excess > 0 and run.latents:
@@ -121,7 +121,7 @@ def _bytes(latent: Tensor) -> int:
 
 
 def _identity(value: Any) -> Any:
-    """Return something equal for the same input: numbers and texts by value, containers by their parts, all else by object."""
+    """Return a value that is equal for equal inputs: numbers and texts by value, containers by their parts, others by object."""
     if value is None or isinstance(value, (str, bytes, numbers.Number, torch.dtype, torch.device)):
         return value
     if isinstance(value, Mapping):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @cache
 def reaches_upsample() -> bool:
-    """Return whether this ComfyUI offers an Upsample to a patch; before 0.19 it offered only a Downsample."""
+    """Return whether this ComfyUI passes an Upsample to patches; before 0.19 it passed only a Downsample."""
     asked: list[nn.Module] = []
 
     def note(layer: nn.Module, features: Tensor, *_: Any) -> Tensor:

@@ -36,7 +36,7 @@ _networks: WeakKeyDictionary[Descriptor, _Ready] = WeakKeyDictionary()
 
 
 def offer_models() -> None:
-    """Let the host's loader list the upscale models that come with the pack."""
+    """Make the host's loader list the upscale models of the pack."""
     folder_paths.add_model_folder_path("upscale_models", str(MODELS))
 
 
@@ -51,7 +51,7 @@ def upscale_images(
     tile_size: int = 0,
     compile: bool = False,
 ) -> Tensor:
-    """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's type and place.
+    """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and on its device for images.
 
     Raises:
         ValueError: when an input does not fit the model.
@@ -88,21 +88,21 @@ def _run(pictures: Tensor, model: Descriptor, options: Options, precision: str, 
 
 
 def check_model(model: Any) -> None:
-    """Refuse what cannot enlarge a picture.
+    """Raise if the model cannot enlarge images.
 
     Raises:
         ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
-        expected, got = "a model that enlarges a picture", "one that fills masked parts (inpainting)"
+        expected, got = "a model that enlarges images", "an inpainting model"
         raise bad_input("upscale_model", expected, got, "Choose an upscale model.")
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
-        expected = "a model as Load Upscale Model gives it"
-        raise bad_input("upscale_model", expected, type(model).__name__, "Connect that loader.")
+        expected = "a model from Load Upscale Model"
+        raise bad_input("upscale_model", expected, type(model).__name__, "Connect Load Upscale Model.")
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
-    """Return (height, width) of the result; an exact side goes before `scale_by`, and the other one follows it."""
+    """Return (height, width) of the result; an exact side overrides `scale_by`, and the other side follows it."""
     factor = scale_by or float(model_scale)
     if width or height:
         factor = width / size[1] if width else height / size[0]
@@ -110,7 +110,7 @@ def result_size(size: Size, model_scale: int, scale_by: float, width: int, heigh
 
 
 def free_memory(device: torch.device) -> float:
-    """Return the bytes on `device` that tiles may take."""
+    """Return the bytes on `device` that tiles may use."""
     free = _free(device)
     return free * CPU_SHARE if device.type in ("cpu", "mps") else free
 
@@ -137,21 +137,21 @@ def pictures_of(image: Tensor) -> Tensor:
 
 
 def without_nan(pictures: Tensor) -> Tensor:
-    """Return the pictures with black for NaN and the range's ends for infinities: one pixel must not cost a video."""
+    """Return the images with black for NaN and the range's ends for infinities: one pixel must not stop a video."""
     if bool(pictures.sum(dtype=torch.float32).isfinite()):
         return pictures
     wrong = int((~pictures.isfinite()).sum())
     if not wrong:
         return pictures
     log.warning(
-        "image: expected numbers, got %d values that are none (NaN or infinite). NaN is taken as black.",
+        "image: expected finite numbers, got %d values that are NaN or infinite. NaN is treated as black.",
         wrong,
     )
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
 
 
 def check_memory(count: int, channels: int, size: Size, device: torch.device, dtype: torch.dtype) -> None:
-    """Refuse a result that cannot fit, before anything starts.
+    """Raise if the result cannot fit, before anything starts.
 
     Raises:
         MemoryError: when it needs more than `RESULT_SHARE` of the free memory.
@@ -161,12 +161,12 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
     if needed > RESULT_SHARE * free:
         expected = f"a result that fits {free / 2**30:.1f} GB of free memory"
         got = f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}"
-        raise bad_input("image", expected, got, "Take a smaller scale_by or fewer frames.", MemoryError)
+        raise bad_input("image", expected, got, "Use a smaller scale_by or fewer frames.", MemoryError)
 
 
 @dataclass(frozen=True)
 class _Ready:
-    """A network that stays ready for the next run while its model lives, and what it was made for."""
+    """A network that stays ready for the next run while its model exists, and the settings that it was made for."""
 
     settings: tuple[str, bool]
     store: MeasuredModel
@@ -174,14 +174,17 @@ class _Ready:
 
 
 def ready_network(model: Descriptor, precision: str, compile: bool, size: Size, budget: Budget) -> Network:
-    """Return the model ready on the host's devices, in the form that is fastest for pictures of this size."""
+    """Return the model ready on the host's devices, with the dtype and memory format that are fastest for images of this size."""
     settings, devices = (precision, compile), _devices(model)
     ready = _networks.pop(model, None)
     store = ready.store if ready else MeasuredModel(model, devices[0])
     if ready and ready.settings != settings:
-        ready = None  # nobody else holds it: its memory is free before the new copy is made
+        ready = None  # the last reference: its memory is free before the new copy is made
     if not store:
-        log.info("Upscale: measuring how far this model looks and what is fastest here, once.")
+        log.info(
+            "Upscale: measuring this model's receptive field and the fastest settings, once per model "
+            "and device."
+        )
     exact, watched = precision == "float32", partial(_load, watched=True)
 
     def fitting() -> int:
@@ -217,26 +220,26 @@ def _new_network(
 
 
 def fallbacks(model: Descriptor) -> list[str]:
-    """Return a text for what the model's last run asked for and could not have."""
+    """Return a text for each setting that the model's last run could not use."""
     ready = _networks.get(model)
     return [_compile_text(ready.network.compile_error)] if ready and ready.network.compile_error else []
 
 
 def _compile_text(error: Exception) -> str:
-    return f"compile: torch.compile fails here ({type(error).__name__}). Going on without it."
+    return f"compile: torch.compile failed ({type(error).__name__}). Continuing without it."
 
 
 def _devices(model: Any) -> list[torch.device]:
-    """Return where the model is to run: the loader's device first, then the host's other ones of its kind."""
+    """Return the devices for the model: the loader's device first, then the host's other ones of its kind."""
     patcher = getattr(model, "patcher", None)
     first = patcher.load_device if patcher else comfy.model_management.get_torch_device()
     return sibling_devices(torch.device(first))
 
 
 def _load(model: Any, device: torch.device, watched: bool) -> None:
-    """Bring a copy's weights to `device` through the host, which frees what it must and no more.
+    """Bring a copy's weights to `device` through the host, which frees only as much memory as needed.
 
-    `watched` lets the cancel button and the progress bar go by its layers, not only by tiles.
+    `watched` updates the Cancel button and the progress bar after each layer, not only after tiles.
     """
     if getattr(model, "patcher", None) is None:
         model.patcher = new_patcher(model.model, device)

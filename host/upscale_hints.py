@@ -1,4 +1,4 @@
-"""What will make an upscale slow, or is not there, before it starts."""
+"""Notices about settings that this computer does not support, before an upscale starts."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ def upscale_hints(upscale_model: Any, precision: str = "auto", compile: bool = F
     texts: list[str] = []
     if precision in DTYPES and not computes_natively(DTYPES[precision], device):
         texts.append(
-            f"precision: this processor has no instructions for {precision}, float32 is used. Choose auto."
+            f"precision: this processor has no instructions for {precision}, so float32 is used. Set "
+            "precision to auto."
         )
     if compile and (missing := _missing_for_compile(device.type)):
         texts.append(
-            f"compile: nothing to do, there is no {missing}: the model runs as it is. Switch it off."
+            f"compile: nothing to do, {missing} is not installed: the model runs uncompiled. Turn compile "
+            "off."
         )
     return texts
 
 
 def _missing_for_compile(device_type: str) -> str | None:
-    """Return what torch.compile needs and does not find, or None."""
+    """Return what torch.compile is missing, or None."""
     if device_type == "cpu":
         found = os.environ.get("CXX") or any(map(shutil.which, COMPILERS))
         return None if found else f"C++ compiler ({', '.join(COMPILERS)})"

@@ -1,4 +1,4 @@
-"""A video through an upscale model: read, enlarged and written at the same time, in parts that can be resumed."""
+"""Upscaling a video with a model: reading, computing and writing in parallel, in parts that can be resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FORMAT = 1  # of the parts; another number makes a video that was interrupted st
 
 @dataclass(frozen=True)
 class VideoSettings:
-    """What the result is like; the fields are inputs of the node."""
+    """The settings of the result; the fields are inputs of the node."""
 
     scale_by: float = 0.0
     codec: str = "h264"
@@ -57,7 +57,7 @@ class VideoSettings:
 
 @dataclass
 class Done:
-    """The written file, its last picture, and what a person should know."""
+    """The written file, its last image, and notes for the user."""
 
     file: Path
     picture: Tensor | None = None
@@ -73,8 +73,8 @@ def upscale_video(
 ) -> Done:
     """Write the enlarged video to the output folder.
 
-    A run that was cancelled, or a process that was killed, is gone on with by the same inputs; after Cancel, what is
-    done lies in the output folder as a video that plays.
+    The same inputs resume a cancelled run or a killed process; after Cancel, the finished frames are a playable video in
+    the output folder.
 
     Raises:
         ValueError: when an input does not fit.
@@ -88,7 +88,8 @@ def upscale_video(
     size = fitting_size(settings.codec, *wanted)
     if size != wanted:
         notes.append(
-            f"{settings.codec} needs even sizes: {size[1]}x{size[0]} instead of {wanted[1]}x{wanted[0]}."
+            f"{settings.codec} needs even width and height: {size[1]}x{size[0]} instead of "
+            f"{wanted[1]}x{wanted[0]}."
         )
     encoding = choose_encoding(settings.codec, settings.quality, form, *size, notes)
     target = Target(settings.filename_prefix, encoding.suffix, *size)
@@ -100,13 +101,17 @@ def upscale_video(
     check_disk(settings.codec, max(0, form.frames - parts.frames_done), *size)
     tags = tags_of(reader, prompt, extra)
     if parts.frames_done:
-        notes.append(f"{parts.frames_done} frames were done by an earlier run.")
+        notes.append(f"{parts.frames_done} frames were finished by an earlier run.")
     try:
         picture, summary = _write_parts(model, reader, settings, encoding, parts)
     except comfy.model_management.InterruptProcessingException:
         if so_far := parts.interrupt():
             file, _ = job.save(so_far, target, reader, tags, complete=False)
-            log.info("Upscale video: cancelled. %s has what is done; queue the same again to go on.", file)
+            log.info(
+                "Upscale video: cancelled. The finished frames are in %s; queue the same prompt again "
+                "to continue.",
+                file,
+            )
         raise
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
     notes = [summary, *fallbacks(model), *notes, *reader.faults, *sound_notes]
@@ -115,13 +120,13 @@ def upscale_video(
 
 
 def show_video(done: Done, codec: str) -> io.NodeOutput:
-    """Return the VIDEO, and show it at the node; where browsers cannot play it, its last frame."""
+    """Return the VIDEO, and show it at the node; if browsers cannot play it, its last frame."""
     text = "\n".join(done.notes)
     if CODECS[codec].plays:
         shown = _place(done.file, folder_paths.get_output_directory(), "output")
         saved: dict[str, Any] = {"images": [shown], "animated": (True,)}
     else:
-        text += f"\nBrowsers do not play {codec}: the picture is the last frame."
+        text += f"\nBrowsers do not play {codec}: the image is the last frame."
         saved = {"images": [] if done.picture is None else [_save_still(done)]}
     return io.NodeOutput(video_file(str(done.file)), ui={**saved, **ui.PreviewText(text).as_dict()})
 
@@ -146,14 +151,14 @@ def _place(file: Path, base: str, kind: str) -> dict[str, str]:
 
 
 def _what_matters(settings: VideoSettings) -> tuple[Any, ...]:
-    """Return the settings that change pixels; a new name or prompt goes on with the same parts."""
+    """Return the settings that change pixels; a new name or prompt resumes from the same parts."""
     return (settings.precision, settings.change_threshold, settings.tile_size)
 
 
 def _write_parts(
     model: Descriptor, reader: Reader, settings: VideoSettings, encoding: Encoding, parts: Parts
 ) -> tuple[Tensor | None, str]:
-    """Compute what is missing; return the last picture, and how it went."""
+    """Compute the missing parts; return the last image and a summary."""
     form, done = reader.form, parts.frames_done
     progress = VideoProgress(form.frames, done)
     if parts.is_complete:
@@ -182,7 +187,7 @@ def _write_parts(
             index += len(batch)
     parts.close()
     share = computed / max(1, index - done)
-    summary = progress.summary + (f", {share:.0%} of the pictures computed" if share < 1 else "")
+    summary = progress.summary + (f", {share:.0%} of the pixels computed" if share < 1 else "")
     return picture, f"{summary}."
 
 
@@ -192,7 +197,7 @@ def _batches(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
 
 
 class _Run:
-    """Enlarges pictures (F, 3, H, W) to a size, or to the network's own, as the node for pictures does."""
+    """Enlarges images (F, 3, H, W) to a size, or to the network's own, as the node for images does."""
 
     def __init__(self, model: Descriptor, settings: VideoSettings, size: Size) -> None:
         self._settings = settings
@@ -202,7 +207,7 @@ class _Run:
         self._free = free_memory(self.network.device)  # asked once: all frames are cut in the same way
 
     def frames_at_once(self, height: int, width: int) -> int:
-        """Return how many frames go through in one call: one a device, more where they are small and on a GPU."""
+        """Return the number of frames per call: one per device, more if they are small and on a GPU."""
         stage = self.network.stages[-1]
         on_cpu = self.network.device.type == "cpu"
         fitting = (

@@ -1,4 +1,4 @@
-"""Videos where ComfyUI keeps them: VIDEO inputs, files and folders by name, names of results, tags, disk space."""
+"""Videos in ComfyUI: VIDEO inputs, files and folders by name, names of results, tags, disk space."""
 
 from __future__ import annotations
 
@@ -34,27 +34,27 @@ CONTAINER_TAGS = {
     "minor_version",
     "compatible_brands",
     "encoder",
-}  # say what the file is, not what it shows
+}  # they describe the file, not its content
 GIGABYTE = 2**30
 
 
 def open_video(video: Any, file: str, fps: float) -> Reader:
-    """Return a reader for a VIDEO, or for a video file or a folder of pictures by its name.
+    """Return a reader for a VIDEO, or for a video file or a folder of images by its name.
 
     Args:
-        file: as in the host's loaders: inside the input folder, or with [output] or [temp] after the name.
+        file: as in the host's loaders: inside the input folder, or in another folder with [output] or [temp] after the name.
         fps: frames per second of a folder.
 
     Raises:
-        ValueError: when neither or both are given, or nothing that can be read is there.
+        ValueError: when neither or both are given, or nothing readable is found.
     """
     name = file.strip()
     if (video is None) == (not name):
         raise bad_input(
             "video",
-            "a connected VIDEO, or a name at file",
+            "either a connected VIDEO or a name in file",
             "both" if name else "neither",
-            "Give one of them.",
+            "Use one of them.",
         )
     if video is None:
         path = find_file(name)
@@ -64,7 +64,7 @@ def open_video(video: Any, file: str, fps: float) -> Reader:
     source = video_source(video)
     if source is not None:
         return FileReader(source, *trim_window(video))
-    log.info("Video: its frames are in memory already and are taken from there.")
+    log.info("Video: its frames are already in memory and are read from there.")
     parts = video.get_components()
     sound = parts.audio or {}
     waveform = sound["waveform"][0] if sound else None
@@ -76,7 +76,7 @@ def find_file(name: str) -> Path:
     """Return the file or folder of a name in the host's input, output or temp folder.
 
     Raises:
-        ValueError: when it lies outside of them, or is not there.
+        ValueError: when it is outside of them or does not exist.
     """
     bare, base = folder_paths.annotated_filepath(name)
     base = os.path.realpath(base or folder_paths.get_input_directory())
@@ -85,13 +85,13 @@ def find_file(name: str) -> Path:
         raise bad_input(
             "file",
             "a name inside the input, output or temp folder",
-            f"'{name}', which leads outside",
-            "Move the file there; [output] or [temp] after the name chooses the folder.",
+            f"'{name}', which is outside",
+            "Move the file there. Add [output] or [temp] after the name to choose the folder.",
         )
     if not os.path.exists(path):
         raise bad_input(
-            "file", "the name of a video file or a folder of pictures", f"'{name}', which is not there",
-            "It is looked for in the input folder, or in that of [output] or [temp] after the name.",
+            "file", "the name of a video file or a folder of images", f"'{name}', which does not exist",
+            "The input folder is searched; add [output] or [temp] after the name to choose another folder.",
         )  # fmt: skip
     return Path(path)
 
@@ -114,7 +114,7 @@ def file_state(file: str) -> str:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a result goes: below the host's output folder, as Save Video names it."""
+    """The target of a result: below the host's output folder, named as by Save Video."""
 
     prefix: str
     suffix: str
@@ -122,16 +122,16 @@ class Target:
     width: int
 
     def check(self) -> None:
-        """Refuse a prefix that leads outside.
+        """Raise if the prefix leads outside the output folder.
 
         Raises:
-            ValueError: then.
+            ValueError: when it is outside.
         """
         output = os.path.realpath(folder_paths.get_output_directory())
         if not _is_within(
             output, os.path.realpath(os.path.join(output, os.path.dirname(os.path.normpath(self.prefix))))
         ):
-            hint = "Choose a name without '..' and drives."
+            hint = "Use a name without '..' and drive letters."
             raise bad_input("filename_prefix", "a name inside the output folder", f"'{self.prefix}'", hint)
 
     def next_file(self) -> Path:
@@ -143,7 +143,7 @@ class Target:
 
 
 class Job:
-    """The folder in which a video grows until it is complete; found again by what the video is made from."""
+    """The folder for the parts of an unfinished video; its name follows from the source and the settings."""
 
     def __init__(self, *identity: object) -> None:
         key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
@@ -154,9 +154,9 @@ class Job:
     def save(
         self, parts: Sequence[Part], target: Target, reader: Reader, tags: Mapping[str, str], complete: bool
     ) -> tuple[Path, list[str]]:
-        """Join the parts in the output folder; return the file, and what there is to know about its sound.
+        """Join the parts in the output folder; return the file and notes about its audio.
 
-        A file that an interrupted run left is replaced. The parts go when the video is complete.
+        A file of an interrupted run is replaced. The parts are removed when the video is complete.
         """
         before = self._interrupted_file()
         file = before or target.next_file()
@@ -178,18 +178,18 @@ class Job:
 
 
 def remove_stale(folder: Path, days: float) -> None:
-    """Remove parts of videos that nobody went on with."""
+    """Remove parts of videos that were not resumed."""
     for job in folder.iterdir() if folder.is_dir() else ():
         if job.is_dir() and time.time() - job.stat().st_mtime > days * 86400:
-            log.info("Video: the parts in %s are older than %g days and are removed.", job, days)
+            log.info("Video: the unfinished parts in %s are older than %g days and were removed.", job, days)
             shutil.rmtree(job, ignore_errors=True)
 
 
 def check_disk(codec: str, frames: int, height: int, width: int) -> None:
-    """Refuse a video that the disk has no space for: its parts, and the file that they are joined to.
+    """Raise if the disk has too little space for the parts of a video and the joined file.
 
     Raises:
-        OSError: then.
+        OSError: when the disk has too little space.
     """
     needed = 2 * frames * height * width * CODECS[codec].bits_per_pixel / 8
     free = shutil.disk_usage(folder_paths.get_output_directory()).free
@@ -198,7 +198,7 @@ def check_disk(codec: str, frames: int, height: int, width: int) -> None:
             "filename_prefix",
             f"{needed / GIGABYTE:.1f} GB of free disk space in the output folder for {frames} frames of {width}x{height}",
             f"{free / GIGABYTE:.1f} GB",
-            "Free some, or choose another codec or a smaller size.",
+            "Free disk space, or choose another codec or a smaller size.",
             OSError,
         )
 

@@ -1,4 +1,4 @@
-"""How far a video is: the bar, frames per second, the time left, and the last frame as a preview."""
+"""Progress of a video: the bar, frames per second, the time left, and the last frame as a preview."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WINDOW = 50  # frames over which the speed is measured
 
 
 class VideoProgress:
-    """Progress of `total` frames, of which `done` are there already; a total of 0 is unknown."""
+    """Progress of `total` frames, of which `done` are already finished; a total of 0 is unknown."""
 
     def __init__(self, total: int, done: int) -> None:
         self._total, self._done, self._before = total, done, done
@@ -28,7 +28,7 @@ class VideoProgress:
         self._shown = 0.0
 
     def __call__(self, picture: Tensor) -> None:
-        """Note that one more frame, (3, H, W), is done."""
+        """Count one more finished frame, (3, H, W)."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         self._done += 1
         self._times.append(time.monotonic())
@@ -50,7 +50,7 @@ class VideoProgress:
 
     @property
     def summary(self) -> str:
-        """What this run has done."""
+        """A summary of this run."""
         seconds = time.monotonic() - self._started
         computed = self._done - self._before
         text = f"{self._done} frames, {computed} of them in {clock(seconds)} ({computed / max(seconds, 1e-6):.1f} per second)"

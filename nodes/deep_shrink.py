@@ -12,7 +12,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelDeepShrink(io.ComfyNode):
-    """The original Deep Shrink, with `mode`, `fade_percent` and `trained_size` after its inputs."""
+    """The inputs of the original node, followed by `mode`, `fade_percent` and `trained_size`."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,9 +21,9 @@ class MegapixelDeepShrink(io.ComfyNode):
             display_name="Deep Shrink (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Keeps the composition whole in pictures larger than the model was trained for: the UNet's features "
-                "shrink in the early steps, so objects are not drawn twice. Set mode to auto to have the factor chosen "
-                "from the model and the image's size; at or below the trained size it then does nothing."
+                "Keeps images larger than the model's trained size coherent: it downscales the UNet's "
+                "features in the early steps, so objects are not duplicated. Set mode to auto to choose the "
+                "factor from the model and the image size. At or below the trained size, auto does nothing."
             ),
             search_aliases=["PatchModelAddDownscale", "Kohya Deep Shrink", "hires fix", "high resolution"],
             inputs=[
@@ -34,8 +34,9 @@ class MegapixelDeepShrink(io.ComfyNode):
                     min=1,
                     max=32,
                     advanced=True,
-                    tooltip="Input block after which the features shrink. 3 (the first at half resolution) suits SD "
-                    "1.x and SDXL; smaller numbers are faster and coarser. Ignored in auto.",
+                    tooltip="Input block after which the features are downscaled. 3 (the first at half "
+                    "resolution) suits SD 1.x and SDXL; lower numbers are faster and coarser. Ignored in "
+                    "auto.",
                 ),
                 io.Float.Input(
                     "downscale_factor",
@@ -43,8 +44,8 @@ class MegapixelDeepShrink(io.ComfyNode):
                     min=0.1,
                     max=9.0,
                     step=0.001,
-                    tooltip="How far the features shrink: picture side divided by trained side, so 2 for 1024 px on "
-                    "an SD 1.5 model. 1 changes nothing. Ignored in auto.",
+                    tooltip="Factor by which the features are downscaled: image side divided by trained "
+                    "side, so 2 for 1024 px on an SD 1.5 model. 1 changes nothing. Ignored in auto.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -53,7 +54,8 @@ class MegapixelDeepShrink(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="When the shrink begins, as a share of sampling. 0 is the first step. Ignored in auto.",
+                    tooltip="Start of the effect, as a share of sampling. 0 is the first step. Ignored in "
+                    "auto.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -62,34 +64,38 @@ class MegapixelDeepShrink(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="When the shrink ends. Later (0.5 to 0.7) is safer against doubled objects, earlier is "
-                    "sharper. Ignored in auto.",
+                    tooltip="End of the effect, as a share of sampling. Higher values (0.5 to 0.7) prevent "
+                    "more duplicated objects, lower values give sharper images; 1 keeps it on to the last "
+                    "step. Ignored in auto.",
                 ),
                 io.Boolean.Input(
                     "downscale_after_skip",
                     default=True,
                     advanced=True,
-                    tooltip="On: the block's skip connection keeps its full size. Off: it shrinks as well. Ignored in auto.",
+                    tooltip="On: the block's skip connection keeps its full size. Off: it is downscaled "
+                    "too. Ignored in auto.",
                 ),
                 io.Combo.Input(
                     "downscale_method",
                     options=list(get_args(ScaleMethod)),
                     advanced=True,
-                    tooltip="How the features are made smaller. Bicubic is the known default, and auto takes it.",
+                    tooltip="Interpolation for downscaling the features. Bicubic is the default of the "
+                    "original node, and auto always uses it.",
                 ),
                 io.Combo.Input(
                     "upscale_method",
                     options=list(get_args(ScaleMethod)),
                     advanced=True,
-                    tooltip="How the features are made larger again. Bicubic is the known default, and auto takes it.",
+                    tooltip="Interpolation for upscaling the features again. Bicubic is the default of the "
+                    "original node, and auto always uses it.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=list(get_args(Mode)),
                     default="manual",
                     optional=True,
-                    tooltip="manual uses the numbers above. auto takes the published ones and the factor that fits the "
-                    "image's size when sampling starts, and writes them to the log.",
+                    tooltip="manual: uses the settings above. auto: uses the published settings and the "
+                    "factor that fits the image size, chosen when sampling starts and written to the log.",
                 ),
                 io.Float.Input(
                     "fade_percent",
@@ -99,8 +105,8 @@ class MegapixelDeepShrink(io.ComfyNode):
                     step=0.001,
                     optional=True,
                     advanced=True,
-                    tooltip="After end_percent the factor falls to 1 over this share of sampling instead of at once. "
-                    "0 is a hard stop. Ignored in auto.",
+                    tooltip="Fade-out after end_percent: the factor falls to 1 over this share of sampling. "
+                    "0 stops at once. Ignored in auto.",
                 ),
                 trained_size_socket("For auto"),
             ],

@@ -1,4 +1,4 @@
-"""The node that loads what finds and recognises faces."""
+"""The node that loads the model for detecting and recognising faces."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class MegapixelFaceAnalysis(io.ComfyNode):
             display_name="Face Analysis (Megapixel)",
             category="loaders",
             description=(
-                "Loads insightface with antelopev2, which finds faces and tells them apart. The model lies in "
-                "models/insightface/models/antelopev2, unpacked in any way; it is never downloaded. Other packs' "
-                "InstantID nodes take the result too, and ours take theirs."
+                "Loads insightface with the model antelopev2, which detects and recognises faces. Put the "
+                "model into models/insightface/models/antelopev2; it is never downloaded. The output also "
+                "works with other packs' InstantID nodes, and theirs works here."
             ),
             search_aliases=[
                 "InstantIDFaceAnalysis",
@@ -34,16 +34,16 @@ class MegapixelFaceAnalysis(io.ComfyNode):
                 io.Combo.Input(
                     "provider",
                     options=list(PROVIDERS),
-                    tooltip="What computes. CPU is always there, and quick enough for a few pictures. CUDA, ROCM and "
-                    "CoreML are for many; where one cannot start, the CPU takes over and the log says so.",
+                    tooltip="Device for face detection. CPU always works and is fast enough for a few "
+                    "images. CUDA, ROCM and CoreML are for many images; if one cannot start, the CPU is "
+                    "used and the log says why.",
                 ),
                 io.Combo.Input(
                     "folder",
                     options=[AUTO, *list_model_folders()],
                     optional=True,
                     advanced=True,
-                    tooltip="Where antelopev2 lies, below an insightface folder. auto takes the first one; it matters "
-                    "only where there are several.",
+                    tooltip="Which antelopev2 folder to use, if there are several. auto uses the first one.",
                 ),
             ],
             outputs=[FaceAnalysis.Output(display_name="FACEANALYSIS")],

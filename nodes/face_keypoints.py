@@ -1,4 +1,4 @@
-"""The node that draws the five points of a face for InstantID's ControlNet."""
+"""The node that draws the keypoints of a face for InstantID's ControlNet."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .face_sockets import FaceAnalysis, face_index_socket, which_face_socket
 
 
 class MegapixelFaceKeypoints(io.ComfyNode):
-    """The keypoints picture, one for each picture."""
+    """The keypoints image, one for each image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,29 +24,30 @@ class MegapixelFaceKeypoints(io.ComfyNode):
             display_name="Face Keypoints (Megapixel)",
             category="image/preprocessors",
             description=(
-                "Draws eyes, nose and corners of the mouth as InstantID's ControlNet knows them: where the face is to "
-                "be, how large, and where it looks. One result for each picture, black where there is no face. "
-                "The second output shows every face with its number."
+                "Draws eyes, nose and mouth corners as keypoints for InstantID's ControlNet. They set the "
+                "position, size and direction of the face, not who it is. Each image gives one result, "
+                "black if it has no face. The second output shows every face with its number."
             ),
             search_aliases=["FaceKeypointsPreprocessor", "InstantID", "face keypoints", "landmarks", "kps"],
             inputs=[
                 FaceAnalysis.Input(
-                    "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
+                    "faceanalysis",
+                    tooltip="From Face Analysis, or from another pack's InstantID face analysis.",
                 ),
-                io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch: grey, RGB or RGBA, any size."),
                 which_face_socket(ALL),
                 face_index_socket(),
                 io.Combo.Input(
                     "on_no_face",
                     options=[PASS_THROUGH, ERROR],
                     optional=True,
-                    tooltip="Where a picture has no such face. pass through: its result is black, and the log says "
-                    "which. error: stop, and say which.",
+                    tooltip="What to do if an image does not have the chosen face. pass through: its result "
+                    "is black, and the log lists it. error: stop with an error that lists it.",
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="keypoints", tooltip="For image_kps of InstantID."),
-                io.Image.Output(display_name="boxes", tooltip="Every face with its number, to look at."),
+                io.Image.Output(display_name="keypoints", tooltip="For image_kps of the InstantID nodes."),
+                io.Image.Output(display_name="boxes", tooltip="Every face with its number, for viewing."),
             ],
         )
 
@@ -65,5 +66,5 @@ class MegapixelFaceKeypoints(io.ComfyNode):
         result = torch.stack(keypoints).to(device), torch.stack(boxes).to(device)
         if any(chosen):
             return io.NodeOutput(*result)
-        text = "image: nothing to do, no picture shows the face that is asked for: the keypoints are black."
+        text = "image: nothing to do, no image shows the chosen face: the keypoints are black."
         return nothing_to_do(text, *result)

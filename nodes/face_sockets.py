@@ -10,13 +10,14 @@ FaceAnalysis = io.Custom("FACEANALYSIS")
 
 
 def which_face_socket(*more: str) -> io.Combo.Input:
-    """Return the choice of a face, with further options after the known ones."""
+    """Return the choice of a face, with further options after the common ones."""
     return io.Combo.Input(
         "which_face",
         options=[*WHICH, *more],
         optional=True,
-        tooltip="Where there are several faces: the largest, the one nearest to the middle of the picture, number "
-        "face_index from the left, or number face_index by size.",
+        tooltip="Which face to use if there are several. largest: the largest one. most central: the one "
+        "nearest to the centre of the image. left to right: number face_index from the left. index: number "
+        "face_index by size.",
     )
 
 
@@ -29,6 +30,6 @@ def face_index_socket() -> io.Int.Input:
         max=999,
         optional=True,
         advanced=True,
-        tooltip="Number of the face for left to right and index, as written in the boxes. 0 is the leftmost, or the "
-        "largest. Without effect on the other choices.",
+        tooltip="Number of the face for left to right and index, as shown in the boxes of Face Keypoints. 0 "
+        "is the leftmost, or the largest. No effect on the other choices.",
     )

@@ -1,4 +1,4 @@
-"""The node of HiDiffusion in one piece."""
+"""The node of HiDiffusion, with automatic settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
-    """Small features and MSW-MSA, or the published RAU-Net, with everything chosen from the model and the size."""
+    """Downscaled features and MSW-MSA, or the published RAU-Net, with all settings chosen from the model and the size."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,10 +20,10 @@ class MegapixelHiDiffusion(io.ComfyNode):
             display_name="HiDiffusion (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Large pictures without doubled objects, and faster: small features keep the composition whole while it "
-                "forms, windowed attention (MSW-MSA) saves time in all steps. Blocks, windows and schedule are chosen "
-                "from the model and the picture's size when sampling starts, and written to the log; at or below the "
-                "trained size nothing is done."
+                "Keeps large images coherent and samples them faster. It downscales the UNet's features "
+                "while the composition forms, and runs self-attention in windows (MSW-MSA). All settings "
+                "are automatic: they follow from the model and the image size and are written to the log. "
+                "At or below the trained size it does nothing."
             ),
             search_aliases=[
                 "HiDiffusion",
@@ -38,18 +38,20 @@ class MegapixelHiDiffusion(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=list(get_args(Mode)),
-                    tooltip="auto makes the features as small as the model was trained at, by the picture's size. "
-                    "published is the paper's RAU-Net: its blocks, its shares of the steps and 2x2 windows.",
+                    tooltip="auto: the published settings of Deep Shrink, with the factor that gives the "
+                    "features the trained size. published: the paper's RAU-Net with its blocks, schedule "
+                    "and 2x2 windows.",
                 ),
                 io.Combo.Input(
                     "windows",
                     options=list(get_args(WindowChoice)),
                     optional=True,
                     advanced=True,
-                    tooltip="Windows of the self-attention. native: as many tokens each as the model was trained with, "
-                    "the fastest at large sizes. 2x2: four, as published. off: none. auto: native, or 2x2 in published.",
+                    tooltip="Windows of the self-attention. native: each window has as many tokens as the "
+                    "model was trained with; fastest at large sizes. 2x2: four windows, as published. off: "
+                    "no windows. auto: native, or 2x2 in published mode.",
                 ),
-                trained_size_socket("To measure by", "Type 512 for SDXL-Turbo."),
+                trained_size_socket("Used in both modes", "Set 512 for SDXL-Turbo."),
             ],
             outputs=[io.Model.Output()],
         )

@@ -1,4 +1,4 @@
-"""Sockets that the nodes of HiDiffusion's two parts share, RAU-Net and MSW-MSA, and how their values are read."""
+"""Sockets shared by the nodes of RAU-Net and MSW-MSA, HiDiffusion's two parts, and how their values are read."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ KINDS: dict[str, Kind] = {"SD15": "sd", "SDXL": "sdxl"}
 
 
 def model_type_socket() -> io.Combo.Input:
-    """Return the choice of a family, which only checks what is read from the model."""
+    """Return the choice of a model family, which only checks the model."""
     return io.Combo.Input(
         "model_type",
         options=["auto", *KINDS],
-        tooltip="auto reads it from the model. SD15 (also for SD 1.4 and 2.x) and SDXL are checked against it.",
+        tooltip="Model family. auto reads it from the model. SD15 (also for SD 1.4 and 2.x) and SDXL only "
+        "check that the model belongs to that family.",
     )
 
 
 def check_model_type(model_type: str, topology: Topology) -> None:
-    """Raise unless `model_type` is "auto" or the family that the topology shows.
+    """Raise unless `model_type` is "auto" or the family of the topology.
 
     Raises:
-        ValueError: it is the other family.
+        ValueError: when it is the other family.
     """
     if model_type == "auto" or KINDS[model_type] == kind_of(topology):
         return
@@ -37,10 +38,10 @@ def check_model_type(model_type: str, topology: Topology) -> None:
     raise bad_input("model_type", f"{right} for this model", model_type, hint)
 
 
-def blocks_socket(name: str, default: str, tooltip: str) -> io.String.Input:
-    """Return a list of block numbers as text."""
+def blocks_socket(name: str, default: str, tooltip: str, empty: str = "none") -> io.String.Input:
+    """Return a list of block numbers as text; `empty` says which blocks an empty text means."""
     return io.String.Input(
-        name, default=default, tooltip=f"{tooltip} Numbers with commas between; empty is none."
+        name, default=default, tooltip=f"{tooltip} Separate numbers with commas; empty means {empty}."
     )
 
 
@@ -48,12 +49,12 @@ def parse_blocks(text: str, socket: str) -> tuple[int, ...]:
     """Return the block numbers in a text such as "1,2" or "9 10 11": sorted, each once; empty is none.
 
     Raises:
-        ValueError: something in it is no number.
+        ValueError: when a part of the text is not a number.
     """
     words = text.replace(",", " ").split()
     if wrong := [word for word in words if not (word.isascii() and word.isdigit())]:
         hint = "Write them like 1,2, or leave it empty for none."
-        raise bad_input(socket, "block numbers with commas between", f"'{wrong[0]}'", hint)
+        raise bad_input(socket, "block numbers separated by commas", f"'{wrong[0]}'", hint)
     return tuple(sorted({int(word) for word in words}))
 
 
@@ -62,8 +63,9 @@ def time_mode_socket() -> io.Combo.Input:
     return io.Combo.Input(
         "time_mode",
         options=list(get_args(Unit)),
-        tooltip="What the times count. percent: 0 is the start of sampling, 1 its end. timestep: from 999 down to 0. "
-        "sigma: noise levels, falling. steps: shares of the steps that the sampler takes, as the paper counts.",
+        tooltip="Unit of the start and end times. percent: 0 is the start of sampling, 1 its end. timestep: "
+        "from 999 down to 0. sigma: falling noise levels. steps: share of the steps that the sampler runs, "
+        "as in the paper.",
     )
 
 
@@ -84,17 +86,17 @@ def multiplier_socket(name: str, of: str) -> io.Float.Input:
         round=False,
         optional=True,
         advanced=True,
-        tooltip=f"Multiplies {of}. 0.9 to 1.1 is a gentle change; 1 changes nothing.",
+        tooltip=f"Multiplier on {of}. 0.9 to 1.1 is a slight change; 1 changes nothing.",
     )
 
 
 def parameters_socket(example: str) -> io.String.Input:
-    """Return the text in which old workflows keep their further settings."""
+    """Return the text with further settings of older workflows."""
     return io.String.Input(
         "yaml_parameters",
         default="",
         multiline=True,
         optional=True,
-        tooltip=f"Settings of older workflows as YAML or JSON, one `key: value` a line, such as {example}. Each key is "
-        "an input of this node and replaces it. Empty changes nothing.",
+        tooltip=f"Settings of older workflows as YAML or JSON, one `key: value` per line, such as {example}. "
+        "Each key is the name of an input and overrides it. Empty changes nothing.",
     )

@@ -1,4 +1,4 @@
-"""The nodes of InstantID: all in one, and the attention and the ControlNet apart."""
+"""The nodes of InstantID: all in one, and separate ones for attention and ControlNet."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from .instant_id_sockets import (
     window_sockets,
 )
 
-NO_FACE = "InstantID: nothing to do, no reference shows the face that is asked for."
+NO_FACE = "InstantID: nothing to do, no reference image shows the chosen face."
 AS_WEIGHT = -1.0  # of cn_strength
 
 
 class MegapixelInstantIDApply(io.ComfyNode):
-    """InstantID as people know it: the face in the attention, and the ControlNet that holds its pose."""
+    """InstantID as a whole: the face in the attention, and the ControlNet for its pose."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -47,9 +47,10 @@ class MegapixelInstantIDApply(io.ComfyNode):
             display_name="Apply InstantID (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Puts a person's face into SDXL pictures: the model attends to the face, and InstantID's ControlNet holds its "
-                "pose. All of it is computed here, once; sampling is hardly slower. For several people put one of these "
-                "behind the other, each with its own mask, weight and window. A cfg of 4 to 5 suits it best."
+                "Puts a person's face into SDXL images: attention to the face keeps the identity, and "
+                "InstantID's ControlNet controls the pose. The face is computed once, so sampling is hardly "
+                "slower. For several people chain these nodes, each with its own mask, weight, start_at and "
+                "end_at. Use a cfg of 4 to 5."
             ),
             search_aliases=[
                 "ApplyInstantID",
@@ -59,7 +60,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "faceid",
             ],
             inputs=[
-                sdxl_socket(),  # first in the order of the outputs: what a bypassed node hands on
+                sdxl_socket(),  # first, in the order of the outputs: a bypassed node passes them through
                 *conditioning_sockets(),
                 instant_id_socket(),
                 analysis_socket(),
@@ -69,23 +70,25 @@ class MegapixelInstantIDApply(io.ComfyNode):
                     "weight",
                     0.8,
                     (0.0, 5.0),
-                    "How strongly the face is kept, for the attention and, unless cn_strength is set, the ControlNet. 0.6 to 1 "
-                    "works; 0 changes nothing.",
+                    "Strength of the face in the attention, and of the ControlNet unless cn_strength is "
+                    "set. 0.6 to 1 is usual; 0 changes nothing.",
                 ),
                 *window_sockets(),
                 keypoints_socket(
-                    "A picture of a face in the wanted pose, or drawn keypoints. Without it the pose is the reference's.",
+                    "An image of a face in the wanted pose, or keypoints from Face Keypoints. If empty, the "
+                    "pose comes from the reference image.",
                     optional=True,
                 ),
                 mask_socket(
-                    "Where the face and the prompt may go, at any size; one for each picture of a batch, or one for all."
+                    "Region of the image for the face and the prompt, at any size. One mask for each image "
+                    "of a batch, or one for all."
                 ),
                 strength_socket(
                     "cn_strength",
                     AS_WEIGHT,
                     (AS_WEIGHT, 10.0),
-                    "Strength of the ControlNet alone. -1 takes weight; 0 leaves the ControlNet out; less than weight frees the "
-                    "pose.",
+                    "Strength of the ControlNet only. -1 uses weight; 0 turns the ControlNet off; less than "
+                    "weight gives a freer pose.",
                     optional=True,
                 ),
                 noise_socket(0.35, optional=True),
@@ -136,23 +139,24 @@ class MegapixelInstantIDAttention(io.ComfyNode):
             display_name="InstantID Attention (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Puts a person's face into SDXL pictures through the attention alone; the pose stays free. FACE_EMBEDS goes to "
-                "InstantID ControlNet where the pose is wanted too. For several people put one of these behind the other, each "
-                "with its own mask, weight and window."
+                "Puts a person's face into SDXL images through the attention only; the pose stays free. To "
+                "control the pose too, connect FACE_EMBEDS to InstantID ControlNet. For several people "
+                "chain these nodes, each with its own mask, weight, start_at and end_at."
             ),
             search_aliases=["InstantIDAttentionPatch", "InstantID Patch Attention", "InstantID", "face identity"],
             inputs=[
-                sdxl_socket(),  # first like the output: what a bypassed node hands on
+                sdxl_socket(),  # first, like the output: a bypassed node passes it through
                 instant_id_socket(),
                 analysis_socket(),
                 reference_socket(),
                 strength_socket(
-                    "weight", 1.0, (-1.0, 3.0), "How strongly the face is kept. 0.6 to 1.2 works; 0 changes nothing, less than 0 "
-                    "leads away from the face.",
+                    "weight", 1.0, (-1.0, 3.0), "Strength of the face. 0.6 to 1.2 is usual; 0 changes "
+                                                "nothing, below 0 moves away from the face.",
                 ),
                 *window_sockets(),
                 noise_socket(0.0),
-                mask_socket("Where the face may go, at any size; one for each picture of a batch, or one for all."),
+                mask_socket("Region of the image for the face, at any size. One mask for each image of a "
+                "batch, or one for all."),
                 *reading_sockets(),
                 middle_block_socket(),
             ],
@@ -177,7 +181,7 @@ class MegapixelInstantIDAttention(io.ComfyNode):
 
 
 class MegapixelInstantIDControlNet(io.ComfyNode):
-    """The ControlNet that holds the pose of a face, and reads the face in place of the prompt."""
+    """The ControlNet for the pose of a face, which reads the face instead of the prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -186,21 +190,23 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             display_name="InstantID ControlNet (Megapixel)",
             category="model/conditioning/controlnet",
             description=(
-                "Holds the pose of a face with InstantID's ControlNet, which reads the face in the place of the prompt. It "
-                "belongs behind InstantID Attention, which gives FACE_EMBEDS. ControlNets that are there already stay, and keep "
-                "reading the prompt."
+                "Controls the pose of a face with InstantID's ControlNet, which reads the face instead of "
+                "the prompt. Use it after InstantID Attention, which outputs FACE_EMBEDS. Other ControlNets "
+                "on the conditioning stay and keep reading the prompt."
             ),
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
-                *conditioning_sockets(),  # first in the order of the outputs: what a bypassed node hands on
-                FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, ours or the original pack's."),
+                *conditioning_sockets(),  # first, in the order of the outputs: a bypassed node passes them through
+                FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, or from the "
+                "original pack's node."),
                 control_net_socket(),
-                keypoints_socket("Drawn keypoints of the face, from Face Keypoints."),
+                keypoints_socket("Keypoints of the face, from Face Keypoints."),
                 strength_socket(
-                    "strength", 1.0, (0.0, 10.0), "How strictly the pose is held. 0.4 to 1 works; 0 changes nothing."
+                    "strength", 1.0, (0.0, 10.0), "Strength of the ControlNet. 0.4 to 1 is usual; 0 changes "
+                                                  "nothing."
                 ),
                 *window_sockets(),
-                mask_socket("Where the prompt may go; it limits the positive conditioning."),
+                mask_socket("Region of the image for the prompt: it limits the positive conditioning."),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive"),
@@ -213,7 +219,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
         cls, face_embeds, control_net, image_kps, positive, negative, strength, start_at, end_at, mask=None
     ) -> io.NodeOutput:
         if face_embeds is None:  # passed through
-            text = "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
+            text = "InstantID ControlNet: nothing to do, InstantID Attention found no face."
             return nothing_to_do(text, positive, negative)
         tokens = tokens_of(face_embeds)
         check_control_net(control_net, tokens[0].shape[-1])

@@ -18,17 +18,17 @@ class MegapixelInstantIDLoader(io.ComfyNode):
             display_name="Load InstantID Model (Megapixel)",
             category="model/loaders",
             description=(
-                "Loads an InstantID model, which turns a face into tokens that SDXL understands. Its weights stay in main "
-                "memory and are used once for each face, so they cost no graphics memory while sampling. InstantID needs "
-                "its own ControlNet beside it, from Load ControlNet Model."
+                "Loads an InstantID model, which turns a face into tokens for SDXL. It is used once per "
+                "face and takes no graphics memory during sampling. InstantID also needs its own "
+                "ControlNet, from Load ControlNet Model."
             ),
             search_aliases=["InstantIDModelLoader", "InstantID", "load instantid", "face identity"],
             inputs=[
                 io.Combo.Input(
                     "instantid_file",
                     options=instant_id_files(),
-                    tooltip="A .bin or .safetensors file in models/instantid: ip-adapter.bin of InstantX/InstantID. Press R "
-                    "after you put one there.",
+                    tooltip="A .bin or .safetensors file in models/instantid: ip-adapter.bin of "
+                    "InstantX/InstantID. Press R in ComfyUI after you add a file.",
                 )
             ],
             outputs=[InstantIDSocket.Output(display_name="INSTANTID")],

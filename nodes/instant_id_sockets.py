@@ -22,15 +22,16 @@ def instant_id_socket() -> io.Input:
 def analysis_socket() -> io.Input:
     """Return the socket of the face analysis."""
     return FaceAnalysis.Input(
-        "insightface", tooltip="From Face Analysis, or another pack's loader of insightface."
+        "insightface", tooltip="From Face Analysis, or another pack's insightface loader."
     )
 
 
 def reference_socket() -> io.Image.Input:
-    """Return the pictures of the person."""
+    """Return the images of the person."""
     return io.Image.Input(
         "image",
-        tooltip="One or more pictures of one person, the whole head in sight. Several are combined, see combine_embeds.",
+        tooltip="One or more images of one person, with the whole head visible. Several images are "
+        "combined: see combine_embeds.",
     )
 
 
@@ -38,21 +39,23 @@ def control_net_socket() -> io.ControlNet.Input:
     """Return InstantID's own ControlNet."""
     return io.ControlNet.Input(
         "control_net",
-        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It holds the pose of the face.",
+        tooltip="InstantID's own ControlNet, from Load ControlNet Model. It controls the pose of the face.",
     )
 
 
 def sdxl_socket() -> io.Model.Input:
     """Return the model that gets the face."""
     return io.Model.Input(
-        "model", tooltip="An SDXL model, patched or not; other faces and IPAdapter may be on it already."
+        "model", tooltip="An SDXL model, with or without other patches, such as other faces and IPAdapter."
     )
 
 
 def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input]:
-    """Return both halves of the guidance, which the ControlNet is put on."""
+    """Return both conditionings, which get the ControlNet."""
     return (
-        io.Conditioning.Input("positive", tooltip="The prompt. ControlNets that it has already are kept."),
+        io.Conditioning.Input(
+            "positive", tooltip="The prompt. ControlNets that are already on it stay active."
+        ),
         io.Conditioning.Input(
             "negative", tooltip="The negative prompt. It gets the ControlNet too, without the face."
         ),
@@ -62,7 +65,7 @@ def conditioning_sockets() -> tuple[io.Conditioning.Input, io.Conditioning.Input
 def strength_socket(
     name: str, default: float, limits: tuple[float, float], tooltip: str, optional: bool = False
 ) -> io.Float.Input:
-    """Return a weight between two limits; an optional one is an advanced one."""
+    """Return a weight between two limits; if optional, it is an advanced input."""
     low, high = limits
     return io.Float.Input(
         name,
@@ -77,7 +80,7 @@ def strength_socket(
 
 
 def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
-    """Return when a face begins and ends."""
+    """Return the start and end of a face."""
 
     def moment(name: str, default: float, tooltip: str) -> io.Float.Input:
         return io.Float.Input(
@@ -85,21 +88,18 @@ def window_sockets() -> tuple[io.Float.Input, io.Float.Input]:
         )
 
     return (
-        moment(
-            "start_at",
-            0.0,
-            "When it begins, as a share of sampling, this moment included. 0 is the first step.",
-        ),
+        moment("start_at", 0.0, "Start, as a share of sampling, inclusive. 0 is the first step."),
         moment(
             "end_at",
             1.0,
-            "When it ends, this moment included. 1 is the last step; 0.8 leaves details to the prompt.",
+            "End, as a share of sampling, inclusive. 1 is the last step; 0.8 leaves the details to the "
+            "prompt.",
         ),
     )
 
 
 def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
-    """Return the noise in the negative's face."""
+    """Return the noise that replaces the negative's empty face."""
     return io.Float.Input(
         "noise",
         default=default,
@@ -108,31 +108,32 @@ def noise_socket(default: float, optional: bool = False) -> io.Float.Input:
         step=0.05,
         optional=optional,
         advanced=True,
-        tooltip="Noise in place of the empty face that guidance leads away from. 0.35 against burnt pictures; 0 is none. "
-        "The same face has the same noise.",
+        tooltip="Noise that replaces the empty face in the negative conditioning. 0.35 helps against burnt "
+        "images; 0 adds none. The same face always gets the same noise.",
     )
 
 
 def mask_socket(tooltip: str) -> io.Mask.Input:
-    """Return where the face may go."""
+    """Return the region of the face."""
     return io.Mask.Input("mask", optional=True, tooltip=tooltip)
 
 
 def keypoints_socket(tooltip: str, optional: bool = False) -> io.Image.Input:
-    """Return the picture that the ControlNet follows."""
+    """Return the image that the ControlNet follows."""
     return io.Image.Input("image_kps", optional=optional, tooltip=tooltip)
 
 
 def reading_sockets() -> list[io.Input]:
-    """Return how faces are read from the reference pictures."""
+    """Return how faces are chosen and combined from the reference images."""
     return [
         io.Combo.Input(
             "combine_embeds",
             options=list(COMBINATIONS),
             optional=True,
             advanced=True,
-            tooltip="What becomes of several reference pictures. average is the usual; concat lets the model see each, at a "
-            "little more time. Without effect on one picture.",
+            tooltip="How several reference images are combined. average is usual; norm average first "
+            "normalises each value over the images; concat gives the model every face and is slightly "
+            "slower. No effect on a single image.",
         ),
         which_face_socket(),
         face_index_socket(),
@@ -141,8 +142,8 @@ def reading_sockets() -> list[io.Input]:
             options=[ERROR, PASS_THROUGH],
             optional=True,
             advanced=True,
-            tooltip="A reference without a face: error stops and names it; pass through leaves it out, and changes nothing "
-            "where no picture has a face.",
+            tooltip="What to do if a reference image has no face. error: stop with an error that lists it. "
+            "pass through: skip that image; if no image has a face, nothing is changed.",
         ),
     ]
 
@@ -154,6 +155,6 @@ def middle_block_socket() -> io.Boolean.Input:
         default=True,
         optional=True,
         advanced=True,
-        tooltip="On: all 70 cross-attentions see the face, as trained. Off: not the middle block's ten, the look of the known "
-        "Apply node.",
+        tooltip="On: all 70 cross-attention layers see the face, as in training. Off: the 10 of the middle "
+        "block do not, as in the original Apply InstantID.",
     )

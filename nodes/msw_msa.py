@@ -1,4 +1,4 @@
-"""The nodes of MSW-MSA: all numbers, and the original pack's presets."""
+"""The nodes of MSW-MSA: with all settings, and with the original pack's presets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
-from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, known_preset
+from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, original_preset
 from ..patches.topology import topology_of
 from .hidiffusion_sockets import (
     blocks_socket,
@@ -23,10 +23,10 @@ from .hidiffusion_sockets import (
 from .sockets import model_socket, trained_size_socket
 
 MULTIPLIERS = {
-    "pre_window_multiplier": "the tokens ahead of the cut into windows",
-    "post_window_multiplier": "the tokens behind the cut into windows",
-    "pre_window_reverse_multiplier": "the attention's result ahead of the windows' joining",
-    "post_window_reverse_multiplier": "the attention's result behind the windows' joining",
+    "pre_window_multiplier": "the tokens before they are split into windows",
+    "post_window_multiplier": "the tokens after they are split into windows",
+    "pre_window_reverse_multiplier": "the attention output before the windows are merged",
+    "post_window_reverse_multiplier": "the attention output after the windows are merged",
 }
 # The windows fit every size here, so nothing is rescaled and there is nothing to warn about.
 UNUSED: dict[str, Rule] = {
@@ -45,13 +45,14 @@ def _windows_socket() -> io.Combo.Input:
         "windows",
         options=list(get_args(Windows)),
         optional=True,
-        tooltip="2x2: four windows, as published. native: as many tokens each as the model was trained with, the "
-        "fastest at large sizes; at the trained size that is one window, the plain attention.",
+        tooltip="Window size. 2x2: four windows, as published. native: each window has as many tokens as "
+        "the model was trained with; fastest at large sizes. At the trained size, native is one window: "
+        "full attention.",
     )
 
 
 class MegapixelMSWMSA(io.ComfyNode):
-    """Windowed self-attention with every number in sight."""
+    """Windowed self-attention with all settings."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -60,9 +61,9 @@ class MegapixelMSWMSA(io.ComfyNode):
             display_name="MSW-MSA Attention (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Makes large pictures faster: self-attention of the chosen blocks runs inside windows that move with "
-                "every step, at a fraction of the cost. Any size works, and the same seed gives the same picture. All "
-                "blocks and times are set here; MSW-MSA Attention Simple chooses them for you."
+                "Samples large images faster: self-attention of the chosen blocks runs in windows that are "
+                "shifted in every step. Works at any size, and the same seed gives the same image. You set "
+                "all blocks and times here; MSW-MSA Attention Simple chooses them for you."
             ),
             search_aliases=[
                 "ApplyMSWMSAAttention",
@@ -75,27 +76,32 @@ class MegapixelMSWMSA(io.ComfyNode):
                 blocks_socket(
                     "input_blocks",
                     "1,2",
-                    "Input blocks with windows. 1,2 suits SD 1.x, 4,5 SDXL; the shallow ones save most.",
+                    "Input blocks whose self-attention runs in windows. 1,2 suits SD 1.x; 4,5 suits SDXL. "
+                    "The shallow blocks save the most time.",
                 ),
                 blocks_socket(
-                    "middle_blocks", "", "0 gives the middle block windows. Hardly worth it; empty is usual."
+                    "middle_blocks",
+                    "",
+                    "0 uses windows in the middle block. It saves little time; usually left empty.",
                 ),
                 blocks_socket(
                     "output_blocks",
                     "9,10,11",
-                    "Output blocks with windows. 9,10,11 suits SD 1.x, 3,4,5 SDXL.",
+                    "Output blocks whose self-attention runs in windows. 9,10,11 suits SD 1.x; 3,4,5 suits "
+                    "SDXL.",
                 ),
                 time_mode_socket(),
                 time_socket(
                     "start_time",
                     0.0,
-                    "When the windows begin, this moment included. 0 is the first step; above 2048 px about 0.2.",
+                    "Start of the windows, inclusive. 0 is the first step; about 0.2 is better above 2048 "
+                    "px.",
                 ),
                 time_socket(
                     "end_time",
                     1.0,
-                    "When the windows end, this moment included. 1 is the last step. An end before the start switches "
-                    "them off.",
+                    "End of the windows, inclusive. 1 is the last step. An end before the start turns the "
+                    "windows off.",
                 ),
                 model_socket(),
                 parameters_socket("last_shift_mode: block"),
@@ -107,9 +113,9 @@ class MegapixelMSWMSA(io.ComfyNode):
                     default="both",
                     optional=True,
                     advanced=True,
-                    tooltip="Whether a layer's windows must not lie where those of the layer before lie: global and both. "
-                    "block and ignore: all places are drawn freely. A place follows from the seed and the noise level "
-                    "alone, so a step does not know the places of the step before.",
+                    tooltip="How windows are shifted. global and both: consecutive layers never use the "
+                    "same shift. block and ignore: each layer's shift is drawn freely. Shifts depend only "
+                    "on the seed and the noise level, never on the previous step.",
                 ),
                 io.Combo.Input(
                     "last_shift_strategy",
@@ -117,8 +123,8 @@ class MegapixelMSWMSA(io.ComfyNode):
                     default="decrement",
                     optional=True,
                     advanced=True,
-                    tooltip="What becomes of a place that must not be taken: the next quarter of a window, the one "
-                    "before, or another draw.",
+                    tooltip="How to replace a shift that the layer before has just used: the next "
+                    "quarter-window (increment), the previous one (decrement), or a new draw (retry).",
                 ),
                 *(multiplier_socket(name, of) for name, of in MULTIPLIERS.items()),
             ],
@@ -145,9 +151,9 @@ class MegapixelMSWMSASimple(io.ComfyNode):
             display_name="MSW-MSA Attention Simple (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Makes large pictures faster: from 20 % of sampling on, self-attention of the most expensive blocks "
-                "runs inside windows that move between steps. The blocks come from the model, and are written to the "
-                "log in the words of the MSW-MSA Attention node."
+                "Samples large images faster: from 20 % of sampling on, self-attention of the most "
+                "expensive blocks runs in windows that are shifted in every step. The blocks are read from "
+                "the model and written to the log under the input names of MSW-MSA Attention."
             ),
             search_aliases=[
                 "ApplyMSWMSAAttentionSimple",
@@ -169,4 +175,4 @@ class MegapixelMSWMSASimple(io.ComfyNode):
     def execute(cls, model_type, model, **settings) -> io.NodeOutput:
         topology = topology_of(model.get_model_object("diffusion_model"))
         check_model_type(model_type, topology)
-        return io.NodeOutput(apply_msw_msa(model, known_preset(topology, **settings)))
+        return io.NodeOutput(apply_msw_msa(model, original_preset(topology, **settings)))

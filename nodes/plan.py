@@ -1,4 +1,4 @@
-"""The node that draws what the effects on a model will do."""
+"""The node that draws the plan of the effects on a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..patches.run_plan import plan_run
 
 
 class MegapixelPlan(io.ComfyNode):
-    """A picture of the plan, before anything is sampled."""
+    """A drawing of the plan, before anything is sampled."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,23 +23,25 @@ class MegapixelPlan(io.ComfyNode):
             display_name="Plan Preview (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Draws what the Megapixel effects on a model will do in a run: blocks of the UNet down, steps across, "
-                "the size of the features in each cell, a colour for each effect. It samples nothing, so it costs "
-                "nothing; use it to look at a schedule before you wait for a picture."
+                "Draws what the Megapixel effects on a model will do during sampling: one row per UNet "
+                "block, one column per step, the feature size in each cell and a colour for each effect. It "
+                "samples nothing and takes a moment; use it to check a schedule before you sample."
             ),
             search_aliases=["Deep Shrink plan", "HiDiffusion plan", "schedule preview", "RAU-Net", "MSW-MSA"],
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model behind the last Megapixel node, as the sampler gets it."
+                    "model", tooltip="The model after the last Megapixel node, as it goes to the sampler."
                 ),
                 io.Latent.Input(
-                    "latent_image", tooltip="The latent that the sampler gets; only its size counts."
+                    "latent_image", tooltip="The latent that goes to the sampler; only its size is used."
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="As in the sampler."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=10000, tooltip="Number of steps, as in the sampler."
+                ),
                 io.Combo.Input(
                     "scheduler",
                     options=comfy.samplers.SCHEDULER_NAMES,
-                    tooltip="As in the sampler: it places the steps.",
+                    tooltip="Scheduler, as in the sampler. It sets the noise level of each step.",
                 ),
                 io.Float.Input(
                     "denoise",
@@ -47,15 +49,15 @@ class MegapixelPlan(io.ComfyNode):
                     min=0.01,
                     max=1.0,
                     step=0.01,
-                    tooltip="As in the sampler. 1 is the whole run.",
+                    tooltip="Denoise, as in the sampler. 1 runs all noise levels.",
                 ),
                 io.Sigmas.Input(
                     "sigmas",
                     optional=True,
-                    tooltip="The noise levels of a custom sampler. They replace steps, scheduler and denoise.",
+                    tooltip="Noise levels of a custom sampler. They override steps, scheduler and denoise.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The picture, to save or to show beside the result.")],
+            outputs=[io.Image.Output(tooltip="The plan as an image.")],
             is_output_node=True,
         )
 
@@ -66,11 +68,20 @@ class MegapixelPlan(io.ComfyNode):
                 model, steps, torch.device("cpu"), "euler", scheduler, denoise
             ).sigmas
         if len(sigmas) < 2:
-            raise bad_input("sigmas", "at least 2 noise levels", len(sigmas), "One step has two ends.")
+            raise bad_input(
+                "sigmas",
+                "at least 2 noise levels",
+                len(sigmas),
+                "A single step needs two noise levels, its start and its end.",
+            )
         height, width = latent_image["samples"].shape[-2:]
         plan = plan_run(model, (height, width), sigmas)
         picture = draw_plan(plan)
         # (H, W, 3) bytes -> (1, H, W, 3) floats from 0 to 1
         image = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255.0)[None]
-        texts = [] if plan.effects else ["model: nothing to do, no effect of this pack is on it."]
+        texts = (
+            []
+            if plan.effects
+            else ["model: nothing to do, it has no Megapixel effect. Connect it after a Megapixel node."]
+        )
         return pictures_with_notices(logged(texts), image, cls)

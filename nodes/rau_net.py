@@ -1,4 +1,4 @@
-"""The nodes of RAU-Net: all numbers, and the original pack's presets."""
+"""The nodes of RAU-Net: with all settings, and with the original pack's or the paper's presets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..host.scale_modes import scale_modes
 from ..patches.executed_steps import schedule_in
 from ..patches.rau_net import apply_rau_net
 from ..patches.rau_net_effect import never_on
-from ..patches.rau_net_preset import known_preset
+from ..patches.rau_net_preset import original_preset
 from ..patches.rau_net_published import Published, kind_of
 from ..patches.rau_net_settings import Pool, RAUNet
 from ..patches.topology import Topology, topology_of
@@ -29,23 +29,23 @@ from .hidiffusion_sockets import (
 )
 from .sockets import model_socket
 
-OFF = -1.0  # a time that none is
+OFF = -1.0  # no valid time
 MULTIPLIERS = {
-    "pre_upscale_multiplier": "the features ahead of the Upsample",
-    "post_upscale_multiplier": "the features behind the Upsample",
-    "pre_downscale_multiplier": "the features ahead of the Downsample with stride 4",
-    "post_downscale_multiplier": "the features behind the Downsample with stride 4",
-    "ca_pre_upscale_multiplier": "the features ahead of the CA pair's enlargement",
-    "ca_post_upscale_multiplier": "the features behind the CA pair's enlargement",
-    "ca_pre_downscale_multiplier": "the features ahead of the CA pair's pooling",
-    "ca_post_downscale_multiplier": "the features behind the CA pair's pooling",
+    "pre_upscale_multiplier": "the features before the Upsample",
+    "post_upscale_multiplier": "the features after the Upsample",
+    "pre_downscale_multiplier": "the features before the Downsample with stride 4",
+    "post_downscale_multiplier": "the features after the Downsample with stride 4",
+    "ca_pre_upscale_multiplier": "the features before the CA pair upscales them",
+    "ca_post_upscale_multiplier": "the features after the CA pair upscales them",
+    "ca_pre_downscale_multiplier": "the features before the CA pair pools them",
+    "ca_post_downscale_multiplier": "the features after the CA pair pools them",
 }
 UNUSED = {"ca_output_sigma_hack": SWITCH, "verbose": LEVEL}
 NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with every number in sight; what only a text could set has sockets of its own after those."""
+    """RAU-Net with all settings; those that only `yaml_parameters` could set come last, with their own sockets."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -54,12 +54,13 @@ class MegapixelRAUNet(io.ComfyNode):
             display_name="RAU-Net (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Keeps the composition whole in pictures larger than the model was trained for: in the early steps a "
-                "Downsample has stride 4 instead of 2, and the features of an attention block (the CA "
-                "pair) are pooled. All blocks and times are set here; RAU-Net Simple chooses them for you."
+                "Keeps images larger than the model's trained size coherent. In the early steps a "
+                "Downsample gets stride 4 instead of 2 and its Upsample restores the size (the Downsample "
+                "pair), and features after an attention block are pooled and upscaled again (the CA pair). "
+                "You set all blocks and times here; RAU-Net Simple chooses them for you."
             ),
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
-            inputs=[*_known_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
+            inputs=[*_original_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
             outputs=[io.Model.Output()],
         )
 
@@ -71,14 +72,14 @@ class MegapixelRAUNet(io.ComfyNode):
 
 
 def _rau_net(sockets: dict[str, Any]) -> RAUNet:
-    """Return the settings that the sockets' values mean."""
+    """Return the settings for the sockets' values."""
     settings = sockets | {
         name: parse_blocks(text, name) for name, text in sockets.items() if name.endswith("_blocks")
     }
     settings["ca_downscale_factor_w"] = sockets.get("ca_downscale_factor_w") or None
     fade = sockets.get("ca_fadeout_start_time", OFF)
     settings["ca_fadeout_start_time"] = None if fade < 0 else fade
-    # Older workflows switch a pair off by its times and leave whatever blocks there were.
+    # Older workflows turn a pair off by its times and keep any blocks.
     if not _is_ever_on(settings, ""):
         settings |= {"input_blocks": (), "output_blocks": ()}
     if not _is_ever_on(settings, "ca_"):
@@ -91,65 +92,67 @@ def _is_ever_on(settings: dict[str, Any], pair: str) -> bool:
     return schedule_in(settings["time_mode"], start, end).is_ordered
 
 
-def _known_inputs() -> list[io.Input]:
+def _original_inputs() -> list[io.Input]:
     modes = list(scale_modes())
     return [
         model_socket(),
         blocks_socket(
-            "input_blocks", "3", "Input blocks whose Downsample gets stride 4. 3 suits SD 1.x, 3 or 6 SDXL."
+            "input_blocks",
+            "3",
+            "Input blocks whose Downsample gets stride 4. 3 suits SD 1.x; 3 or 6 suits SDXL.",
         ),
         blocks_socket(
             "output_blocks",
             "8",
-            "Output blocks whose Upsample undoes it: 8 for input 3 in SD 1.x, 5 for 3 in SDXL. Left empty, the partners "
-            "are found.",
+            "Output blocks whose Upsample restores the size: 8 for input 3 in SD 1.x, 5 for input 3 in SDXL.",
+            empty="the partners of input_blocks",
         ),
         time_mode_socket(),
-        time_socket(
-            "start_time", 0.0, "When the Downsample pair begins, this moment included. 0 is the first step."
-        ),
+        time_socket("start_time", 0.0, "Start of the Downsample pair, inclusive. 0 is the first step."),
         time_socket(
             "end_time",
             0.45,
-            "When the Downsample pair ends, this moment included. 0.4 to 0.6; later is safer against doubled objects, "
-            "earlier is sharper. An end before the start switches the pair off.",
+            "End of the Downsample pair, inclusive. 0.4 to 0.6 is usual: a later end prevents more "
+            "duplicated objects, an earlier end gives sharper images. An end before the start turns the "
+            "pair off.",
         ),
         io.Combo.Input(
             "upscale_mode",
             options=modes,
-            tooltip="How the Upsample enlarges. Bicubic is the known default, nearest what the model was trained with.",
+            tooltip="Interpolation of the Upsample. bicubic is the original pack's default; the model was "
+            "trained with nearest.",
         ),
-        time_socket(
-            "ca_start_time", 0.0, "When the CA pair begins, this moment included. 0 is the first step."
-        ),
+        time_socket("ca_start_time", 0.0, "Start of the CA pair, inclusive. 0 is the first step."),
         time_socket(
             "ca_end_time",
             0.3,
-            "When the CA pair ends, this moment included. 0.2 to 0.45; above twice the trained size. An end before the "
-            "start switches the pair off.",
+            "End of the CA pair, inclusive. 0.2 to 0.45 is usual; use it above twice the trained size. An "
+            "end before the start turns the pair off.",
         ),
         blocks_socket(
             "ca_input_blocks",
             "4",
-            "Input blocks behind which features are pooled: 4 or 1 in SD 1.x, 4 in SDXL.",
+            "Input blocks after which the features are pooled: 4 or 1 in SD 1.x, 4 in SDXL.",
         ),
         blocks_socket(
             "ca_output_blocks",
             "8",
-            "Output blocks ahead of which they are enlarged again: 8 for input 4 in SD 1.x, 5 for 4 in SDXL. Left empty, "
-            "the partners are found.",
+            "Output blocks before which the features are upscaled again: 8 for input 4 in SD 1.x, 5 for "
+            "input 4 in SDXL.",
+            empty="the partners of ca_input_blocks",
         ),
         io.Combo.Input(
             "ca_upscale_mode",
             options=modes,
-            tooltip="How the CA pair enlarges. Bicubic is the known and the published one.",
+            tooltip="Interpolation with which the CA pair upscales the features. bicubic is the original "
+            "pack's default and the paper's choice.",
         ),
         io.Combo.Input(
             "ca_downscale_mode",
             options=list(dict.fromkeys((*get_args(Pool), *modes))),
             default="adaptive_avg_pool2d",
-            tooltip="How the CA pair makes features smaller. avg_pool2d is the published one and takes whole factors "
-            "only; adaptive_avg_pool2d takes any.",
+            tooltip="How the CA pair downscales the features. avg_pool2d is the published one and needs "
+            "whole factors; adaptive_avg_pool2d takes any factor.",
         ),
         io.Float.Input(
             "ca_downscale_factor",
@@ -158,14 +161,15 @@ def _known_inputs() -> list[io.Input]:
             max=100.0,
             step=0.1,
             round=False,
-            tooltip="How far the CA pair shrinks. 2 halves the features, 1.5 is gentler, 1 changes nothing.",
+            tooltip="Factor by which the CA pair downscales the features. 2 halves width and height, 1.5 is "
+            "weaker, 1 changes nothing.",
         ),
         io.Combo.Input(
             "two_stage_upscale_mode",
             options=["disabled", *modes],
             default="disabled",
-            tooltip="The Upsample enlarges half the way in this mode and the rest in upscale_mode. disabled is one way "
-            "throughout.",
+            tooltip="Two-stage Upsample: the first half of the enlargement uses this mode, the second half "
+            "uses upscale_mode. disabled uses upscale_mode for all of it.",
         ),
     ]
 
@@ -177,13 +181,14 @@ def _further_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="On: the block's skip connection keeps its full size, as in Deep Shrink, and the partner output "
-            "block is one lower. Off: it is pooled as well.",
+            tooltip="On: the block's skip connection keeps its full size, as in Deep Shrink, and the "
+            "matching output block has a number one lower. Off: it is pooled too.",
         ),
         time_socket(
             "ca_fadeout_start_time",
             OFF,
-            "From here on the CA pair weakens until ca_end_time, instead of stopping at once. Any number below 0 is off.",
+            "Start of a fade-out: from here the CA pair weakens until ca_end_time, instead of stopping at "
+            "once. Any value below 0 turns the fade off.",
             min=OFF,
             optional=True,
             advanced=True,
@@ -196,8 +201,8 @@ def _further_inputs() -> list[io.Input]:
             step=0.01,
             optional=True,
             advanced=True,
-            tooltip="The share of the CA pair's strength below which the fade does not go. 0 fades to nothing, 1 is no "
-            "fade.",
+            tooltip="Lowest strength that the fade-out reaches, as a share of the CA pair's full strength. "
+            "0 fades out completely, 1 does not fade.",
         ),
         io.Float.Input(
             "ca_downscale_factor_w",
@@ -208,7 +213,7 @@ def _further_inputs() -> list[io.Input]:
             round=False,
             optional=True,
             advanced=True,
-            tooltip="How far the CA pair shrinks the width, 1 to 4 for wide pictures. 0 takes ca_downscale_factor.",
+            tooltip="Separate factor for the width, 1 to 4 for wide images. 0 uses ca_downscale_factor.",
         ),
         io.Int.Input(
             "ca_latent_pixel_increment",
@@ -217,15 +222,16 @@ def _further_inputs() -> list[io.Input]:
             max=64,
             optional=True,
             advanced=True,
-            tooltip="The pooled sides are multiples of this many pixels of the features. 8 is the known default, 1 "
-            "rounds least.",
+            tooltip="Width and height of the pooled features are rounded to multiples of this, in feature "
+            "pixels. 8 is the original pack's default; 1 rounds least.",
         ),
         io.Boolean.Input(
             "ca_avg_pool2d_ceil_mode",
             default=True,
             optional=True,
             advanced=True,
-            tooltip="For avg_pool2d and odd sides. On: the last row and column count. Off: they are dropped.",
+            tooltip="For avg_pool2d with odd width or height. On: the last row and column are included. "
+            "Off: they are dropped.",
         ),
         *(multiplier_socket(name, of) for name, of in MULTIPLIERS.items()),
     ]
@@ -236,7 +242,7 @@ SCHEDULES = ("known", "published", "published (turbo)")
 
 
 class MegapixelRAUNetSimple(io.ComfyNode):
-    """RAU-Net with the original pack's presets, or by the paper's."""
+    """RAU-Net with the original pack's presets, or with the paper's."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -246,9 +252,9 @@ class MegapixelRAUNetSimple(io.ComfyNode):
             display_name="RAU-Net Simple (Megapixel)",
             category="model/patch/unet",
             description=(
-                "Keeps the composition whole in pictures larger than the model was trained for. Choose how large the "
-                "picture is; blocks and times come from the original pack's presets, or from the paper, and are written to the "
-                "log in the words of the RAU-Net node."
+                "Keeps images larger than the model's trained size coherent. Choose the image size; blocks "
+                "and times come from the original pack's presets or from the paper, and are written to the "
+                "log under the input names of RAU-Net."
             ),
             search_aliases=["ApplyRAUNetSimple", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
             inputs=[
@@ -257,23 +263,27 @@ class MegapixelRAUNetSimple(io.ComfyNode):
                 io.Combo.Input(
                     "res_mode",
                     options=list(RES_MODES),
-                    tooltip="How large the picture is, in pixels of a side. It need not be exact: high is stronger than "
-                    "low, ultra strongest. SDXL does nothing at low.",
+                    tooltip="Image size, by its side in pixels. It need not be exact: high is stronger than "
+                    "low, ultra is strongest. With SDXL, low does nothing.",
                 ),
                 io.Combo.Input(
                     "upscale_mode",
                     options=modes,
-                    tooltip="How the Upsample enlarges. default is bicubic, or nearest in the published schedules.",
+                    tooltip="Interpolation of the Upsample. default is bicubic, or nearest in the published "
+                    "schedules.",
                 ),
                 io.Combo.Input(
-                    "ca_upscale_mode", options=modes, tooltip="How the CA pair enlarges. default is bicubic."
+                    "ca_upscale_mode",
+                    options=modes,
+                    tooltip="Interpolation with which the CA pair upscales the features. default is bicubic.",
                 ),
                 io.Combo.Input(
                     "schedule",
                     options=list(SCHEDULES),
                     optional=True,
-                    tooltip="known: the presets by res_mode. published: the paper's blocks and shares of the steps, by "
-                    "the latent's size, with res_mode ignored; published (turbo) for SDXL-Turbo.",
+                    tooltip="Where blocks and times come from. known: the original pack's presets, by "
+                    "res_mode. published: the paper's, by the latent size; res_mode is ignored. published "
+                    "(turbo): the paper's for SDXL-Turbo.",
                 ),
             ],
             outputs=[io.Model.Output()],
@@ -289,7 +299,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
         modes = {name: mode for name, mode in chosen.items() if mode != "default"}
         if schedule == "known":
             return io.NodeOutput(
-                apply_rau_net(model, known_preset(topology, res_mode.partition(" ")[0], **modes))
+                apply_rau_net(model, original_preset(topology, res_mode.partition(" ")[0], **modes))
             )
         return io.NodeOutput(apply_rau_net(model, _published(topology, schedule, modes)))
 

@@ -1,4 +1,4 @@
-"""The node that chooses among segments and orders them."""
+"""The node that selects and sorts segments."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .segs_sockets import CATEGORY, segs_socket
 
 
 class MegapixelSEGSFilter(io.ComfyNode):
-    """Which segments, and in which order."""
+    """Selects segments and sorts them."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -24,8 +24,9 @@ class MegapixelSEGSFilter(io.ComfyNode):
             display_name="Filter and Order SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Keeps the segments that fit and puts them in order: by label, confidence, size, or place in the picture; the first few, or all. "
-                "Gives back those left out as well, and can join two lists."
+                "Selects segments by label, confidence and size, and sorts them by size, confidence or "
+                "position; all of them or only a range. The second output has the segments that were not "
+                "selected. It can also join two lists."
             ),
             search_aliases=[
                 "SEGSFilter",
@@ -39,17 +40,20 @@ class MegapixelSEGSFilter(io.ComfyNode):
                 io.String.Input(
                     "labels",
                     default="",
-                    tooltip="Only segments with one of these labels, with commas between. Empty takes all.",
+                    tooltip="Keep only segments with one of these labels, separated by commas. Empty keeps "
+                    "all.",
                 ),
                 io.Combo.Input(
                     "order",
                     options=["as found", *MEASURES],
-                    tooltip="The greatest, the leftmost or the uppermost first. The order counts the seeds, and says who goes first where segments overlap.",
+                    tooltip="Sort order: the largest value, the leftmost or the topmost first. The order "
+                    "decides which seed each segment gets and which one comes first where segments overlap.",
                 ),
                 io.Boolean.Input(
                     "reverse",
                     default=False,
-                    tooltip="Turns the order round: the smallest, the rightmost first.",
+                    tooltip="On: reverses the order, so that the smallest or the rightmost comes first. Off "
+                    "changes nothing.",
                 ),
                 io.Float.Input(
                     "min_confidence",
@@ -57,34 +61,47 @@ class MegapixelSEGSFilter(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Least confidence of the detector. 0 takes all.",
+                    tooltip="Minimum confidence of the detector. 0 keeps all.",
                 ),
                 io.Int.Input(
                     "min_size",
                     default=0,
                     min=0,
                     max=16384,
-                    tooltip="Least shorter side of the found box in pixels. 0 takes all.",
+                    tooltip="Minimum length of the shorter side of the detected box, in pixels. 0 keeps all.",
                 ),
-                io.Int.Input("max_size", default=0, min=0, max=16384, tooltip="Most of it. 0 is no limit."),
+                io.Int.Input(
+                    "max_size",
+                    default=0,
+                    min=0,
+                    max=16384,
+                    tooltip="Maximum length of the "
+                    "shorter side of the detected box, in pixels. 0 is no limit.",
+                ),
                 io.Int.Input(
                     "first",
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="After ordering, leave out so many at the beginning. 0 leaves out none.",
+                    tooltip="Number of segments to skip at the start of the sorted list. 0 skips none.",
                 ),
-                io.Int.Input("count", default=0, min=0, max=10000, tooltip="Then take so many. 0 takes all."),
+                io.Int.Input(
+                    "count",
+                    default=0,
+                    min=0,
+                    max=10000,
+                    tooltip="Number of segments to keep after that. 0 keeps all.",
+                ),
                 io.SEGS.Input(
                     "more_segs",
                     optional=True,
-                    tooltip="Segments of the same picture, added after segs before anything is chosen.",
+                    tooltip="Segments of the same image, added after segs before the selection.",
                 ),
             ],
             outputs=[
-                io.SEGS.Output(display_name="segs", tooltip="The chosen ones."),
-                io.SEGS.Output(display_name="others", tooltip="Those left out."),
-                io.Int.Output(display_name="count", tooltip="How many are chosen."),
+                io.SEGS.Output(display_name="segs", tooltip="The selected segments."),
+                io.SEGS.Output(display_name="others", tooltip="The segments that were not selected."),
+                io.Int.Output(display_name="count", tooltip="Number of selected segments."),
             ],
         )
 
@@ -100,17 +117,17 @@ class MegapixelSEGSFilter(io.ComfyNode):
         result = (size, chosen), (size, others), len(chosen)
         if chosen and (choice != Choice() or more_segs is not None):
             return io.NodeOutput(*result)
-        why = "no condition is set" if chosen else f"none of {len(everything)} segments is chosen"
+        why = "no condition is set" if chosen else f"none of {len(everything)} segments is selected"
         return nothing_to_do(f"segs: nothing to do, {why}.", *result)
 
 
 def _with_more(size: Size, segments: list[SEG], more: Any) -> tuple[Size, list[SEG]]:
-    """Return segments and more of them; an empty list fits a picture of any size."""
+    """Return both lists of segments joined; an empty list fits an image of any size."""
     if more is None:
         return size, segments
     other, further = read_shape(more)
     if other != size and whole_of(segments) and whole_of(further):
-        expected = f"segments of a picture of {size[1]}x{size[0]} like segs"
+        expected = f"segments of an image of {size[1]}x{size[0]}, as in segs"
         got = f"{other[1]}x{other[0]}"
-        raise bad_input("more_segs", expected, got, "Find both in the same picture.")
+        raise bad_input("more_segs", expected, got, "Detect both in the same image.")
     return size if whole_of(segments) else other, join_segments(segments, further)

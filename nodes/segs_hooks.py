@@ -1,4 +1,4 @@
-"""An upscaler hook and a scheduler function: what Upscale SEGS, and nodes of other packs, can be given."""
+"""An upscaler hook and a scheduler function, for Upscale SEGS and for nodes of other packs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 
 class SaveProgress:
-    """The contract of an UPSCALER_HOOK: `post_paste` is given the picture after each segment, and returns it."""
+    """An UPSCALER_HOOK: `post_paste` gets the image after each segment, and returns it."""
 
     def __init__(self, prefix: str, seconds: float, texts: dict[str, Any]) -> None:
         self._prefix, self._seconds = prefix, seconds
@@ -34,7 +34,7 @@ class SaveProgress:
         self._saved = time.monotonic()
 
     def post_paste(self, image: Tensor) -> Tensor:
-        """Save IMAGE (F, H, W, C), at most once in so many seconds; always to the same files."""
+        """Save IMAGE (F, H, W, C), at most once in `seconds`, always to the same files."""
         if time.monotonic() - self._saved >= self._seconds:
             for picture, path in zip(image, self._files(image), strict=True):
                 pixels = (picture.clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy()
@@ -60,7 +60,7 @@ class SaveProgress:
 
 
 class MegapixelSaveProgressHook(io.ComfyNode):
-    """The picture so far, on disk."""
+    """Saves the unfinished image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -69,22 +69,24 @@ class MegapixelSaveProgressHook(io.ComfyNode):
             display_name="Save Progress Hook (Megapixel)",
             category=CATEGORY,
             description=(
-                "Saves the picture while its segments are put back, over and over to the same file in the output folder: a crash after an hour of work "
-                "leaves what was finished. Connect it to upscaler_hook_opt. The workflow is in the file."
+                "Saves the unfinished image each time segments are pasted, always to the same file in the "
+                "output folder, so a crash does not lose finished work. Connect it to upscaler_hook_opt. "
+                "The file contains the workflow."
             ),
             search_aliases=["UPSCALER_HOOK", "upscaler hook", "autosave", "intermediate result"],
             inputs=[
                 io.String.Input(
                     "filename_prefix",
                     default="progress",
-                    tooltip="Name of the file in the output folder; may hold folders.",
+                    tooltip="Start of the file name in the output folder; it may contain subfolders.",
                 ),
                 io.Float.Input(
                     "seconds",
                     default=30.0,
                     min=0.0,
                     max=3600.0,
-                    tooltip="Least time between two saves. 0 saves after every segment; 30 costs nothing that one notices.",
+                    tooltip="Minimum time between two saves, in seconds. 30 costs no noticeable time; 0 "
+                    "saves after every segment.",
                 ),
             ],
             outputs=[UpscalerHook.Output()],
@@ -99,7 +101,7 @@ class MegapixelSaveProgressHook(io.ComfyNode):
 
 
 class MegapixelSchedulerFunction(io.ComfyNode):
-    """Any noise levels as a scheduler."""
+    """Turns any noise levels into a scheduler."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -108,8 +110,8 @@ class MegapixelSchedulerFunction(io.ComfyNode):
             display_name="Sigmas to Scheduler (Megapixel)",
             category=CATEGORY,
             description=(
-                "Turns the noise levels of any scheduler node into a scheduler for Upscale SEGS and detailers of other packs: the curve is kept and sampled anew "
-                "for the number of steps that they ask for."
+                "Turns the noise levels of any scheduler node into a scheduler for Upscale SEGS and for "
+                "other packs' detailers. The curve is resampled to the number of steps that they request."
             ),
             search_aliases=[
                 "SCHEDULER_FUNC",
@@ -120,7 +122,8 @@ class MegapixelSchedulerFunction(io.ComfyNode):
             inputs=[
                 io.Sigmas.Input(
                     "sigmas",
-                    tooltip="From any scheduler node, with denoise 1: the part of it that is used follows from the sampler's denoise.",
+                    tooltip="From any scheduler node, with denoise set to 1. The sampler's own denoise "
+                    "selects the part that is used.",
                 )
             ],
             outputs=[SchedulerFunc.Output()],
@@ -129,5 +132,10 @@ class MegapixelSchedulerFunction(io.ComfyNode):
     @classmethod
     def execute(cls, sigmas) -> io.NodeOutput:
         if len(sigmas) < 2:
-            raise bad_input("sigmas", "at least 2 noise levels", len(sigmas), "One step has two ends.")
+            raise bad_input(
+                "sigmas",
+                "at least 2 noise levels",
+                len(sigmas),
+                "A single step needs two noise levels, its start and its end.",
+            )
         return io.NodeOutput(lambda model, sampler_name, steps: resample_levels(sigmas, steps))

@@ -23,7 +23,7 @@ SMALLEST_TILE = 32  # pixels
 
 
 class MegapixelMaskToSEGS(io.ComfyNode):
-    """A segment for each part of a mask."""
+    """One segment for each region of a mask."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -32,43 +32,44 @@ class MegapixelMaskToSEGS(io.ComfyNode):
             display_name="Mask to SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Makes a segment of each connected part of a mask, largest first, with some of its surroundings. Several masks are "
-                "taken as the frames of a batch: each frame gets its own segments."
+                "Creates one segment for each connected region of a mask, largest first. Each crop includes "
+                "some surroundings as context. A batch of masks is treated as frames: each frame gets its "
+                "own segments."
             ),
             search_aliases=["MaskToSEGS", "MASK to SEGS", "segments from mask", "inpaint regions"],
             inputs=[
                 io.Mask.Input(
                     "mask",
-                    tooltip="White is what belongs to a segment; soft edges stay soft. Several masks are frames.",
+                    tooltip="White areas become segments; soft edges stay soft. A batch of masks is treated "
+                    "as frames.",
                 ),
                 io.Boolean.Input(
                     "combined",
                     default=False,
-                    tooltip="One segment of all parts. Off: one for each connected part.",
+                    tooltip="On: one segment for the whole mask. Off: one segment for each connected region.",
                 ),
                 _crop_factor_socket(),
                 io.Boolean.Input(
                     "bbox_fill",
                     default=False,
-                    tooltip="The mask of a segment is its whole box. Off: the part's own shape.",
+                    tooltip="On: the segment's mask is its whole bounding box. Off: the region's own shape.",
                 ),
                 io.Int.Input(
                     "drop_size",
                     default=10,
                     min=1,
                     max=16384,
-                    tooltip="Parts with a shorter side than that, in pixels, are left out: specks. 1 keeps all.",
+                    tooltip="Regions whose shorter side is below this, in pixels, are ignored as specks. 10 "
+                    "is usual; 1 keeps all.",
                 ),
                 io.Boolean.Input(
-                    "contour_fill",
-                    default=False,
-                    tooltip="Holes inside a part belong to it. Off: they stay holes.",
+                    "contour_fill", default=False, tooltip="On: fills holes inside a region. Off: holes stay."
                 ),
                 io.String.Input(
                     "label",
                     default="mask",
                     optional=True,
-                    tooltip="Name of the segments, to filter by. It changes no picture.",
+                    tooltip="Label of the segments, for Filter and Order SEGS. It does not change the image.",
                 ),
             ],
             outputs=[io.SEGS.Output()],
@@ -82,12 +83,12 @@ class MegapixelMaskToSEGS(io.ComfyNode):
         segs = _joined((masks.shape[1], masks.shape[2]), found)
         if any(found):
             return io.NodeOutput(segs)
-        why = "every part is smaller than drop_size" if bool((masks > 0).any()) else "the mask is black"
+        why = "every region is smaller than drop_size" if bool((masks > 0).any()) else "the mask is black"
         return nothing_to_do(f"mask: nothing to do, {why}: there is no segment.", segs)
 
 
 class MegapixelTilesToSEGS(io.ComfyNode):
-    """Equal tiles over a picture."""
+    """Equal tiles over an image, one segment each."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -96,8 +97,9 @@ class MegapixelTilesToSEGS(io.ComfyNode):
             display_name="Tiles to SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Cuts a whole picture into equal square tiles that overlap, one segment each: what a tiled diffusion upscale refines. "
-                "All tiles have one size, so they can be sampled together. With a mask, only tiles that it touches."
+                "Divides the whole image into equal, overlapping square tiles, one segment each: use it for "
+                "tiled diffusion upscaling. All tiles have the same size, so they can be sampled together. "
+                "With a mask, it keeps only tiles that touch the mask."
             ),
             search_aliases=[
                 "MakeTileSEGS",
@@ -107,15 +109,18 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                 "tiles",
             ],
             inputs=[
-                io.Image.Input("image", tooltip="Only its size counts: the picture before it is enlarged."),
+                io.Image.Input(
+                    "image", tooltip="Only its size is used. Connect the image before it is upscaled."
+                ),
                 io.Int.Input(
                     "tile_size",
                     default=512,
                     min=0,
                     max=16384,
                     step=8,
-                    tooltip="Side of the tiles in pixels of this picture. Enlarged by 2, tiles of 512 are sampled at 1024: good for SDXL; 256 for SD 1.x. "
-                    "0 takes the size that the model was trained at, divided by rescale_factor.",
+                    tooltip="Width and height of the tiles in pixels of this image. Upscaled by 2, tiles of "
+                    "512 are sampled at 1024: good for SDXL; use 256 for SD 1.x. 0 uses the model's trained "
+                    "size divided by rescale_factor.",
                 ),
                 io.Int.Input(
                     "overlap",
@@ -123,17 +128,20 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                     min=0,
                     max=8192,
                     step=8,
-                    tooltip="Least pixels that neighbours have in common. An eighth of the tile is usual. Times the factor it should be twice the feather, or lines show between tiles.",
+                    tooltip="Minimum overlap between neighbouring tiles, in pixels of this image. An eighth "
+                    "of tile_size is usual. Multiplied by rescale_factor it should be at least twice the "
+                    "feather, or lines may show between tiles.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Only tiles that it touches, and only what it covers. Of any size.",
+                    tooltip="Keeps only tiles that touch the mask, and only the masked part of them. Any "
+                    "size.",
                 ),
                 io.Model.Input(
                     "model",
                     optional=True,
-                    tooltip="The model that will sample the tiles; read only where tile_size is 0.",
+                    tooltip="The model that will sample the tiles. Used only if tile_size is 0.",
                 ),
                 io.Float.Input(
                     "rescale_factor",
@@ -142,7 +150,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     optional=True,
-                    tooltip="rescale_factor of Upscale SEGS; read only where tile_size is 0. 1 keeps the size.",
+                    tooltip="rescale_factor of Upscale SEGS. Used only if tile_size is 0; 1 keeps the size.",
                 ),
             ],
             outputs=[io.SEGS.Output()],
@@ -153,7 +161,7 @@ class MegapixelTilesToSEGS(io.ComfyNode):
         side = tile_size or _trained_tile(model, rescale_factor)
         if side < SMALLEST_TILE:
             expected = f"0 or at least {SMALLEST_TILE}"
-            raise bad_input("tile_size", expected, side, "Take larger tiles, or a lower rescale_factor.")
+            raise bad_input("tile_size", expected, side, "Use larger tiles or a lower rescale_factor.")
         if overlap >= side:
             expected = f"less than tile_size {side}"
             raise bad_input("overlap", expected, overlap, "An eighth of the tile is usual.")
@@ -161,11 +169,11 @@ class MegapixelTilesToSEGS(io.ComfyNode):
         tiles = tile_segments(size, side, overlap, mask)
         if tiles:
             return io.NodeOutput((size, tiles))
-        return nothing_to_do("mask: nothing to do, it is black: there is no tile.", (size, tiles))
+        return nothing_to_do("mask: nothing to do, the mask is black: there is no tile.", (size, tiles))
 
 
 class MegapixelFacesToSEGS(io.ComfyNode):
-    """A segment for each face."""
+    """One segment for each face."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -174,20 +182,22 @@ class MegapixelFacesToSEGS(io.ComfyNode):
             display_name="Faces to SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Makes a segment of each face that insightface finds, the largest first, with some of its surroundings: what a face detailer refines. Each "
-                "picture of a batch gets its own segments."
+                "Creates one segment for each face that insightface detects, largest first: use it as a "
+                "face detailer. Each crop includes some surroundings as context. Each image of a batch gets "
+                "its own segments."
             ),
             search_aliases=["face detailer", "BboxDetectorSEGS", "face segments", "insightface SEGS"],
             inputs=[
                 FaceAnalysis.Input(
-                    "faceanalysis", tooltip="From Face Analysis, of this pack or another one's for InstantID."
+                    "faceanalysis",
+                    tooltip="From Face Analysis, or from another pack's InstantID face analysis.",
                 ),
-                io.Image.Input("image", tooltip="One picture or a batch: grey, RGB or RGBA, of any size."),
+                io.Image.Input("image", tooltip="One image or a batch: grey, RGB or RGBA, any size."),
                 _crop_factor_socket(),
                 io.Combo.Input(
                     "shape",
                     options=["ellipse", "box"],
-                    tooltip="Shape of the mask. ellipse fits a head; box takes its corners as well.",
+                    tooltip="Shape of the mask. ellipse fits a head; box includes the corners.",
                 ),
                 io.Float.Input(
                     "mask_scale",
@@ -195,7 +205,8 @@ class MegapixelFacesToSEGS(io.ComfyNode):
                     min=0.5,
                     max=3.0,
                     step=0.05,
-                    tooltip="Sides of the mask by those of the found box, which ends at brows and chin. 1.2 holds the face, 1.6 the head; 1 is the box.",
+                    tooltip="Mask size relative to the detected box, which ends at the eyebrows and the "
+                    "chin. 1.2 covers the face, 1.6 the head; 1 is the box.",
                 ),
             ],
             outputs=[io.SEGS.Output()],
@@ -211,34 +222,36 @@ class MegapixelFacesToSEGS(io.ComfyNode):
         if any(found):
             return io.NodeOutput(_joined(size, found))
         text = (
-            "image: nothing to do, no face is found: there is no segment. Use a larger or more frontal face."
+            "image: nothing to do, no face was detected: there is no segment. Use a larger or more frontal "
+            "face."
         )
         return nothing_to_do(text, _joined(size, found))
 
 
 def _trained_tile(model: Any, rescale_factor: float) -> int:
-    """Return the side of tiles that are of the model's trained size when they are enlarged, a multiple of 8."""
-    hint = "Type the side of the tiles, in pixels of this picture."
+    """Return the side of tiles that have the model's trained size after upscaling, a multiple of 8."""
+    hint = "Set tile_size in pixels of this image."
     if model is None:
-        raise bad_input("tile_size", "a model for 0", "none", f"Connect model. {hint}")
+        raise bad_input("tile_size", "a connected model, which 0 needs", "none", f"Connect model. {hint}")
     pixels = trained_pixels(model.model)
     if pixels is None:
         name = type(model.model).__name__
         raise bad_input(
-            "tile_size", f"the side of a tile for {name}, whose trained size is not known", 0, hint
+            "tile_size", f"a size in pixels, because the trained size of {name} is unknown", 0, hint
         )
     return round(pixels / rescale_factor / 8) * 8
 
 
 def _crop_factor_socket() -> io.Float.Input:
-    """Return how much of the surroundings is sampled with a segment."""
+    """Return the size of a crop relative to its segment."""
     return io.Float.Input(
         "crop_factor",
         default=3.0,
         min=1.0,
         max=100.0,
         step=0.1,
-        tooltip="Crop size relative to the segment. Larger crops give the model more context: 1.5 to 3 is usual; 1 takes none.",
+        tooltip="Crop size relative to the segment. Larger crops give the model more context: 1.5 to 3 is "
+        "usual; 1 adds none.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The node that shows segments."""
+"""The node that draws segments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .segs_sockets import CATEGORY, segs_socket
 
 
 class MegapixelSEGSPreview(io.ComfyNode):
-    """Numbered boxes and masks over the picture."""
+    """Numbered boxes and masks over the image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -21,8 +21,9 @@ class MegapixelSEGSPreview(io.ComfyNode):
             display_name="Preview SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Draws segments over their picture: masks in colours, found boxes in thick lines, what is sampled around them in thin ones, with "
-                "number, label and confidence. The numbers are the order in which segments are seeded and refined."
+                "Draws segments over their image: masks in colour, detected boxes with thick lines, crops "
+                "with thin lines, with number, label and confidence. The numbers give the order in which "
+                "segments get their seeds and are refined."
             ),
             search_aliases=["SEGSPreview", "SEGS preview", "show segments", "segment boxes"],
             inputs=[
@@ -30,17 +31,18 @@ class MegapixelSEGSPreview(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture; of another size it is fitted. Without it they lie on grey.",
+                    tooltip="The image; one of another size is resized to fit. If empty, segments are drawn "
+                    "on grey.",
                 ),
             ],
-            outputs=[io.Image.Output(tooltip="The drawing, one for each frame.")],
+            outputs=[io.Image.Output(tooltip="The drawing, one image for each frame.")],
             is_output_node=True,
         )
 
     @classmethod
     def execute(cls, segs, image=None) -> io.NodeOutput:
         size, segments = read_shape(segs)
-        backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no picture
+        backdrop = size if min(size) > 0 else (LEAST, LEAST)  # of segments found in no image
         frames = torch.full((1, *backdrop, 3), BACKDROP) if image is None else image
         drawn: list[torch.Tensor] = []
         for frame, picture in enumerate(frames):

@@ -1,4 +1,4 @@
-"""The nodes that let several workers share the segments of a picture."""
+"""The nodes that let several workers share the segments of an image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from .segs_sockets import CATEGORY, segs_socket
 
 BY_HAND = "by hand"
 WORKERS = {BY_HAND: True, "ComfyUI-Distributed": True, "ComfyUI-Distributed, master only orchestrates": False}
-UNCHANGED = "results: nothing to do, no worker has changed a pixel of image."
-EIGHT_BITS = "results: a worker's picture has 8 bits, so which pixels it changed is a guess, and colours may shift. Put Send SEGS Result before the collector."
+UNCHANGED = "results: nothing to do, no worker changed a pixel of image."
+EIGHT_BITS = (
+    "results: a worker's image has only 8 bits, so changed pixels are guessed and colours may shift. "
+    "Put Send SEGS Result before the collector."
+)
 
 
 class MegapixelSEGSSlice(io.ComfyNode):
@@ -32,8 +35,9 @@ class MegapixelSEGSSlice(io.ComfyNode):
             display_name="Slice SEGS (Megapixel)",
             category=CATEGORY,
             description=(
-                "Gives one of several workers its share of the segments: every segment goes to exactly one, with about equal work for each. Seeds and shared "
-                "edges stay as if one worker did all. Merge SEGS Results puts the pictures together."
+                "Selects one worker's share of the segments, so that several workers can refine one image. "
+                "Every segment goes to exactly one worker, with about equal work for each. Seeds and "
+                "overlaps stay as with a single worker. Merge SEGS Results combines the results."
             ),
             search_aliases=[
                 "SEGS slice",
@@ -45,26 +49,28 @@ class MegapixelSEGSSlice(io.ComfyNode):
             inputs=[
                 segs_socket(),
                 io.Int.Input(
-                    "index", default=0, min=0, max=255, tooltip="Which worker this is, from 0 to count - 1."
+                    "index", default=0, min=0, max=255, tooltip="Number of this worker, from 0 to count - 1."
                 ),
                 io.Int.Input(
                     "count",
                     default=2,
                     min=1,
                     max=256,
-                    tooltip="How many workers share the picture. 1 gives all segments.",
+                    tooltip="Number of workers that share the image. 1 keeps all segments.",
                 ),
                 io.Boolean.Input(
                     "keep_together",
                     default=False,
-                    tooltip="Segments that touch go to one worker: needed where overlaps is 'in order'. Off: the work is shared more evenly.",
+                    tooltip="On: segments that touch go to the same worker; required if overlaps is 'in "
+                    "order'. Off: the work is shared more evenly.",
                 ),
                 io.Combo.Input(
                     "workers",
                     options=list(WORKERS),
                     optional=True,
-                    tooltip="Where index and count come from. By hand: from these inputs. ComfyUI-Distributed: from its list of workers, with the master as the first "
-                    "or, where it only orchestrates, without it.",
+                    tooltip="Source of index and count. by hand: these inputs. ComfyUI-Distributed: its "
+                    "list of workers, with the master as the first. ComfyUI-Distributed, master only "
+                    "orchestrates: the same list without the master.",
                 ),
             ],
             outputs=[io.SEGS.Output()],
@@ -86,7 +92,7 @@ class MegapixelSEGSSlice(io.ComfyNode):
         if share and count > 1:
             return io.NodeOutput((size, share))
         why = (
-            "one worker has all segments"
+            "count is 1, so this worker has all segments"
             if share
             else f"worker {index} gets none of {len(segments)} segments"
         )
@@ -103,34 +109,39 @@ class MegapixelSEGSSend(io.ComfyNode):
             display_name="Send SEGS Result (Megapixel)",
             category=CATEGORY,
             description=(
-                "Adds to a worker's picture what Merge SEGS Results must know, as further frames: which segments these are, which pixels they changed, and to "
-                "what, to the bit. It survives PNGs of 8 bits, so a lost worker is noticed and no colour shifts. It goes between Upscale SEGS and the collector."
+                "Adds extra frames to a worker's image that describe exactly which segments it refined and "
+                "which pixels changed. They survive 8-bit PNGs, so Merge SEGS Results notices lost workers "
+                "and colours do not shift. Put it between Upscale SEGS and the collector."
             ),
             search_aliases=["SEGS send", "distributed upscale", "ComfyUI-Distributed", "worker result"],
             inputs=[
-                io.Image.Input("result", tooltip="What Upscale SEGS made of image, with rescale_factor 1."),
+                io.Image.Input(
+                    "result", tooltip="The output of Upscale SEGS for image, with rescale_factor 1."
+                ),
                 io.Image.Input(
                     "image",
-                    tooltip="The enlarged picture that this worker began with, with no segment refined.",
+                    tooltip="The upscaled image that this worker started from, with no segment refined.",
                 ),
-                io.SEGS.Input("segs", tooltip="This worker's slice, from Slice SEGS."),
+                io.SEGS.Input("segs", tooltip="This worker's segments, from Slice SEGS."),
             ],
             outputs=[
-                io.Image.Output(tooltip="The result, and frames that look like noise: its description.")
+                io.Image.Output(
+                    tooltip="The result, followed by frames that look like noise and describe it."
+                )
             ],
         )
 
     @classmethod
     def execute(cls, result, image, segs) -> io.NodeOutput:
         if image.shape != result.shape:
-            hint = "Set rescale_factor of Upscale SEGS to 1, and connect its image here too."
-            raise bad_input("result", f"pictures of {_shape(image)} like image", _shape(result), hint)
+            hint = "Set rescale_factor of Upscale SEGS to 1 and connect the same image here."
+            raise bad_input("result", f"images of {_shape(image)}, as in image", _shape(result), hint)
         described = pack_share(image, result, contents_of(*read_shape(segs)))
         return io.NodeOutput(torch.cat([result.cpu(), carry_bytes(described, result)]))
 
 
 class MegapixelSEGSMerge(io.ComfyNode):
-    """The workers' results in one picture."""
+    """Combines the workers' results into one image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -139,21 +150,23 @@ class MegapixelSEGSMerge(io.ComfyNode):
             display_name="Merge SEGS Results (Megapixel)",
             category=CATEGORY,
             description=(
-                "Puts together what several workers refined in copies of one picture, each its own slice of the segments. With Send SEGS Result on every worker the result "
-                "has the same bits as one worker's, also where segments of different workers overlap and where pictures travel with 8 bits, and lost workers are noticed."
+                "Combines the results of several workers that refined different segments of one image. With "
+                "Send SEGS Result on every worker, the result is bit for bit that of a single worker, also "
+                "for overlapping segments and 8-bit images, and lost workers are reported."
             ),
             search_aliases=["SEGS merge", "distributed upscale", "combine workers", "ComfyUI-Distributed"],
             inputs=[
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The picture that all workers began with: already enlarged, with no segment refined. With Send SEGS Result it may be left out, "
-                    "where the master only orchestrates.",
+                    tooltip="The image that all workers started from: already upscaled, with no segment "
+                    "refined. Optional with Send SEGS Result if the master only orchestrates.",
                 ),
                 io.Image.Input(
                     "results",
                     optional=True,
-                    tooltip="The workers' pictures as one batch, with what Send SEGS Result added. Without it: all frames of the first, then of the second, and so on.",
+                    tooltip="The workers' images as one batch, including the frames from Send SEGS Result. "
+                    "Without that node: all frames of the first worker, then all of the second, and so on.",
                 ),
                 io.Float.Input(
                     "tolerance",
@@ -164,26 +177,29 @@ class MegapixelSEGSMerge(io.ComfyNode):
                     round=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Only without Send SEGS Result. Differences to image up to this are taken as none: 0.002 where workers send pictures of 8 bits. 0 is exact.",
+                    tooltip="Only without Send SEGS Result: differences from image up to this value count "
+                    "as unchanged. 0.002 suits workers that send 8-bit images; 0 is exact.",
                 ),
                 io.SEGS.Input(
                     "segs",
                     optional=True,
-                    tooltip="All segments, before they are sliced. Needed for the output missing.",
+                    tooltip="All segments, before Slice SEGS. Required for the output missing.",
                 ),
                 io.Combo.Input(
                     "on_missing",
                     options=list(POLICIES),
                     optional=True,
-                    tooltip="What to do where a worker's result did not arrive. refine: its segments are in missing, for a second Upscale SEGS. stop: an error. leave: its "
-                    "segments stay as they were.",
+                    tooltip="What to do if a worker's result is missing. refine: output its segments as "
+                    "missing, for a second Upscale SEGS. stop: raise an error. leave: keep its segments "
+                    "unrefined.",
                 ),
             ],
             outputs=[
                 io.Image.Output(),
                 io.SEGS.Output(
                     display_name="missing",
-                    tooltip="Segments of results that did not arrive; usually none. Connect them with this node's image to a second Upscale SEGS, rescale_factor 1.",
+                    tooltip="Segments of missing results; usually none. Connect them and this node's image "
+                    "to a second Upscale SEGS with rescale_factor 1.",
                 ),
             ],
         )
@@ -191,7 +207,7 @@ class MegapixelSEGSMerge(io.ComfyNode):
     @classmethod
     def execute(cls, image=None, results=None, tolerance=0.0, segs=None, on_missing=REFINE) -> io.NodeOutput:
         if results is None:
-            raise bad_input("results", "the workers' pictures", "nothing", "Connect the collector.")
+            raise bad_input("results", "the workers' images", "nothing", "Connect the collector.")
         arrived = read_results(results)
         if not arrived:
             return _merged_by_values(image, results, tolerance)
@@ -201,17 +217,17 @@ class MegapixelSEGSMerge(io.ComfyNode):
 
 
 def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
-    """Merge results whose changes are guessed from their values, as workers without Send SEGS Result give them."""
+    """Merge results without descriptions, of workers without Send SEGS Result: changes are guessed from the values."""
     if image is None:
         hint = "Put Send SEGS Result before the collector on every worker, or connect image."
-        raise bad_input("results", "the frames of Send SEGS Result where image is missing", "none", hint)
+        raise bad_input("results", "frames of Send SEGS Result, because image is not connected", "none", hint)
     frames = len(image)
     if results.shape[1:] != image.shape[1:] or len(results) % frames:
         raise bad_input(
             "results",
-            f"pictures of {_shape(image)} in multiples of {frames}",
+            f"images of {_shape(image)}, a multiple of {frames} frames",
             f"{len(results)} of {_shape(results)}",
-            "Connect the workers' pictures, and as image the enlarged picture that they began with.",
+            "Connect the workers' images to results, and the upscaled image that they started from to image.",
         )
     texts = logged([EIGHT_BITS] if _has_eight_bits(results) and not _has_eight_bits(image) else [])
     result = torch.stack(
@@ -223,7 +239,7 @@ def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
 
 
 def _has_eight_bits(pictures: torch.Tensor) -> bool:
-    """Return whether some picture of a batch came through 8 bits."""
+    """Return whether an image of the batch was rounded to 8 bits."""
     levels = pictures * 255
     return bool(((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1).any())
 

@@ -18,19 +18,21 @@ SchedulerFunc = io.Custom("SCHEDULER_FUNC")
 
 def segs_socket() -> io.SEGS.Input:
     """Return the socket of segments."""
-    return io.SEGS.Input("segs", tooltip="From a SEGS maker of this pack, or from any detector pack.")
+    return io.SEGS.Input(
+        "segs", tooltip="Segments from a Megapixel node, such as Tiles to SEGS, or from any detector pack."
+    )
 
 
 def picture_sockets() -> list[Any]:
-    """Return the picture that is upscaled, and its segments."""
+    """Return the image that is upscaled, and its segments."""
     return [
-        io.Image.Input("image", tooltip="One picture, a batch or frames: grey, RGB or RGBA, of any size."),
+        io.Image.Input("image", tooltip="One image, a batch or video frames: grey, RGB or RGBA, any size."),
         segs_socket(),
     ]
 
 
 def enlarging_sockets() -> list[Any]:
-    """Return how the whole picture is enlarged."""
+    """Return the settings for enlarging the image."""
     return [
         io.Float.Input(
             "rescale_factor",
@@ -38,18 +40,20 @@ def enlarging_sockets() -> list[Any]:
             min=0.01,
             max=100.0,
             step=0.01,
-            tooltip="Sides of the result by those of the image. 1 keeps the size and only refines the segments.",
+            tooltip="Scale factor. 2 doubles width and height; 1 keeps the size and only refines the "
+            "segments.",
         ),
         io.Combo.Input(
             "resampling_method",
             options=["lanczos", "nearest", "bilinear", "bicubic"],
-            tooltip="How the picture is resampled, in floating point. With an upscale model: from the model's size to the result's.",
+            tooltip="Interpolation for resizing the image. With an upscale model: from the model's size to "
+            "the result's size.",
         ),
         io.Combo.Input(
             "supersample",
             options=["true", "false"],
-            tooltip="true: antialiased where the picture shrinks, which costs nothing. false: single samples. Without effect "
-            "where it grows; lanczos is always antialiased.",
+            tooltip="true: antialias when the image is made smaller; costs no extra time. false: no "
+            "antialiasing. No effect when the image is enlarged, or with lanczos, which always antialiases.",
         ),
         io.Int.Input(
             "rounding_modulus",
@@ -57,13 +61,14 @@ def enlarging_sockets() -> list[Any]:
             min=8,
             max=1024,
             step=8,
-            tooltip="The result's sides are rounded to multiples of it. 8 fits every VAE of SD and SDXL. Not at factor 1.",
+            tooltip="Width and height of the result are rounded to multiples of this. 8 fits every SD and "
+            "SDXL VAE. No effect at rescale_factor 1.",
         ),
     ]
 
 
 def sampling_sockets() -> list[Any]:
-    """Return how each segment is sampled, before the conditioning."""
+    """Return the sampling settings that come before the conditioning."""
     return [
         io.Int.Input(
             "seed",
@@ -71,29 +76,30 @@ def sampling_sockets() -> list[Any]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Noise of the first segment; every next one counts up by 1.",
+            tooltip="Seed of the first segment; each further segment adds 1.",
         ),
         io.Int.Input(
             "steps",
             default=20,
             min=1,
             max=10000,
-            tooltip="Sampling steps for every segment. 15 to 30 is usual.",
+            tooltip="Sampling steps for each segment. 15 to 30 is usual.",
         ),
         io.Float.Input(
             "cfg",
             default=8.0,
             min=0.0,
             max=100.0,
-            tooltip="How strictly the prompt is followed. 1 leaves the negative out.",
+            tooltip="Classifier-free guidance scale. 4 to 8 is usual; 1 ignores the negative prompt.",
         ),
         io.Combo.Input(
-            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="The sampler, as in KSampler."
+            "sampler_name", options=comfy.samplers.KSampler.SAMPLERS, tooltip="Sampler, as in KSampler."
         ),
         io.Combo.Input(
             "scheduler",
             options=scheduler_names(),
-            tooltip="How the noise falls, as in KSampler. AYS and GITS are made for few steps; choose AYS for your model.",
+            tooltip="Scheduler, as in KSampler. AYS and GITS are made for few steps; choose the AYS entry "
+            "of your model.",
         ),
     ]
 
@@ -103,16 +109,17 @@ def conditioning_sockets() -> list[Any]:
     return [
         io.Conditioning.Input(
             "positive",
-            tooltip="What segments should show. Masks, areas, ControlNet hints, GLIGEN boxes, inpainting and reference latents are cut to each segment.",
+            tooltip="Prompt for the segments. Masks, areas, ControlNet hints, GLIGEN boxes, inpainting and "
+            "reference latents are cropped to each segment.",
         ),
         io.Conditioning.Input(
-            "negative", tooltip="What they should not show. Cut to each segment like positive."
+            "negative", tooltip="Negative prompt. It is cropped to each segment, like positive."
         ),
     ]
 
 
 def pasting_sockets() -> list[Any]:
-    """Return how strongly segments change, and how they go back into the picture."""
+    """Return denoising strength and the settings for pasting."""
     return [
         io.Float.Input(
             "denoise",
@@ -120,56 +127,63 @@ def pasting_sockets() -> list[Any]:
             min=0.0001,
             max=1.0,
             step=0.01,
-            tooltip="How much of a segment is drawn anew. 0.2 to 0.5 adds detail, 1 ignores what was there, near 0 nothing changes.",
+            tooltip="Denoising strength. 0.2 to 0.5 adds detail, 1 ignores the original content, near 0 "
+            "changes nothing.",
         ),
         io.Int.Input(
             "feather",
             default=5,
             min=0,
             max=100,
-            tooltip="Pixels of the result over which a segment fades into the picture, at its mask and at its crop's edge. 5 to 20 is usual; "
-            "0 pastes it with hard edges.",
+            tooltip="Width of the blend, in pixels of the result, at the mask's edge and at the crop's "
+            "edge. 5 to 20 is usual; 0 gives hard edges.",
         ),
         io.Boolean.Input(
             "inpaint_model",
             default=False,
-            tooltip="For checkpoints made for inpainting: the model is shown what lies around the mask. Off for all others.",
+            tooltip="On: for inpainting checkpoints; the model sees the area around the mask. Off: for all "
+            "others.",
         ),
         io.Int.Input(
             "noise_mask_feather",
             default=20,
             min=0,
             max=100,
-            tooltip="Pixels over which sampling itself fades (differential diffusion), so that edges fit their surroundings. 20 is "
-            "usual; 0 samples with a sharp mask.",
+            tooltip="Width of the soft mask edge during sampling (differential diffusion), in pixels, so "
+            "that segments match their surroundings. 20 is usual; 0 samples with a hard mask.",
         ),
     ]
 
 
 def optional_sockets() -> list[Any]:
-    """Return what workflows may leave out; the last ones are additions of this pack."""
+    """Return the optional sockets; the last ones are additions of this pack."""
     return [
         io.UpscaleModel.Input(
             "upscale_model_opt",
             optional=True,
-            tooltip="Enlarges the picture before its segments are refined, tile by tile and without a seam. Without one it is resampled.",
+            tooltip="Upscale model that enlarges the image before its segments are refined, tile by tile "
+            "and without seams. If empty, the image is resampled.",
         ),
         UpscalerHook.Input(
             "upscaler_hook_opt",
             optional=True,
-            tooltip="Is given the picture after each segment is put back, and may change it.",
+            tooltip="Hook that gets the image after each segment is pasted and may change it, such as Save "
+            "Progress Hook.",
         ),
         SchedulerFunc.Input(
             "scheduler_func_opt",
             optional=True,
-            tooltip="Noise levels from a function instead of from scheduler.",
+            tooltip="Function that computes the noise levels, such as Sigmas to Scheduler. It overrides "
+            "scheduler.",
         ),
         io.Combo.Input(
             "overlaps",
             options=["independent", "in order"],
             optional=True,
-            tooltip="What a segment sees where it overlaps another. independent: the plain upscale; they share their pixels, and equal sizes are sampled "
-            "together. in order: what was refined before it, one after another where they touch.",
+            tooltip="Handling of overlapping segments. independent: each segment is sampled from the "
+            "upscaled image; overlaps are averaged by their masks, and equal sizes are sampled together. in "
+            "order: each segment sees the earlier ones refined; overlapping segments are sampled one after "
+            "another.",
         ),
         io.Float.Input(
             "match_colours",
@@ -178,8 +192,8 @@ def optional_sockets() -> list[Any]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="How far slow shifts of colour and brightness are taken back to the picture's. 1 takes them back wholly, 0 leaves "
-            "them.",
+            tooltip="Reduces slow shifts of colour and brightness between a refined segment and the image "
+            "before refining. 0.5 to 1 suits tiles; 1 removes them completely, 0 keeps them.",
         ),
         io.Int.Input(
             "smallest_crop",
@@ -189,8 +203,9 @@ def optional_sockets() -> list[Any]:
             step=8,
             optional=True,
             advanced=True,
-            tooltip="Smaller crops take in more of their surroundings, up to this side in pixels of the result: a model draws badly on a few "
-            "latent pixels. 256 is enough for SD 1.x, 512 for SDXL; 8 takes in none.",
+            tooltip="Smaller crops are extended into their surroundings to this size, in pixels of the "
+            "result, because models draw badly at very small sizes. 256 is enough for SD 1.x, 512 for SDXL; "
+            "8 extends none.",
         ),
         io.Int.Input(
             "batch_size",
@@ -199,15 +214,16 @@ def optional_sockets() -> list[Any]:
             max=256,
             optional=True,
             advanced=True,
-            tooltip="Most segments of equal size to sample together, where overlaps is independent. 0 goes by the free memory. It changes speed, not the picture.",
+            tooltip="Maximum number of equal-sized segments sampled together, if overlaps is independent. 0 "
+            "follows the free memory. It changes speed, not the image.",
         ),
         io.Boolean.Input(
             "keep_on_interrupt",
             default=True,
             optional=True,
             advanced=True,
-            tooltip="On: cancelling while segments are sampled ends with those that are finished, and the graph goes on; cancel again to stop it. Off: "
-            "cancelling stops at once.",
+            tooltip="On: Cancel during sampling keeps the finished segments and the workflow continues; "
+            "cancel again to stop it. Off: Cancel stops at once.",
         ),
         io.Int.Input(
             "target_size",
@@ -216,8 +232,9 @@ def optional_sockets() -> list[Any]:
             max=4096,
             step=8,
             optional=True,
-            tooltip="Crops whose shorter side is below this are enlarged to it before they are sampled, and reduced when they are put back: detail for small faces. 512 for SD 1.x, "
-            "1024 for SDXL; 0 samples them as they are.",
+            tooltip="Crops whose shorter side is below this are enlarged to it for sampling and reduced "
+            "again afterwards: more detail for small faces. 512 for SD 1.x, 1024 for SDXL; 0 samples all "
+            "crops at their own size.",
         ),
         io.Int.Input(
             "target_limit",
@@ -227,14 +244,16 @@ def optional_sockets() -> list[Any]:
             step=8,
             optional=True,
             advanced=True,
-            tooltip="Longest side that a crop may reach through target_size. 1536 is usual; it limits memory and time for long crops.",
+            tooltip="Maximum length of a crop's longer side when target_size enlarges it. 1536 is usual; it "
+            "limits memory and time for long crops.",
         ),
         io.Combo.Input(
             "reference_latents",
             options=list(CHOICES),
             optional=True,
             advanced=True,
-            tooltip="For edit models (Kontext, Flux.2, Qwen-Image-Edit): which reference latents are cut to each segment. auto: those of the picture's "
-            "size, as it is now or as it came in. cut: all. whole: none. The log and the node list what was decided.",
+            tooltip="For edit models (Kontext, Flux.2, Qwen-Image-Edit): which reference latents are "
+            "cropped to each segment. auto: those with the size of the image, before or after upscaling. "
+            "cut: all. whole: none. The log and the node list the decision for each.",
         ),
     ]

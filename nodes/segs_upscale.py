@@ -1,4 +1,4 @@
-"""The nodes that upscale a picture and refine its segments."""
+"""The nodes that upscale an image and refine its segments."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ from .segs_sockets import (
 )
 
 DESCRIPTION = (
-    "Enlarges a picture, then samples each segment again and puts it back under a feathered mask, so that every part gets the "
-    "model's full detail. Each model loads once; segments of one size are sampled together; what lies outside all masks keeps its "
-    "bits. Takes one picture or a batch, grey, RGB or with transparency."
+    "Enlarges an image, then samples each segment again and blends it in with a feathered mask, so that "
+    "every part gets the model's full detail. Pixels outside all masks keep their exact values after "
+    "upscaling. Each model loads once, and segments of equal size are sampled together. Takes one image or "
+    "a batch, grey, RGB or with transparency."
 )
 
 
 class MegapixelSEGSUpscale(io.ComfyNode):
-    """A picture enlarged, each of its segments sampled again."""
+    """Enlarges an image and samples each of its segments again."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -52,12 +53,13 @@ class MegapixelSEGSUpscale(io.ComfyNode):
                 *picture_sockets(),
                 io.Model.Input(
                     "model",
-                    tooltip="Samples the segments; with this pack's effects and others, at any size of segment.",
+                    tooltip="Model that samples the segments. Effects of this and other packs work at any "
+                    "segment size.",
                 ),
                 io.Clip.Input(
-                    "clip", tooltip="Taken for workflows made with the original node; nothing here needs it."
+                    "clip", tooltip="Not used. It exists for workflows made with the original node."
                 ),
-                io.Vae.Input("vae", tooltip="The model's VAE."),
+                io.Vae.Input("vae", tooltip="VAE of the model."),
                 *enlarging_sockets(),
                 *sampling_sockets(),
                 *conditioning_sockets(),
@@ -91,7 +93,8 @@ class MegapixelSEGSUpscalePipe(io.ComfyNode):
                 *picture_sockets(),
                 BasicPipe.Input(
                     "basic_pipe",
-                    tooltip="Model, CLIP, VAE, positive and negative in one, as ToBasicPipe makes it.",
+                    tooltip="Model, CLIP, VAE, positive and negative in one connection, from a ToBasicPipe "
+                    "node.",
                 ),
                 *enlarging_sockets(),
                 *sampling_sockets(),

@@ -7,11 +7,11 @@ from comfy_api.latest import io
 
 def model_socket() -> io.Model.Input:
     """Return the socket of the model to be patched."""
-    return io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model, patched or not.")
+    return io.Model.Input("model", tooltip="An SD 1.x, SD 2.x or SDXL model, with or without other patches.")
 
 
 def trained_size_socket(purpose: str, advice: str = "") -> io.Int.Input:
-    """Return the side that the model was trained at."""
+    """Return the trained size: the side of a square in pixels."""
     return io.Int.Input(
         "trained_size",
         default=0,
@@ -20,6 +20,6 @@ def trained_size_socket(purpose: str, advice: str = "") -> io.Int.Input:
         step=8,
         optional=True,
         advanced=True,
-        tooltip=f"{purpose}: side of the square pictures that the model was trained on, in pixels. 0 takes it from the "
-        f"model: 512 for SD 1.x, 1024 for SDXL. {advice}".rstrip(),
+        tooltip=f"{purpose}: image size that the model was trained at, as the side of a square in pixels. 0 "
+        f"reads it from the model: 512 for SD 1.x, 1024 for SDXL. {advice}".rstrip(),
     )

@@ -21,13 +21,13 @@ def exact_side(name: str, other: str) -> io.Int.Input:
         max=LARGEST_SIDE,
         optional=True,
         advanced=True,
-        tooltip=f"Exact {name} of the result in pixels; it goes before scale_by. 0 follows from the {other}, or from "
-        "scale_by.",
+        tooltip=f"Exact {name} of the result in pixels; overrides scale_by. 0 follows from {other} if that "
+        "is set, else from scale_by.",
     )
 
 
 class MegapixelUpscale(io.ComfyNode):
-    """Any spandrel model over pictures of any size, without a seam."""
+    """Enlarges images of any size with a spandrel model, without seams."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -36,10 +36,11 @@ class MegapixelUpscale(io.ComfyNode):
             display_name="Upscale with Model (Megapixel)",
             category="image/upscaling",
             description=(
-                "Enlarges pictures with an upscale model, tile by tile, without a seam: how far the model looks is "
-                "measured, so that the tiles give what the whole picture would. Tiles fit the memory that is free; "
-                "running out of it costs one tile, not the picture. Takes one picture, a batch or a video's frames, "
-                "grey, RGB or with transparency, to the model's own scale or to any size."
+                "Enlarges images with an upscale model, tile by tile and without seams. Tiles overlap by "
+                "the model's measured receptive field, so the result equals that of the whole image; tiles "
+                "of models that look at the whole image are blended. Tiles fit the free memory; if memory "
+                "still runs out, only that tile is repeated. Takes single images, batches and video frames, "
+                "grey, RGB or with transparency, at the model's own scale or any size."
             ),
             search_aliases=[
                 "ImageUpscaleWithModel",
@@ -53,10 +54,11 @@ class MegapixelUpscale(io.ComfyNode):
             inputs=[
                 io.UpscaleModel.Input(
                     "upscale_model",
-                    tooltip="From Load Upscale Model or any other loader. megapixel-compact-4x comes with the pack.",
+                    tooltip="From Load Upscale Model or any other loader. The pack includes "
+                    "megapixel-compact-4x.",
                 ),
                 io.Image.Input(
-                    "image", tooltip="One picture, a batch, or frames: grey, RGB or RGBA, of any size."
+                    "image", tooltip="One image, a batch or video frames: grey, RGB or RGBA, any size."
                 ),
                 io.Float.Input(
                     "scale_by",
@@ -65,8 +67,8 @@ class MegapixelUpscale(io.ComfyNode):
                     max=32.0,
                     step=0.05,
                     round=False,
-                    tooltip="Sides of the result by those of the image, such as 2 with a 4x model: the model's result "
-                    "is resampled tile by tile. 0 is the model's own scale.",
+                    tooltip="Scale factor. 2 doubles width and height, also with a 4x model; 1 keeps the "
+                    "size. 0 uses the model's own scale.",
                 ),
                 exact_side("width", "height"),
                 exact_side("height", "width"),
@@ -74,16 +76,17 @@ class MegapixelUpscale(io.ComfyNode):
                     "precision",
                     options=PRECISIONS,
                     optional=True,
-                    tooltip="Numbers that the model computes with. auto: half precision where the model allows it, it "
-                    "is faster, and a probe stays within 1.5 steps of an 8-bit picture. float32: exact.",
+                    tooltip="Data type for the model's computation. auto: half precision if the model "
+                    "supports it, if it is faster, and if a test stays within 1.5 levels of an 8-bit image. "
+                    "float32: exact.",
                 ),
                 io.Combo.Input(
                     "alpha",
                     options=list(ALPHA),
                     optional=True,
                     advanced=True,
-                    tooltip="Transparency. model: through the model, for sharp edges. resample: smooth and free. drop: "
-                    "leave it out. Without effect on pictures without transparency.",
+                    tooltip="Transparency. model: upscaled by the model, with sharp edges. resample: "
+                    "resampled, smooth and fast. drop: removed. No effect on images without transparency.",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -93,15 +96,17 @@ class MegapixelUpscale(io.ComfyNode):
                     step=8,
                     optional=True,
                     advanced=True,
-                    tooltip="Side of the tiles in pixels of the image, their margins included. 0 takes what is fastest "
-                    "in the free memory. It changes memory and speed, not the picture.",
+                    tooltip="Width and height of the tiles in pixels of the image, margins included. 0 uses "
+                    "the fastest size that fits the free memory. It changes memory and speed, not the "
+                    "image.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="torch.compile: the first tile takes up to minutes, every other one is faster. For videos.",
+                    tooltip="Uses torch.compile: the first tile takes up to minutes, all others are faster. "
+                    "Useful for videos; off is best for single images.",
                 ),
             ],
             outputs=[io.Image.Output()],

@@ -11,7 +11,7 @@ from .upscale import LARGEST_SIDE, PRECISIONS, exact_side
 
 
 class MegapixelUpscaleVideo(io.ComfyNode):
-    """Any spandrel model over a video of any length, a few frames in memory at a time."""
+    """Enlarges a video of any length with a spandrel model, with a few frames in memory."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,10 +20,10 @@ class MegapixelUpscaleVideo(io.ComfyNode):
             display_name="Upscale Video with Model (Megapixel)",
             category="video",
             description=(
-                "Enlarges a video with an upscale model and writes the result to the output folder, with only a few "
-                "frames in memory: a video of any length takes as much as a short one. Sound, frame times, colours and "
-                "bit depth stay. Parts of the picture that did not change are not computed again. After Cancel or a "
-                "crash the same prompt goes on where it stopped."
+                "Enlarges a video with an upscale model and saves it to the output folder. Only a few "
+                "frames are in memory at a time, so length does not matter. Audio, frame times, colours and "
+                "bit depth stay the same. Unchanged parts of a frame are not computed again. After Cancel "
+                "or a crash, queue the same prompt to resume."
             ),
             search_aliases=[
                 "upscale video",
@@ -37,7 +37,8 @@ class MegapixelUpscaleVideo(io.ComfyNode):
             inputs=[
                 io.UpscaleModel.Input(
                     "upscale_model",
-                    tooltip="From Load Upscale Model or any other loader. megapixel-compact-4x comes with the pack.",
+                    tooltip="From Load Upscale Model or any other loader. The pack includes "
+                    "megapixel-compact-4x.",
                 ),
                 io.Float.Input(
                     "scale_by",
@@ -46,42 +47,43 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     max=32.0,
                     step=0.05,
                     round=False,
-                    tooltip="Scale factor of width and height. 2 doubles both, also with a 4x model. 0 is the model's "
-                    "own scale; 1 keeps the size.",
+                    tooltip="Scale factor. 2 doubles width and height, also with a 4x model; 1 keeps the "
+                    "size. 0 uses the model's own scale.",
                 ),
                 io.Combo.Input(
                     "codec",
                     options=list(CODECS),
-                    tooltip="How the video is written. h264: plays everywhere. h265 and av1: smaller files, slower. "
-                    "vp9: WebM. prores: for editing. ffv1: without loss, large. Browsers do not play prores and ffv1.",
+                    tooltip="Codec of the saved video. h264: plays everywhere. h265 and av1: smaller files, "
+                    "slower. vp9: WebM. prores: for editing. ffv1: lossless, large. Browsers do not play "
+                    "prores and ffv1.",
                 ),
                 io.Int.Input(
                     "quality",
                     default=-1,
                     min=-1,
                     max=63,
-                    tooltip="The encoder's own number: smaller is better and makes larger files. Useful: h264 16 to 24, "
-                    "h265 18 to 28, vp9 and av1 20 to 40, prores 0 to 4 (a profile, here larger is better). "
-                    "-1 is the encoder's usual default.",
+                    tooltip="Quality value of the encoder: lower is better and makes larger files. Useful: "
+                    "h264 16 to 24, h265 18 to 28, vp9 and av1 20 to 40, prores 0 to 4 (a profile; here "
+                    "higher is better). -1 uses the usual default.",
                 ),
                 io.String.Input(
                     "filename_prefix",
                     default="video/ComfyUI",
-                    tooltip="Start of the file's name in the output folder, as in Save Video. %width% and %height% are "
-                    "filled in.",
+                    tooltip="Start of the file name in the output folder, as in Save Video. %width% and "
+                    "%height% are replaced.",
                 ),
                 io.Video.Input(
                     "video",
                     optional=True,
-                    tooltip="From Load Video, Trim Video or any other node. A VIDEO from a file is streamed from that "
-                    "file. Leave it empty to name a file below.",
+                    tooltip="From Load Video, Trim Video or any other node. A VIDEO from a file is streamed "
+                    "from that file. If not connected, the input named file is used.",
                 ),
                 io.String.Input(
                     "file",
                     default="",
                     optional=True,
-                    tooltip="Instead of video: a video file or a folder of pictures in the input folder; [output] or "
-                    "[temp] after the name chooses another folder. Empty takes video.",
+                    tooltip="Used instead of video: a video file or a folder of images in the input folder. "
+                    "Add [output] or [temp] after the name to use another folder. Empty uses video.",
                 ),
                 io.Float.Input(
                     "fps",
@@ -92,7 +94,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     round=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Frames per second of a folder of pictures. Videos keep their own times.",
+                    tooltip="Frames per second for a folder of images. Videos keep their own frame times.",
                 ),
                 exact_side("width", "height"),
                 exact_side("height", "width"),
@@ -100,8 +102,9 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     "precision",
                     options=PRECISIONS,
                     optional=True,
-                    tooltip="Numbers that the model computes with. auto: half precision where the model allows it and it "
-                    "is faster. float32: exact.",
+                    tooltip="Data type for the model's computation. auto: half precision if the model "
+                    "supports it, if it is faster, and if a test stays within 1.5 levels of an 8-bit image. "
+                    "float32: exact.",
                 ),
                 io.Float.Input(
                     "change_threshold",
@@ -112,8 +115,9 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     round=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Difference, in steps of 8 bits, up to which a pixel counts as unchanged. Tiles without a "
-                    "change are taken from the frame before. 1 to 3 skips compression noise; 0 is exact.",
+                    tooltip="Largest difference, in 8-bit levels, at which a pixel counts as unchanged. "
+                    "Tiles without a change are copied from the frame before. 1 to 3 ignores compression "
+                    "noise; 0 is exact.",
                 ),
                 io.Int.Input(
                     "tile_size",
@@ -123,16 +127,17 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     step=8,
                     optional=True,
                     advanced=True,
-                    tooltip="Width and height of the tiles in pixels of the video, margins included. 0 takes what is "
-                    "fastest in the free memory. It changes memory and speed, not the video.",
+                    tooltip="Width and height of the tiles in pixels of the video, margins included. 0 uses "
+                    "the fastest size that fits the free memory. It changes memory and speed, not the "
+                    "video.",
                 ),
                 io.Boolean.Input(
                     "compile",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="torch.compile: the first frame takes up to minutes, every other one is faster. False is "
-                    "best for short videos.",
+                    tooltip="Uses torch.compile: the first frame takes up to minutes, all others are "
+                    "faster. Off is best for short videos.",
                 ),
             ],
             outputs=[io.Video.Output("video")],

@@ -1,11 +1,11 @@
 """Which conditioning each part of a batch belongs to, read from the conditionings themselves.
 
-The host numbers the conditionings of a call as each guider likes: 0 is the positive one for the KSampler and the negative
-one for DualCFG. So every conditioning of a run is given a mark beside what the host encodes for the model. Wherever the
+The host numbers the conditionings of a call differently for each guider: 0 is the positive one for the KSampler and the negative
+one for DualCFG. So every conditioning of a run gets a mark beside what the host encodes for the model. Wherever the
 host cuts, batches or copies conditionings, the marks are cut and copied too, and arrive with the model call in the order of the batch.
 
-Some packs cut a model call into tiles, and put several into one batch. They repeat what belongs to a row; so the number of each
-row's conditioning goes along as a tensor, and arrives in the order of the tiles.
+Some packs split a model call into tiles, several in one batch, and repeat the data of each row; so the number of each
+row's conditioning is passed as a tensor, and arrives in the order of the tiles.
 
 N rows of a batch.
 """
@@ -34,8 +34,8 @@ class Condition:
     Attributes:
         name: its name in the guider.
         part: of the latent that it is for; None is all.
-        view: what the pictures show of a larger one that masks were made for; None is all.
-        whole: the size of the latent that is sampled; None where the run is not known.
+        view: the part of a larger image, for which masks were made, that the images show; None is all.
+        whole: the size of the latent that is sampled; None if the run is unknown.
     """
 
     name: str
@@ -45,13 +45,13 @@ class Condition:
 
     @property
     def is_negative(self) -> bool:
-        """Whether the picture is led away from it; the empty prompt of Perp-Neg counts, it is named so."""
+        """Whether guidance moves the image away from it; the empty prompt of Perp-Neg counts too, by its name."""
         return "negative" in self.name
 
 
 @dataclass(frozen=True)
 class _Mark:
-    """What the host passes around: an entry of `model_conds` that carries no tensor and goes along with any other."""
+    """An entry of `model_conds` without a tensor, which the host passes on and batches with any other."""
 
     conditions: tuple[Condition, ...]
     latent_size: Size
@@ -74,7 +74,7 @@ class _Mark:
 
 
 class _Rows:
-    """The number of each row's conditioning in a call: a tensor (N, 1), which is repeated where rows are."""
+    """The number of each row's conditioning in a call: a tensor (N, 1), which is repeated with the rows."""
 
     def __init__(self, count: int = 0) -> None:
         self._count = count
@@ -94,7 +94,7 @@ class _Rows:
 
 
 def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_size: Size) -> None:
-    """Mark a run's own conditionings, by their names in its guider. What they share with other runs is not changed."""
+    """Mark a run's own conditionings, by their names in its guider. Objects shared with other runs are not changed."""
     for name, entries in conditions.items():
         for entry in entries:
             mark = _Mark((Condition(name, None, entry.get(VIEW), latent_size),), latent_size)
@@ -102,11 +102,11 @@ def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_s
 
 
 def conditions_of(marks: Mapping[str, Any], numbers: Sequence[int] | None) -> tuple[Condition, ...]:
-    """Return the conditions of a model call, in the order of its batch, each for as many pictures as the others.
+    """Return the conditions of a model call, in the order of its batch, each for the same number of images.
 
     Args:
-        marks: what arrived under MARK and ROWS; nothing where a pack calls the model with conditionings of its own making.
-        numbers: the host's `cond_or_uncond`, which then decides: 0 is positive, as it is for the KSampler.
+        marks: the values under MARK and ROWS; empty if a pack calls the model with its own conditionings.
+        numbers: the host's `cond_or_uncond`, used in that case: 0 is positive, as for the KSampler.
     """
     conditions: tuple[Condition, ...] | None = marks.get(MARK)
     if conditions is None:

@@ -1,8 +1,8 @@
-"""ControlNet residuals that fit the features they are added to, whatever an effect did to the features' size.
+"""ControlNet residuals that fit the features they are added to, also after an effect resized the features.
 
 The host adds a residual with `h += residual` and drops it with a log line if the shapes differ. A residual from here
-is an ordinary tensor except for that one operation: where it is added in place to features of another height or
-width, it is resized first. Where the sizes agree, the same bits come out as without us.
+is an ordinary tensor except for that one operation: if it is added in place to features of another height or
+width, it is resized first. If the sizes agree, the result has the same bits as without this pack.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ADDITIONS = {Tensor.__iadd__, Tensor.add_}
 
 
 class FittedResidual(Tensor):
-    """A residual (B, C, H, W) that resizes itself where it is added in place to features of another size."""
+    """A residual (B, C, H, W) that is resized when it is added in place to features of another size."""
 
     @classmethod
     def __torch_function__(
@@ -40,7 +40,7 @@ class FittedResidual(Tensor):
 def fit_residual(residual: Tensor, size: Sequence[int]) -> Tensor:
     """Resize a residual (B, C, H, W) to (B, C, *size): area when it shrinks, bilinear when it grows.
 
-    Area averages, so a residual keeps its mean and thereby its strength. The same size returns the residual itself.
+    Area averaging keeps the mean of a residual and so its strength. The same size returns the residual itself.
     """
     if tuple(residual.shape[-2:]) == tuple(size):
         return residual
@@ -49,7 +49,7 @@ def fit_residual(residual: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def fit_control(control: Control | None) -> dict[str, list[Tensor | None]] | None:
-    """Return the same residuals, each able to fit itself. The argument and its tensors are not changed."""
+    """Return the same residuals as `FittedResidual`s. The argument and its tensors are not changed."""
     if control is None:
         return None
     return {

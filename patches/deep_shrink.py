@@ -1,9 +1,8 @@
-"""Deep Shrink on a UNet: features shrink after an input block and grow back where the skips are longer.
+"""Deep Shrink on a UNet: features are downscaled after an input block and upscaled again to the size of larger skips.
 
-Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`, whose bits we match for the same
-settings. We depart from it where it fails: both axes decide on scaling back, ControlNet residuals fit, block numbers
-are checked, several shrinks on one model share one schedule, the factor can fade, and `mode="auto"` takes the factor
-from the latent's size.
+Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`; the same settings give the same bits. We depart from
+it where it fails: both axes decide on scaling back, ControlNet residuals are resized, block numbers are checked, several
+nodes on one model share one schedule, the factor can fade out, and `mode="auto"` computes the factor from the latent's size.
 
 B C H W are batch, channels, height, width of the features.
 """
@@ -41,7 +40,7 @@ class DeepShrink:
     """The settings of one Deep Shrink; the names are those of the node's sockets.
 
     Raises:
-        ValueError: a setting contradicts itself.
+        ValueError: when start and end are in the wrong order, or the factor is not above 0.
     """
 
     block_number: int = 3
@@ -58,7 +57,7 @@ class DeepShrink:
     def __post_init__(self) -> None:
         if not self.schedule.is_ordered:
             limit = f"at most end_percent ({self.end_percent:g})"
-            hint = "Exchange the two, or the shrink is never on."
+            hint = "Swap the two; otherwise the effect is never on."
             raise bad_input("start_percent", limit, f"{self.start_percent:g}", hint)
         if self.downscale_factor <= 0:
             factor = f"{self.downscale_factor:g}"
@@ -74,14 +73,14 @@ AUTOMATIC = DeepShrink(mode="auto")
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
-    """Return a clone of `model` that shrinks its features while the schedule is on.
+    """Return a clone of `model` that downscales its features while the schedule is on.
 
-    In "auto", of the settings only `trained_size` counts.
-    Applied again, it adds a further shrink: at one block the strongest counts, and a shrink that begins where an
-    earlier one ends takes over from it, so 4x, then 2x, then none is two nodes in a row.
+    In "auto", only the setting `trained_size` is used.
+    Applied again, it adds another one: at the same block the strongest counts, and one that begins where an earlier one
+    ends takes over from it, so 4x, then 2x, then none needs two nodes in a row.
 
     Raises:
-        ValueError: `model` is no UNet, or it has no such block.
+        ValueError: when `model` is not a UNet or has no such block.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     if config.mode == "manual":
@@ -103,7 +102,7 @@ class Shrink:
 
 @dataclass(frozen=True)
 class ShrinkPlan(Plan):
-    """What each shrink does in one call, in the order of their nodes."""
+    """The shrinks of one call, in the order of their nodes."""
 
     steps: tuple[Shrink, ...]
 

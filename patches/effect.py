@@ -1,6 +1,6 @@
-"""What an effect brings with it. Nothing else in the pack knows effects by name.
+"""The interface of an effect. Nothing else in the pack refers to an effect by name.
 
-`add_effect` in wrapper.py puts an effect on a model; an effect with a missing part cannot be made.
+`add_effect` in wrapper.py adds an effect to a model; a class with a missing part cannot be defined.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from ..scaling.size import Size
 from .model_call import ModelCall
 from .plan import Plan, feature_sizes
 
-NO_STEP = "no step of this run is between its start and its end, or every block is as it should be"
+NO_STEP = "no step of this run is between its start and end, or no block needs a change"
 
 Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Run:
-    """What an effect may change when a sampling run begins. All of it belongs to this run alone.
+    """The objects that an effect may change when a sampling run begins. All of them belong to this run only.
 
     `conditions` are the guider's conditionings by name, `patches` the lists of the patches inside the UNet by kind.
     """
@@ -34,10 +34,10 @@ class Run:
 
 
 class Effect(ABC):
-    """What an effect does to a model. Immutable, because clones of a model share it.
+    """An effect on a model. Immutable, because clones of a model share it.
 
     `name` is the key of its plans, `label` its name in the log and in Plan Preview, `colour` the (red, green, blue) of its
-    bars in Plan Preview, on white; `resizes` is whether it gives features another size.
+    bars in Plan Preview, on white; `resizes` says whether it changes the features' size.
     """
 
     name: ClassVar[str]
@@ -51,9 +51,9 @@ class Effect(ABC):
 
     @abstractmethod
     def stacked(self, effects: Effects) -> Stacked:
-        """Return the name under which it joins the `effects` of a model, and the effect that stands there then.
+        """Return the name under which it is added to the `effects` of a model, and the combined effect for that name.
 
-        One of the three functions below, for example.
+        See the three functions below for usual choices.
         """
 
     @abstractmethod
@@ -61,31 +61,31 @@ class Effect(ABC):
         """Add its hooks to a fresh clone.
 
         Args:
-            name: under which its plans are published.
-            earlier: what stood under this name before, its hooks already on the model; None where nothing did.
+            name: the key of its plans.
+            earlier: the earlier effect with this name, whose hooks are already on the model, or None.
         """
 
     @abstractmethod
     def idle(self, call: ModelCall) -> str | None:
-        """Return why it does nothing in the run that begins with `call`, or None where it does something."""
+        """Return why it does nothing in the run that begins with `call`, or None if it acts."""
 
     @abstractmethod
     def describe(self, call: ModelCall) -> str:
-        """Return the chosen settings for a run's log line. Called only where it is not idle."""
+        """Return the chosen settings for a run's log line. Called only if it is not idle."""
 
     @abstractmethod
     def plan(self, call: ModelCall) -> Plan | None:
-        """Return what to do in this call, or None for nothing."""
+        """Return the plan for this call, or None to do nothing."""
 
     def begin(self, run: Run) -> None:  # noqa: B027 - the one part that most effects do without
         """Prepare a run: mark its conditionings, or put the effect's patches in order. Most effects need nothing."""
 
     def remark(self, call: ModelCall) -> str:
-        """Return what else belongs into the log line of a run within whose steps it should act, or nothing."""
+        """Return a further remark for the log line of a run in which it should act, or an empty text."""
         return ""
 
     def log_line(self, call: ModelCall, reason: str | None) -> str:
-        """Return what is logged at the start of a run, and written into Plan Preview; `reason` is its `why_idle`."""
+        """Return the log line for the start of a run and for Plan Preview; `reason` is its `why_idle`."""
         if reason is None:
             return f"{self.label}: {self.describe(call)}{self.remark(call)}"
         height, width = call.latent_size
@@ -93,7 +93,7 @@ class Effect(ABC):
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}{remark}"
 
     def why_idle(self, call: ModelCall) -> str | None:
-        """Return why it changes nothing in the run that begins with `call`, or None where it does. It plans every step."""
+        """Return why it changes nothing in the run that begins with `call`, or None if it acts. It plans every step."""
         return self.idle(call) or (None if self._has_a_step(call) else NO_STEP)
 
     def _has_a_step(self, call: ModelCall) -> bool:
@@ -107,12 +107,12 @@ class Effect(ABC):
 
 
 def nothing_to_do(reason: str) -> str:
-    """Return how a log line states that nothing happens."""
+    """Return the part of a log line for an effect that does nothing."""
     return f"nothing to do ({reason})"
 
 
 def idle_together(reasons: Iterable[str | None]) -> str | None:
-    """Return why several of one kind do nothing, or None where one of them does something."""
+    """Return why several effects of one kind do nothing, or None if one of them acts."""
     reasons = list(reasons)
     return None if None in reasons else "; ".join(dict.fromkeys(filter(None, reasons)))
 
@@ -123,17 +123,17 @@ AnEffect = TypeVar("AnEffect", bound=Effect)
 
 
 def merge_with_earlier(effect: AnEffect, effects: Effects, merged: Callable[[AnEffect], AnEffect]) -> Stacked:
-    """Stack by putting both into one: `merged(earlier)` does it."""
+    """Stack by merging both into one with `merged(earlier)`."""
     earlier = effects.get(effect.name)
     return effect.name, merged(earlier) if isinstance(earlier, type(effect)) else effect
 
 
 def replace_earlier(effect: Effect, effects: Effects) -> Stacked:
-    """Stack by taking the place of the earlier one."""
+    """Stack by replacing the earlier one."""
     return effect.name, effect
 
 
 def stand_beside(effect: Effect, effects: Effects) -> Stacked:
-    """Stack by taking a free name: "name", "name 2", "name 3"."""
+    """Stack under a free name: "name", "name 2", "name 3"."""
     number = 1 + sum(isinstance(other, type(effect)) for other in effects.values())
     return (effect.name if number == 1 else f"{effect.name} {number}"), effect

@@ -37,16 +37,16 @@ class ExecutedSteps(Schedule):
         """Return the window of sigmas for one run.
 
         Raises:
-            ValueError: the sampler does not publish which steps it takes.
+            ValueError: when the sampler does not publish its steps.
         """
         if sample_sigmas is None:
-            publishing = "a sampler that publishes its sigmas for a schedule in steps"
-            raise bad_input("time_mode", publishing, "none", "Use percent instead.")
+            publishing = "a unit other than steps, because this sampler does not publish its sigmas"
+            raise bad_input("time_mode", publishing, "steps", "Use percent instead.")
         return _resolve_steps(self, sample_sigmas)
 
 
 def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
-    """Return the noise level at which the step began that `sigma` belongs to.
+    """Return the noise level at the start of the step that `sigma` belongs to.
 
     The second evaluation of a two-evaluation sampler, where it is at the next step's noise level, counts as that step.
     """
@@ -57,12 +57,12 @@ def begun_at(sigma: float, sample_sigmas: Sequence[float] | None) -> float:
 
 
 def counted_steps(call: ModelCall) -> str:
-    """Return what to log of shares of steps: which steps they count, where those are only a part of a sampling."""
+    """Return the remark for a schedule in shares of steps, if the run is only a part of a longer sampling."""
     sigmas = call.sample_sigmas
     if not sigmas or (sigmas[-1] == 0.0 and sigmas[0] >= _WHOLE * float(call.sampling.sigma_max)):
         return ""
     steps = f"{len(sigmas) - 1} steps" if len(sigmas) > 2 else "one step"
-    return f" (shares of the {steps} of this run alone, which begins or ends within a sampling)"
+    return f" (shares of the {steps} of this run only, which is part of a longer sampling)"
 
 
 def _resolve_steps(schedule: Schedule, sigmas: Sequence[float]) -> SigmaWindow:

@@ -1,9 +1,9 @@
-"""A ControlNet that reads a face's tokens in the place of the prompt.
+"""A ControlNet that reads a face's tokens instead of the prompt.
 
-The host lets a conditioning carry one other text for all of its ControlNets. Here each face has its own: a link in the
-chain of ControlNets hands the tokens of one face to one network, while those before it keep the prompt, or a face of
-their own. The tokens travel with each conditioning among the host's `model_conds`, so that it cuts and batches them as it
-does the prompt.
+The host allows one other text per conditioning, for all of its ControlNets. Here each face has its own: a link in the
+chain of ControlNets passes the tokens of one face to one network, while earlier ones keep the prompt or their own face.
+The tokens are stored with each conditioning in the host's `model_conds`, so that the host splits and batches them like
+the prompt.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Conditioning = list[list[Any]]
 class FaceGuide:
     """A ControlNet, the keypoints (F, H, W, 3) that it follows, and how strongly and when.
 
-    `mask` (M, H, W) limits the positive conditioning, as in the original node. A picture whose mask is black gets the
+    `mask` (M, H, W) limits the positive conditioning, as in the original node. An image whose mask is black gets the
     prompt without the face.
     """
 
@@ -53,26 +53,26 @@ class FaceGuide:
 def check_control_net(network: Any, context: int) -> None:
     """Raise unless a ControlNet can read a face's tokens of width `context`.
 
-    InstantID's has the layout of any ControlNet for SDXL, so one for depth or poses cannot be told from it.
+    InstantID's has the layout of any ControlNet for SDXL, so a depth or pose ControlNet cannot be distinguished from it.
 
     Raises:
-        ValueError: it is another kind of ControlNet, or reads tokens of another width.
+        ValueError: when it is another kind of ControlNet, or reads tokens of another width.
     """
     found = _unfit(network, context)
     if found:
-        hint = "Load the diffusion_pytorch_model.safetensors that belongs to InstantID."
+        hint = "Load InstantID's own diffusion_pytorch_model.safetensors."
         raise bad_input("control_net", "InstantID's ControlNet for SDXL", found, hint)
 
 
 def _unfit(network: Any, context: int) -> str | None:
-    """Return what a ControlNet is instead, or None where nothing speaks against it."""
+    """Return what kind of ControlNet it is if it does not fit, or None if it seems to fit."""
     if isinstance(network, T2IAdapter):
         return "a T2I adapter, which reads no text"
     model = getattr(network, "control_model", None)
     if model is None:  # a Control-LoRA gets its layers when it runs
         return None
     if not hasattr(model, "input_blocks"):
-        return f"one for another kind of model ({type(model).__name__})"
+        return f"one for another model family ({type(model).__name__})"
     if getattr(model, "control_add_embedding", None) is not None:
         return "a union ControlNet"
     own = next((width for width in _context_widths(model)), None)
@@ -90,10 +90,10 @@ def guide_by_face(
 ) -> tuple[Conditioning, Conditioning]:
     """Return both conditionings with one more ControlNet, which reads the face's tokens (R, T, D) for each.
 
-    Of several references each picture of a batch reads one, in turn, as in the original node.
+    With several references, each image of a batch reads one of them, in turn, as in the original node.
 
-    ControlNets that a conditioning has already stay before it and keep their text. A guide that adds nothing changes nothing.
-    With several faces on one conditioning, its prompt may go wherever one of them may.
+    Existing ControlNets of a conditioning stay before it and keep their text. An idle guide changes nothing. With several
+    faces on one conditioning, its prompt applies wherever one of the masks allows it.
     """
     if guide.idle:
         return positive, negative
@@ -116,7 +116,7 @@ def guide_by_face(
 
 
 def _limited(text: Tensor, options: dict[str, Any]) -> list[Any]:
-    """Return a conditioning whose prompt goes where its faces may."""
+    """Return a conditioning whose prompt is limited to the masks of its faces."""
     masks = [link.mask for link in _faces(options["control"])]
     shown = [mask for mask in masks if mask is not None]
     if len(shown) == len(masks):
@@ -143,7 +143,7 @@ def _new_link(guide: FaceGuide, before: ControlBase | None) -> FaceControl:
 
 
 def _in_pictures(control: dict[str, list[Any]], shown: Tensor) -> dict[str, list[Any]]:
-    """Return residuals (B, C, H, W) without those of the pictures that are not `shown` (B,)."""
+    """Return residuals (B, C, H, W) without those of the images that are not `shown` (B,)."""
     keep = shown[:, None, None, None]
     return {
         place: [None if each is None else each * keep.to(each) for each in residuals]
@@ -159,10 +159,10 @@ class FaceControl(ControlBase):
     """A link in a chain of ControlNets, around one network that reads the tokens under `key`.
 
     Attributes:
-        mask: where the face may go, (M, H, W), one for each picture and the last one for the rest; None is everywhere. Pictures
-            whose mask is black get nothing. Whoever cuts the keypoints of a copy for a part of the picture cuts this too.
-        sub_idxs: the numbers of the pictures in this call, where a pack samples a long batch in windows; None is all of them.
-        full_latent_length, context_length: set with it by such packs.
+        mask: region of the face, (M, H, W), one for each image and the last one for the rest; None is everywhere. Images
+            whose mask is black get nothing. Code that crops the keypoints of a copy must crop this too.
+        sub_idxs: the numbers of the images in this call, if a pack samples a long batch in windows; None is all of them.
+        full_latent_length, context_length: also set by such packs.
     """
 
     sub_idxs: Sequence[int] | None = None
@@ -175,11 +175,11 @@ class FaceControl(ControlBase):
         self.cond_hint_original = hint
         self.key = key
         self.mask = mask
-        self.shown: Tensor | None = None  # which pictures (M,) have the face, while a run lasts; None is all
+        self.shown: Tensor | None = None  # which images (M,) have the face, while a run lasts; None is all
 
     @property
     def cond_hint_original(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The keypoints (F, 3, H, W). Whoever cuts them for a part of the picture sets them on a copy, as on any ControlNet."""
+        """The keypoints (F, 3, H, W). Code that crops them for a part of the image sets them on a copy, as on any ControlNet."""
         return self.network.cond_hint_original
 
     @cond_hint_original.setter
@@ -188,7 +188,7 @@ class FaceControl(ControlBase):
 
     @property
     def cond_hint(self) -> Tensor | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The keypoints of this call; packs that sample in tiles put those of the tiles here."""
+        """The keypoints of this call; packs that sample in tiles set those of the tiles here."""
         return self.network.cond_hint
 
     @cond_hint.setter
@@ -221,7 +221,7 @@ class FaceControl(ControlBase):
         return self.control_merge(own, before, output_dtype=None)
 
     def _of_the_window(self, each: Tensor, pictures: int) -> Tensor:
-        """Return (B, …) of what each picture has (M, …), for the B pictures of this call."""
+        """Return (B, …) for the B images of this call, from (M, …) for all images."""
         if self.sub_idxs is None:
             return for_pictures(each, pictures)
         return for_window(each, self.sub_idxs)

@@ -1,4 +1,4 @@
-"""Why a face adds nothing, as far as its settings show it: the same for the attention and for the ControlNet."""
+"""Why a face adds nothing according to its settings: the same for the attention and the ControlNet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .schedule import Schedule
 def why_idle(
     strength: float, mask: Tensor | None, start_at: float, end_at: float, name: str = "weight"
 ) -> str | None:
-    """Return the reason, or None where something is added; `name` is that of the input that gives the strength."""
+    """Return the reason, or None if something is added; `name` is the input that sets the strength."""
     if strength == 0:
         return f"{name} is 0"
     if mask is not None and not bool(mask.any()):

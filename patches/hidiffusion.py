@@ -1,9 +1,9 @@
-"""HiDiffusion in one piece: small features and windowed attention, chosen for the model at hand and for the size that is sampled.
+"""HiDiffusion with automatic settings: downscaled features and windowed attention, chosen for the model and the sampled size.
 
-Source: HiDiffusion (arXiv 2311.17528v2). Its schedules go by classes of absolute sizes and are on at every size, also where
-they harm; here the size is measured against the trained one, and at that nothing is done.
+Source: HiDiffusion (arXiv 2311.17528v2). Its schedules depend on classes of absolute sizes and are on at every size, also
+where they harm; here the size is compared with the trained one, and at that size nothing is done.
 
-"published" has the paper's RAU-Net and its four windows. "auto" has Deep Shrink with its automatic settings in the place of RAU-Net,
+"published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings instead of RAU-Net,
 and windows as large as the trained image.
 """
 
@@ -16,7 +16,7 @@ from comfy.model_patcher import ModelPatcher
 
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
-from .msw_msa import Windows, apply_msw_msa, known_preset
+from .msw_msa import Windows, apply_msw_msa, original_preset
 from .rau_net_effect import RAUNets
 from .rau_net_published import TURBO_SIDE, Published
 from .rau_net_settings import RAUNet, Recipe
@@ -41,12 +41,12 @@ class HiDiffusion:
 
 
 def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
-    """Return a clone of `model` that keeps large pictures coherent, and samples them faster.
+    """Return a clone of `model` that keeps large images coherent, and samples them faster.
 
     At sizes that are not clearly above the trained one it does nothing.
 
     Raises:
-        ValueError: `model` is no UNet, or the size that it was trained at is not known.
+        ValueError: when `model` is not a UNet, or its trained size is unknown.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
@@ -57,7 +57,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         patched = apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=config.trained_size))
     if config.windows == "off":
         return patched
-    settings = known_preset(
+    settings = original_preset(
         topology,
         0.0,
         windows=_usual(config.mode) if config.windows == "auto" else config.windows,

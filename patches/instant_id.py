@@ -1,15 +1,15 @@
 """InstantID on an SDXL UNet: every cross-attention also attends to the tokens of a face.
 
-Each person is an effect of its own: its replacement of the cross-attention calls whatever stood there before (the host's
-attention, another person, another pack's replacement) and adds its face to the result. So people and packs stack in any
-order, and each person has a weight, a window and a mask.
+Each person is a separate effect: its replacement of the cross-attention calls the previous one (the host's attention,
+another person, another pack's replacement) and adds its face to the result. So people and packs combine in any order, and
+each person has a weight, a schedule and a mask.
 
 Source: InstantID (arXiv 2401.07519) and the settings of the original node (`ApplyInstantID`). We depart where
-those cost or fail: keys and values come ready from the node, nothing is projected or read back while sampling; which half
-of the guidance is which comes from the conditionings themselves; the middle block is patched as well; masks are fitted to
-the tokens that are there.
+those are slow or fail: the node computes keys and values, so nothing is projected or read back while sampling; positive and
+negative are identified by the conditionings themselves; the middle block is patched too; masks are resized to the current
+tokens.
 
-C conditionings in one batch, B pictures of each, N = H * W tokens of the picture, T tokens of a face, D the width of a
+C conditionings in one batch, B images of each, N = H * W tokens of the image, T tokens of a face, D the width of a
 layer and S the sum of the widths of all layers.
 """
 
@@ -50,7 +50,8 @@ from .wrapper import add_effect, planned
 
 CLONE_KEY = "megapixel.instant_id"
 IN_EVERY_TILE = (
-    "InstantID: a pack samples in tiles and does not tell where they lie, so each of them has the whole mask."
+    "InstantID: a pack samples in tiles without publishing their positions, so every tile gets the whole "
+    "mask."
 )
 WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
 
@@ -59,7 +60,7 @@ WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
 class Person:
     """One person: the keys and values of the face, and how strongly, when and where it is added.
 
-    `mask` is (M, H, W), one for each picture of a batch, the last one for the rest; None is everywhere.
+    `mask` is (M, H, W), one for each image of a batch, the last one for the rest; None is everywhere.
     """
 
     face: FaceKeys
@@ -76,7 +77,7 @@ class Person:
 
     @property
     def idle(self) -> str | None:
-        """Why nothing would ever be added, or None."""
+        """Why it never adds anything, or None."""
         return why_idle(self.weight, self.mask, self.start_at, self.end_at)
 
 
@@ -94,14 +95,20 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
-        ValueError: they do not.
+        ValueError: when they do not fit.
     """
     own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
-        expected = f"an SDXL model ({len(widths)} cross-attentions to tokens of {context}, as this InstantID has them)"
-        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} to tokens of {own_context}"
-        hint = "Load an SDXL checkpoint; the refiner, the smaller ones made from SDXL (KOALA, SSD-1B, Vega) and SD 1.5 do not fit."
+        expected = (
+            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context}, as in this "
+            "InstantID model)"
+        )
+        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context}"
+        hint = (
+            "Load an SDXL checkpoint. The refiner, the smaller models made from SDXL (KOALA, SSD-1B, "
+            "Vega) and SD 1.5 do not fit."
+        )
         raise bad_input("model", expected, got, hint)
 
 
@@ -109,7 +116,7 @@ def instant_id_for(value: Any, model: Any) -> InstantIDModel:
     """Return the model on an INSTANTID socket, if it fits a UNet.
 
     Raises:
-        ValueError: it does not, or is something else.
+        ValueError: when it does not fit or is not an InstantID model.
     """
     instantid = as_instant_id(value)
     check_base_model(model, instantid.network.widths, instantid.network.context)
@@ -119,9 +126,9 @@ def instant_id_for(value: Any, model: Any) -> InstantIDModel:
 def person_in(
     instantid: InstantIDModel, model: Any, tokens: Tokens, mask: Tensor | None, **settings: Any
 ) -> Person:
-    """Return a person for `model`: the keys and values of the tokens in the type that its layers work on.
+    """Return a person for `model`: the keys and values of the tokens, in the dtype of its layers.
 
-    The tokens of several references are put side by side: every layer attends to all of them.
+    The tokens of several references are concatenated: every layer attends to all of them.
     """
     packed = instantid.project(torch.stack([each.flatten(0, 1) for each in tokens]))
     keys = packed.to(comfy.model_management.intermediate_device(), compute_dtype(model.model))
@@ -129,9 +136,9 @@ def person_in(
 
 
 def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
-    """Return a clone of `model` that also attends to the face of `person`, beside those it attends to already.
+    """Return a clone of `model` that also attends to the face of `person`, in addition to existing faces.
 
-    A person that adds nothing leaves the model as it is. Check first that the face is meant for this UNet.
+    An idle person leaves the model unchanged. Check first that the face fits this UNet.
     """
     if person.idle:
         return model
@@ -139,7 +146,7 @@ def apply_instant_id(model: ModelPatcher, person: Person) -> ModelPatcher:
 
 
 def _lies_anywhere(condition: Condition, size: Size) -> bool:
-    """Return whether a call is for a part of the latent that is not known."""
+    """Return whether a call is for an unknown part of the latent."""
     return condition.part is None and condition.whole not in (None, size)
 
 
@@ -147,13 +154,13 @@ Replacement = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
 def _present(model: ModelPatcher, layer: LayerId, kernel: Mapping[str, Any]) -> Replacement:
-    """Return what a layer's cross-attention is now, as a replacement of it."""
+    """Return a layer's current cross-attention, as a replacement of it."""
     patches = model.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     return patches.get(layer, patches.get(layer[:2], _HostAttention(kernel)))
 
 
 def _kernel(model: ModelPatcher, layer: LayerId) -> Mapping[str, Any]:
-    """Return the kernel that a layer asks for: the host gives its replacement only what goes in."""
+    """Return the kernel that a layer requests: the host passes only the inputs to a replacement."""
     return chosen_attention(cross_attention(model.get_model_object("diffusion_model"), layer))
 
 
@@ -169,10 +176,10 @@ class _HostAttention:
 
 @dataclass(frozen=True, eq=False)
 class _FaceAttention:
-    """The replacement of one cross-attention: what was there before, and a face.
+    """The replacement of one cross-attention: the previous one, and a face.
 
-    Other packs for faces append theirs with `add`, as they do to each other's (IPAdapter, PuLID, the known InstantID).
-    Clones of a model get replacements of their own, so what is appended to one does not show in another.
+    Other packs for faces append theirs with `add`, as to each other's (IPAdapter, PuLID, the original InstantID pack).
+    Clones of a model get their own replacements, so appending to one does not change another.
     """
 
     effect: str
@@ -184,7 +191,7 @@ class _FaceAttention:
     def add(self, callback: Callable[..., Tensor], **settings: Any) -> None:
         """Append `callback(result, queries, keys, values, options, **settings)`, whose result is added.
 
-        `sigma_start` and `sigma_end` among the settings say between which noise levels.
+        `sigma_start` and `sigma_end` in the settings limit it to a range of noise levels.
         """
         self.appended.append((callback, settings))
 
@@ -207,7 +214,7 @@ def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
 
 
 def _own_replacements(model: ModelPatcher, clone: ModelPatcher) -> None:
-    """Give a clone replacements of its own (the host's ON_CLONE)."""
+    """Give a clone its own replacements (the host's ON_CLONE)."""
     patches = clone.model_options["transformer_options"].get("patches_replace", {}).get("attn2", {})
     for layer, patch in patches.items():
         if isinstance(patch, _FaceAttention):
@@ -242,7 +249,7 @@ class FacePlan(Plan):
 
 @dataclass(frozen=True, eq=False)
 class TokenMask:
-    """A mask (M, H, W) in one call, where each conditioning may be for a part of the picture."""
+    """A mask (M, H, W) in one call, where each conditioning may be for a part of the image."""
 
     mask: Tensor
     conditions: tuple[Condition, ...]
@@ -251,7 +258,7 @@ class TokenMask:
     def on(self, grid: Size, pictures: int, window: Sequence[int] | None = None) -> Tensor:
         """Return the factors (C * B, N, 1) on the tokens of a layer; layers of one size share them.
 
-        `window` has the numbers of the pictures in this call; None is all of them.
+        `window` has the numbers of the images in this call; None is all of them.
         """
         if (grid, pictures) not in self.fitted:
             mask = self.mask if window is None else for_window(self.mask, window)
@@ -298,7 +305,7 @@ class FaceEffect(Effect):
             f"{len(person.face.widths)} layers"
         )
         if call.latent_size == WATERMARK_SIZE:
-            text += "; it likes to draw watermarks at exactly 1024x1024, 1016x1016 avoids them"
+            text += "; exactly 1024x1024 often gives watermarks, 1016x1016 avoids them"
         return text
 
     def plan(self, call: ModelCall) -> FacePlan | None:

@@ -1,7 +1,7 @@
-"""Handlers of one layer that do not silence each other.
+"""Handlers of one layer that all run.
 
-Of the handlers in `forward_timestep_embed_patch` the host runs the first that fits a layer, and no other. A handler does
-something around its layer and calls it; ours replace the layer itself, so another pack's handler can have ours as its layer.
+The host runs only the first handler in `forward_timestep_embed_patch` that fits a layer. A handler of another pack does
+something before and after its layer and calls it; ours replace the layer itself, so it can get ours as its layer.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Replaces = Callable[[Tensor, Mapping[str, Any]], bool]
 def chain_handlers(
     handlers: list[Handler], ours: Collection[Callable[..., Tensor]], replaces: Replaces
 ) -> None:
-    """Put our handlers first in a run's own list, each with those of other packs around it.
+    """Put our handlers first in a run's own list, each wrapped by those of other packs.
 
-    `replaces(features, options)` is whether ours do something at the layer at hand.
+    `replaces(features, options)` returns whether ours do something at the current layer.
     """
     others = [each for each in handlers if each[1] not in ours]
     own = [
@@ -58,7 +58,7 @@ def _run_both(
 
 @dataclass(frozen=True)
 class _Replaced:
-    """A layer with another way to run it."""
+    """A layer whose call is replaced."""
 
     layer: Downsample | Upsample
     run: Callable[..., Tensor]

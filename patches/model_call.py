@@ -1,4 +1,4 @@
-"""What is known of a model call before the UNet runs."""
+"""The data of a model call, before the UNet runs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class ModelCall:
 
     `sample_sigmas` are the falling sigmas of the run, steps + 1, where the sampler publishes them.
     `marks` are the keyword arguments of the call that have our prefix: an effect puts them among the host's
-    `model_conds` when a run begins. `cond_or_uncond` numbers the conditionings of the batch as the guider likes.
+    `model_conds` when a run begins. `cond_or_uncond` are the guider's numbers of the conditionings in the batch.
     """
 
     sigmas: Sequence[float]
@@ -57,11 +57,11 @@ class ModelCall:
     cond_or_uncond: Sequence[int] | None = None
 
     def strength(self, schedule: Schedule) -> float:
-        """Return how strongly `schedule` is on, 0 to 1.
+        """Return the strength of `schedule`, 0 to 1.
 
-        Where the entries of a batch are at different noise levels, the weakest decides: their features share one
-        size, and an entry past the window must not be changed. A window that no step of the run meets does not
-        read them.
+        If the entries of a batch have different noise levels, the lowest strength counts: their features share one
+        size, and an entry after the window must not be changed. If no step of the run is in the window, they are
+        not read.
         """
         window = schedule.resolve(self.sampling, self.sample_sigmas)
         if self.sample_sigmas and not window.meets(self.sample_sigmas[0], self.sample_sigmas[-1]):
@@ -70,7 +70,7 @@ class ModelCall:
 
 
 def first_call(model: ModelPatcher, latent_size: Size, sigmas: Tensor, seed: int = 0) -> ModelCall:
-    """Return what is known of the first model call of a run over `sigmas` (steps + 1,)."""
+    """Return the first model call of a run over `sigmas` (steps + 1,), without its tensors."""
     sample_sigmas = tuple(sigmas.tolist())
     return ModelCall(
         sigmas=sample_sigmas[:1],
@@ -87,10 +87,10 @@ def latent_size_of(latent: Tensor) -> Size:
     """Return the (height, width) of a latent (B, C, H, W).
 
     Raises:
-        ValueError: it has another number of dimensions.
+        ValueError: when it has another number of dimensions.
     """
     if latent.ndim != 4:
         got = f"{latent.ndim} dimensions {tuple(latent.shape)}"
-        hint = "Use a latent made for this model; video latents belong to video models."
+        hint = "Use a latent made for this model. Video latents need video models."
         raise bad_input("latent_image", "a latent B x C x H x W", got, hint)
     return latent.shape[-2], latent.shape[-1]

@@ -1,12 +1,12 @@
-"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs inside windows that move between steps.
+"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs in windows that are shifted between steps.
 
-Two patches around a self-attention cut its tokens into windows, folded into the batch, and put the result together again;
-the attention between them is whatever the host has chosen. The pair shares the layer's `extra_options` and keeps nothing.
+Two patches around a self-attention split its tokens into windows, folded into the batch, and merge the result again; the
+attention between them is the host's. The pair shares the layer's `extra_options` and has no state.
 
 Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyMSWMSAAttention`). We depart
-where those fail: every size works without resizing the features, the windows' places follow from the sampling seed and the
-noise level alone (the same for both halves of the guidance, however the host splits them, and for a run over two samplers),
-and windows may have the token count that the model was trained at instead of always being two by two.
+where those fail: every size works without resizing the features, the shifts depend only on the sampling seed and the noise
+level (the same for positive and negative, however the host batches them, and for a run over two samplers), and windows may
+have the token count that the model was trained at instead of always being two by two.
 
 B batch, N = H * W tokens, D their width.
 """
@@ -55,7 +55,7 @@ ShiftStrategy = Literal["increment", "decrement", "retry"]
 class MSWMSA:
     """The settings of MSW-MSA; the names are those of the node's sockets.
 
-    `above_trained_size` confines it to latents clearly larger than those that the model was trained on.
+    `above_trained_size` limits it to latents clearly larger than the trained size.
     """
 
     input_blocks: Blocks = (1, 2)
@@ -86,7 +86,7 @@ class MSWMSA:
         return None if has_blocks and self.schedule.is_ordered else NEVER_ON
 
 
-def known_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
+def original_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
     """Return the preset of the original simple node: all blocks of the shallowest level with attention, from 0.2 on."""
     level = topology.attention_level
     return MSWMSA(
@@ -103,7 +103,7 @@ def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
     Applied again, the later settings replace the earlier ones.
 
     Raises:
-        ValueError: `model` is no UNet, or a block has no attention.
+        ValueError: when `model` is not a UNet, or a block has no attention.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     _check(config, topology)
@@ -122,15 +122,17 @@ def _check(config: MSWMSA, topology: Topology) -> None:
         for block in getattr(config, socket):
             if block not in valid:
                 expected = f"blocks with attention ({', '.join(map(str, valid))} in this UNet)"
-                raise bad_input(socket, expected, block, "Choose among those; the shallow ones save most.")
+                raise bad_input(
+                    socket, expected, block, ("Choose some of these; the shallow ones save the most time.")
+                )
 
 
 @dataclass(frozen=True)
 class WindowPlan(Plan):
     """The windows of one call.
 
-    `numbers` gives each layer its place in `quarters`, how far that layer's grid is moved; `shifts` holds the same numbers
-    as a tensor on the model's device, for compiled code, which would be traced anew for every other number.
+    `numbers` gives each layer its index in `quarters`, the shifts of the layers' grids; `shifts` are the same numbers as a
+    tensor on the model's device, for compiled code, which would be traced again for every new number.
     `trained` gives the trained size of the features by level for native windows, or None for two by two.
     """
 
@@ -179,7 +181,7 @@ class WindowedAttention(Effect):
             model.set_model_attn1_output_patch(_merge)
 
     def begin(self, run: Run) -> None:
-        """Make ours the innermost pair: every other pack's patches see all tokens in their grid, in either order."""
+        """Make ours the innermost pair, so that every other pack's patches see all tokens in their grid."""
         run.patches["attn1_patch"].sort(key=lambda patch: patch is _partition)
         run.patches["attn1_output_patch"].sort(key=lambda patch: patch is not _merge)
 
@@ -243,11 +245,11 @@ def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[LayerId, ...], tu
 def _quarters(
     seed: int, sigma: float, layers: int, mode: ShiftMode, strategy: ShiftStrategy
 ) -> tuple[int, ...]:
-    """Return how far each layer's grid is moved in the step that begins at `sigma`: the same draws for the same seed.
+    """Return the shift of each layer's grid in the step that begins at `sigma`: the same draws for the same seed.
 
-    With "global" and "both" no layer has the draw of the layer just before; `strategy` is how one that would is replaced.
-    "block" asks that no layer has its own draw of the step before, which a run that begins in the middle cannot know: there,
-    as with "ignore", all draws are free.
+    With "global" and "both" no layer gets the shift of the previous layer; `strategy` is how such a draw is replaced. In the
+    original, "block" avoids a layer's own shift of the previous step, which a run that begins in the middle cannot know: here
+    all draws are free, as with "ignore".
     """
     generator = random.Random(f"megapixel windows {seed} {sigma:.6g}")
     quarters: list[int] = []

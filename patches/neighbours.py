@@ -1,4 +1,4 @@
-"""Other packs inside the same UNet: what they need to find where features are small, and what cannot work beside it."""
+"""Other packs in the same UNet: adapts what they read when features are downscaled, and refuses what cannot work with that."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Ef
     """Fit the patches of other packs to the effects that act in a run; `patches` are this run's own lists.
 
     Raises:
-        ValueError: one of them cannot work beside an effect.
+        ValueError: when one of them cannot work with an effect.
     """
     resizing = [effect.label for effect in acting if effect.resizes]
     if not resizing:
         return
     if any(is_supir(patch) for patch in patches.get("middle_block_after_patch", ())):
         expected = f"a model without SUPIR for {' and '.join(resizing)}"
-        hint = "SUPIR adds to features of their full size; remove one of the two."
-        raise bad_input("model", expected, "SUPIR on it", hint)
+        hint = "SUPIR needs features of full size. Remove one of the two."
+        raise bad_input("model", expected, "one with SUPIR", hint)
     if "attn1_patch" in patches:
         patches["attn1_patch"].insert(0, partial(_fit_original_shape, topology))
 
@@ -39,7 +39,7 @@ def prepare_neighbours(patches: Patches, topology: Topology, acting: Iterable[Ef
 def _fit_original_shape(
     topology: Topology, tokens: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Give a layer on resized features the `original_shape` of a latent that has such features.
+    """Give a layer with resized features the `original_shape` of a latent that has such features.
 
     Other packs (ToMe, HyperTile) divide it by the number of tokens to find the layer's grid.
     """

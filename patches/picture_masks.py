@@ -1,8 +1,7 @@
-"""Masks of a conditioning, one for each picture of a batch and the last one for all that follow, as the face's attention has them.
+"""Masks of a conditioning: one for each image of a batch and the last one for all further images, as in the face's attention.
 
-The host repeats the masks of a conditioning from the first one on, and only where their number divides the batch: three
-pictures with two masks fail, and four get them in another order than the attention. A node does not know how many pictures
-there will be.
+The host repeats the masks of a conditioning from the first one on, and only if their number divides the batch size: three
+images with two masks fail, and four get them in another order than the attention. A node does not know the batch size.
 """
 
 from __future__ import annotations
@@ -41,9 +40,9 @@ def _first(index: Any) -> int | None:
 
 
 def mask_of_prompt(faces: Sequence[Tensor]) -> PictureMasks:
-    """Return where a prompt may go, (M, H, W): wherever the masks (M, H, W) of its faces allow one of them.
+    """Return the region of a prompt, (M, H, W): the union of the masks (M, H, W) of its faces.
 
-    A picture without a face is all for the prompt.
+    In an image without a face, the prompt applies everywhere.
     """
     pictures, size = max(map(len, faces)), faces[0].shape[-2:]
     fitted = [F.interpolate(mask.unsqueeze(1), size=size, mode="bilinear").squeeze(1) for mask in faces]
@@ -53,5 +52,5 @@ def mask_of_prompt(faces: Sequence[Tensor]) -> PictureMasks:
 
 
 def have_a_face(masks: Tensor) -> Tensor:
-    """Return for each picture (M,) whether its mask (M, H, W) lets a face in."""
+    """Return for each image (M,) whether its mask (M, H, W) allows a face."""
     return masks.flatten(1).any(1)

@@ -1,4 +1,4 @@
-"""What an effect does in one model call, in a form in which the features' sizes can be followed and drawn."""
+"""The plan of an effect for one model call, from which the features' sizes can be computed and drawn."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from .topology import BlockId, Topology, size_at
 
 
 class Plan:
-    """What one effect does in one model call. Every method's default is a plan that does nothing there."""
+    """The plan of one effect for one model call. By default, every method describes no change."""
 
     def downsampled(self, block: int, size: Size) -> Size | None:
-        """Return the size that the Downsample of input block `block` makes of `size`; None leaves it as it is."""
+        """Return the size of the Downsample's result in input block `block` for features of `size`; None is unchanged."""
         return None
 
     def before_skip(self, block: int, size: Size) -> Size:
@@ -24,14 +24,14 @@ class Plan:
         return size
 
     def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
-        """Return in a word or two what the effect does at which block; `sizes` are those of all blocks."""
+        """Return a short text for each block at which the effect does something; `sizes` are those of all blocks."""
         return {}
 
 
 def feature_sizes(topology: Topology, latent_size: Size, plans: Iterable[Plan] = ()) -> dict[BlockId, Size]:
     """Return the (height, width) of the features that each block works on, with all `plans` on.
 
-    A block with a Downsample counts with the size that it makes.
+    For a block with a Downsample it is the size after it.
     """
     plans = tuple(plans)
     size = latent_size

@@ -1,6 +1,6 @@
-"""A picture of a run's plan: blocks down, steps across, the features' sizes in the cells, a colour for each effect.
+"""A drawing of a run's plan: one row per block, one column per step, the feature sizes in the cells, a colour for each effect.
 
-Lengths are in pixels of the picture.
+Lengths are in pixels of the image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FADES_OVER = 4.0  # halvings of the area from _FULL to _SMALLEST
 
 @dataclass(frozen=True)
 class _Run:
-    """Steps `first` to `last` (not included) in which a block does the same."""
+    """Steps `first` to `last` (excluded) in which a block has the same size and marks."""
 
     first: int
     last: int
@@ -90,7 +90,7 @@ def _draw_row(pen: Pen, plan: RunPlan, block_id: BlockId, top: int) -> None:
 
 
 def _runs(plan: RunPlan, block_id: BlockId) -> Iterator[_Run]:
-    """Yield the stretches of steps in which the block does the same."""
+    """Yield the ranges of steps in which the block has the same size and marks."""
     each = [(step.sizes[block_id], step.marks.get(block_id, ())) for step in plan.steps]
     first = 0
     for step in range(1, len(each) + 1):
@@ -100,7 +100,7 @@ def _runs(plan: RunPlan, block_id: BlockId) -> Iterator[_Run]:
 
 
 def _texts(run: _Run) -> Sequence[str]:
-    """Return what to write into a run, the fullest first."""
+    """Return the possible texts of a run, the longest first."""
     height, width = run.size
     size, marks = f"{height}x{width}", ", ".join(words for _, words in run.marks)
     return (f"{size}  {marks}" if marks else size, size)

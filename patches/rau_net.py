@@ -1,4 +1,4 @@
-"""RAU-Net with settings that a person types: pairs of blocks are checked against the UNet, and missing ones found."""
+"""RAU-Net with the user's settings: pairs of blocks are checked against the UNet, and missing ones are filled in."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .wrapper import add_effect
 def apply_rau_net(model: ModelPatcher, recipe: RAUNet | Recipe) -> ModelPatcher:
     """Return a clone of `model` with the rescalings of `recipe`.
 
-    Applied again, it adds further ones; at a block that has one already, the earlier counts.
+    Applied again, it adds further ones; at the same block the earlier one counts.
 
     Raises:
-        ValueError: `model` is no UNet, or blocks that it does not have or that are no pair.
+        ValueError: when `model` is not a UNet, or blocks are missing or do not match.
     """
     topology = topology_of(model.get_model_object("diffusion_model"))
     if isinstance(recipe, RAUNet):

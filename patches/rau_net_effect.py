@@ -1,11 +1,11 @@
-"""RAU-Net on a UNet: two pairs of rescalings that bring deep features to the size that the UNet was trained at.
+"""RAU-Net on a UNet: two pairs of rescalings that give deep features the UNet's trained size.
 
-A Downsample runs with stride 4 and the Upsample on the other side enlarges by 4; and the features of an attention block
-are averaged over squares (the "CA" pair) and enlarged again before the skip of the level's first block.
+A Downsample runs with stride 4 and the matching Upsample enlarges by 4; and the features after an attention block are
+pooled (the "CA" pair) and upscaled again before the skip of the level's first block.
 
 Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyRAUNet`). We depart where those
-fail: pairs are checked against the UNet, ControlNet residuals fit, several samplers, halves of a guidance or devices do
-not disturb each other, nothing of the host or of the model is replaced, and the published schedule counts executed steps.
+fail: pairs are checked against the UNet, ControlNet residuals are resized, several samplers, conditionings or devices do
+not interfere, nothing in the host or the model is replaced, and the published schedule counts executed steps.
 
 B C H W are batch, channels, height, width of the features.
 """
@@ -43,17 +43,17 @@ from .wrapper import planned
 
 @dataclass(frozen=True)
 class Pooling:
-    """How far a CA pair shrinks in one call."""
+    """The pooling of a CA pair in one call."""
 
     settings: RAUNet
     factors: tuple[float, float]
 
     def target(self, size: Size) -> Size:
-        """Return the size to aim at; features that have it are left as they are."""
+        """Return the target size; features that have it are left unchanged."""
         return pooled_size(size, self.factors, self.settings.ca_latent_pixel_increment)
 
     def size(self, size: Size) -> Size:
-        """Return the size of the pooled features: the target, or what whole squares make of it."""
+        """Return the size of the pooled features: the target, or the nearest size that whole kernels give."""
         target = self.target(size)
         if target == size or self.settings.ca_downscale_mode != "avg_pool2d":
             return target
@@ -62,7 +62,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class RescalePlan(Plan):
-    """The rescalings of one call: settings by input block (`dilated`, `pooled`) and output block (the ways back)."""
+    """The rescalings of one call: settings by input block (`dilated`, `pooled`) and by output block (the inverse ones)."""
 
     dilated: Mapping[int, RAUNet] = field(default_factory=dict[int, RAUNet])
     enlarged: Mapping[int, RAUNet] = field(default_factory=dict[int, RAUNet])
@@ -122,7 +122,7 @@ class RAUNets(Effect):
             model.set_model_output_block_patch(_restore)
 
     def begin(self, run: Run) -> None:
-        """Let the handlers of other packs for the same layers run as well."""
+        """Let other packs' handlers of the same layers run too."""
         chain_handlers(run.patches["forward_timestep_embed_patch"], (_downsample, _upsample), _rescales)
 
     def idle(self, call: ModelCall) -> str | None:
@@ -199,7 +199,7 @@ def _describe(settings: RAUNet | None) -> str:
         return nothing_to_do(NEVER_ON)
     parts += [f"{name} {_shown(getattr(settings, name))}" for name in _FURTHER if _differs(settings, name)]
     if not reaches_upsample() and _changes_upsample(settings):
-        parts.append("upscale_mode needs a newer ComfyUI, this one enlarges with nearest")
+        parts.append("upscale_mode needs a newer ComfyUI; this version always uses nearest")
     return ", ".join(parts)
 
 
@@ -249,7 +249,7 @@ _NO_PLAN = RescalePlan()
 
 
 def _rescales(features: Tensor, options: Mapping[str, Any]) -> bool:
-    """Return whether the layer at hand, a Downsample or an Upsample, is replaced in this call."""
+    """Return whether the current layer, a Downsample or an Upsample, is replaced in this call."""
     kind, block = options["block"]
     plan = _plan(features, options)
     return block in (plan.dilated if kind == "input" else plan.enlarged)

@@ -11,7 +11,7 @@ from .topology import Topology
 Resolution = Literal["low", "high", "ultra"]
 
 
-def known_preset(
+def original_preset(
     topology: Topology,
     resolution: Resolution,
     upscale_mode: str = "bicubic",

@@ -19,14 +19,14 @@ TURBO_SIDE = 64  # SDXL-Turbo was trained at 512 px
 
 @dataclass(frozen=True)
 class Published:
-    """The reference code's blocks and shares of the executed steps, by the class of the picture's size."""
+    """The reference code's blocks and shares of the executed steps, by the class of the image size."""
 
     upscale_mode: str = "nearest"
     ca_upscale_mode: str = "bicubic"
     turbo: bool = False
 
     def settings(self, call: ModelCall) -> RAUNet | None:
-        """Return what the reference does to a latent of this size; it has no size at which it does nothing."""
+        """Return the reference's settings for a latent of this size; the reference acts at every size."""
         phases = published_phases(
             kind_of(call.topology), call.latent_size, turbo=self.turbo, control=call.has_control
         )
@@ -53,7 +53,7 @@ def in_phases(
 
 
 def kind_of(topology: Topology) -> Kind:
-    """Return which of the two published families it is: SDXL has no attention at the latent's own size."""
+    """Return the published family: SDXL has no attention at the latent's own size."""
     return "sd" if topology.attention_level == 0 else "sdxl"
 
 
@@ -92,8 +92,8 @@ def pairs_of(
 def ca_partners(topology: Topology, block: int, after_skip: bool) -> Blocks:
     """Return the output blocks at which features pooled after `block` may be restored; the first is the usual one.
 
-    Pooled before the skip, the skip is small as well and the next one is the first that is not. After a Downsample
-    the Upsample does the work, and both numbers are in use for it.
+    If features are pooled before the skip, the skip is small too, and the next one is the first at full size. After a
+    Downsample, the Upsample restores the size, and both numbers are used for it.
     """
     partner = topology.skip_partner(block)
     if after_skip:

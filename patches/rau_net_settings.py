@@ -1,4 +1,4 @@
-"""The settings of RAU-Net, and what chooses them for a model call."""
+"""The settings of RAU-Net, and recipes that choose them for a model call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .schedule import Schedule, Unit
 from .topology import Blocks
 
 Pool = Literal["avg_pool2d", "adaptive_avg_pool2d"]
-# The original rounds sigmas so: it decides whether a step that lies exactly on an end is on.
+# The original rounds sigmas so: this decides whether a step exactly at an end is on.
 SIGMA_DECIMALS = 4
 
 
@@ -20,10 +20,10 @@ SIGMA_DECIMALS = 4
 class RAUNet:
     """The settings of one RAU-Net; the names are those of the node's sockets.
 
-    Empty input blocks switch a pair off, whatever its output blocks are; empty output blocks are filled in.
+    Empty input blocks turn a pair off, whatever its output blocks are; empty output blocks are filled in.
 
     Raises:
-        ValueError: a setting contradicts itself.
+        ValueError: when a factor is invalid, or the fade starts after the end.
     """
 
     input_blocks: Blocks = (3,)
@@ -63,16 +63,16 @@ class RAUNet:
                 raise bad_input(socket, "a number above 0", f"{factor:g}", "2 halves the features.")
             if self.ca_downscale_mode == "avg_pool2d" and factor != int(factor):
                 whole = "a whole number for ca_downscale_mode avg_pool2d"
-                raise bad_input(socket, whole, f"{factor:g}", "adaptive_avg_pool2d takes any.")
+                raise bad_input(socket, whole, f"{factor:g}", "Use adaptive_avg_pool2d for other factors.")
         fade = self.ca_fadeout_start_time
         if fade is not None and not self._span(fade, self.ca_end_time).is_ordered:
             before_end = f"a time before ca_end_time ({self.ca_end_time:g})"
-            hint = "The effect fades from here to its end."
+            hint = "The fade-out runs from here to ca_end_time."
             raise bad_input("ca_fadeout_start_time", before_end, f"{fade:g}", hint)
 
     @property
     def factors(self) -> tuple[float, float]:
-        """How far the CA pair shrinks (height, width)."""
+        """The factors (height, width) of the CA pair."""
         width = self.ca_downscale_factor_w
         return self.ca_downscale_factor, self.ca_downscale_factor if width is None else width
 
@@ -90,7 +90,7 @@ class RAUNet:
         return schedule_in(self.time_mode, start, end, fade, SIGMA_DECIMALS)
 
     def ca_strength(self, call: ModelCall) -> float:
-        """Return how strongly the CA pair is on, 0 to 1."""
+        """Return the strength of the CA pair, 0 to 1."""
         strength = call.strength(self.ca_schedule)
         if not strength or self.ca_fadeout_start_time is None:
             return strength
@@ -100,7 +100,7 @@ class RAUNet:
 
 
 class Recipe(Protocol):
-    """What chooses the settings for a model call. Frozen, because clones of a model share it."""
+    """Chooses the settings for a model call. Frozen, because clones of a model share it."""
 
     def settings(self, call: ModelCall) -> RAUNet | None:
         """Return the settings, or None for none at this size."""
@@ -109,7 +109,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same settings whatever the size."""
+    """The same settings at every size."""
 
     chosen: RAUNet
 

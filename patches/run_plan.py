@@ -1,4 +1,4 @@
-"""What all effects on a model will do in a run, step by step, computed before anything is sampled."""
+"""The plans of all effects on a model for every step of a run, computed before anything is sampled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .wrapper import effects_of
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: the size of the features that each block works on, and what each effect does there, in a few words."""
+    """One step: the feature size of each block, and a short text for what each effect does there."""
 
     sizes: Mapping[BlockId, Size]
     marks: Mapping[BlockId, tuple[tuple[str, str], ...]]  # (name of the effect, words)
@@ -37,12 +37,12 @@ class RunPlan:
 
 
 def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
-    """Return what the effects on `model` do to a latent of `latent_size` over `sigmas` (steps + 1,).
+    """Return the plan of the effects on `model` for a latent of `latent_size` over `sigmas` (steps + 1,).
 
-    A sampler that calls the model between two steps finds there what its noise level asks for.
+    A sampler that calls the model between two steps gets the plan for that noise level.
 
     Raises:
-        ValueError: `model` is no UNet, or an effect cannot work at this size.
+        ValueError: when `model` is not a UNet, or an effect cannot work at this size.
     """
     start = first_call(model, latent_size, sigmas)
     effects = effects_of(model)

@@ -1,9 +1,8 @@
-"""Schedule: when an effect is on and how strongly, whatever the sampler.
+"""Schedule: when an effect is on and how strongly, for every sampler.
 
-A user types it in percent, timesteps, sigmas or shares of the executed steps. It is resolved against the model's
-sampling and the run's sigmas into a window of sigmas, because the noise level is the one thing that every sampler
-passes to every model call: samplers that call the model twice a step, or once for each half of the guidance, need no
-counting.
+A user sets it in percent, timesteps, sigmas or shares of the executed steps. It is converted with the model's sampling
+and the run's sigmas to a window of sigmas, because the noise level is the only value that every sampler passes to every
+model call: so samplers that call the model twice a step, or once for each conditioning, need no counting.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, Literal
 
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
-NEVER_ON = "no block, or a start_time behind its end_time"  # why an effect is idle
+NEVER_ON = "no block is set, or start_time is after end_time"  # why an effect is idle
 BEFORE_THE_START = 999999999.9
 LAST_TIMESTEP = 999.0  # of all models with UNets, and of the host's percent
 
@@ -28,8 +27,8 @@ _FADE_POINTS = 33
 class SigmaWindow:
     """Full strength from `high` down to `low`, both included, then along `fade` to zero.
 
-    `fade` holds the sigmas at which the strength has fallen by equal amounts, from `low` to its end; empty is a
-    hard stop.
+    `fade` has the sigmas at which the strength has fallen by equal amounts, from `low` to its end; if empty, the strength
+    falls to 0 at once.
     """
 
     high: float
@@ -38,7 +37,7 @@ class SigmaWindow:
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is at full strength at any noise level; the host gives this sigma for the very start."""
+        """Whether it has full strength at every noise level; the host uses this sigma for the start."""
         return self.high >= BEFORE_THE_START and self.low <= 0.0
 
     def meets(self, highest: float, lowest: float) -> bool:
@@ -59,9 +58,9 @@ class SigmaWindow:
         return 1.0 - position / (len(self.fade) - 1)
 
     def weakest(self, sigmas: Iterable[float]) -> float:
-        """Return the least strength at the noise levels in a batch; a window that is whole does not read them.
+        """Return the lowest strength at the noise levels in a batch; if `is_whole`, they are not read.
 
-        The entries of a batch are changed together, and one past the window must not be changed.
+        The entries of a batch are changed together, and one after the window must not be changed.
         """
         return 1.0 if self.is_whole else min(self.strength(sigma) for sigma in sigmas)
 
@@ -74,7 +73,7 @@ class Schedule:
     timestep, sigma: fall from `start` to `end`.
     steps: see executed_steps.py, which makes schedules of any unit.
 
-    `decimals` rounds the sigma of a percent or timestep, for an original that does so; None does not.
+    `decimals` rounds the sigma of a percent or timestep, as some original nodes do; None does not.
     """
 
     start: float = 0.0
@@ -127,6 +126,6 @@ def _resolve(schedule: Schedule, sigma_at: Callable[[float], float]) -> SigmaWin
 
 
 def falling(sigmas: Iterable[float]) -> tuple[float, ...]:
-    """Return the points of a fade, each noise level once; empty where there is nothing between them."""
+    """Return the points of a fade, each noise level once; empty if there is nothing between them."""
     points = list(dict.fromkeys(sigmas))
     return tuple(points) if len(points) > 1 else ()

@@ -1,4 +1,4 @@
-"""Whether the tokens of a layer still are a grid: other packs merge or drop some of them."""
+"""Whether the tokens of a layer are still a grid: other packs merge or drop some of them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..scaling.size import Size
 
 
 def token_grid(label: str, options: Mapping[str, Any], *tokens: Tensor) -> Size | None:
-    """Return the (height, width) of a layer's grid, or None and a log line where any of `tokens` (B, N, D) are no grid.
+    """Return the (height, width) of a layer's grid; if any of `tokens` (B, N, D) is not a grid, log a line and return None.
 
     Args:
-        label: of the effect that then does nothing in this layer.
-        options: those that a patch inside the layer was given.
+        label: label of the effect, which skips this layer then.
+        options: the options of a patch inside the layer.
     """
     height, width = options["activations_shape"][-2:]
     if all(each.shape[1] == height * width for each in tokens):
         return height, width
-    log_once("%s: nothing at %s block %s, another patch has changed its tokens", label, *options["block"])
+    log_once("%s: skipped %s block %s, because another patch changed its tokens", label, *options["block"])
     return None

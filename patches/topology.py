@@ -1,6 +1,6 @@
-"""Topology: what a UNet consists of, read once from the real module.
+"""Topology: the blocks of a UNet, read once from the real module.
 
-Block numbers that a user types are checked against it, and automatic choices come from it, so that no effect needs
+Block numbers from a user are checked against it, and automatic choices are read from it, so that no effect needs
 a table per model family. Input blocks are numbered as ComfyUI does, from 0 (the stem); output block k takes the skip
 of input block n - 1 - k.
 """
@@ -32,8 +32,8 @@ Resample = Literal["down", "up"]
 class Block:
     """One input, middle or output block.
 
-    `level` counts the halvings of the features that the block's layers before any Upsample work on; `widths` are those of
-    its attention layers, in the order in which they run; `resample` is set where it holds a Downsample or an Upsample.
+    `level` is how often the features of the block's layers before any Upsample were halved; `widths` are those of
+    its attention layers, in the order in which they run; `resample` is set if it has a Downsample or an Upsample.
     """
 
     level: int
@@ -73,7 +73,7 @@ class Topology:
 
     @property
     def downsamplers(self) -> tuple[int, ...]:
-        """The input blocks that hold a Downsample, shallow to deep."""
+        """The input blocks with a Downsample, shallow to deep."""
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
 
     @property
@@ -94,30 +94,30 @@ class Topology:
         return len(self.inputs) - 1 - input_block
 
     def feature_size(self, latent_size: Size, input_block: int) -> Size:
-        """Return the (height, width) that leaves `input_block` when nothing shrinks the features."""
+        """Return the (height, width) of the output of `input_block` without any effect."""
         return size_at(self.inputs[input_block].level, latent_size)
 
     def check_input_block(self, number: int, socket: str) -> None:
         """Raise unless features can be changed after input block `number`.
 
         Raises:
-            ValueError: this UNet has no such block.
+            ValueError: when this UNet has no such block.
         """
         last = len(self.inputs) - 1
         if not 1 <= number <= last:
             halving = " and ".join(map(str, self.downsamplers))
-            hint = f"Choose an input block that it has; {halving} halve the features."
+            hint = f"Choose one of its input blocks; blocks {halving} halve the features."
             raise bad_input(socket, f"1 to {last} for this UNet", number, hint)
 
 
 def size_at(level: int, latent_size: Size) -> Size:
-    """Return the (height, width) of unchanged features at a level: a latent's size halved so often, rounded up."""
+    """Return the (height, width) of unchanged features at a level: the latent's size halved `level` times, rounded up."""
     height, width = latent_size
     return -(-height >> level), -(-width >> level)  # stride 2 with padding 1 rounds up
 
 
 def listed(blocks: Iterable[int]) -> str:
-    """Return block numbers as the nodes take them, smallest first."""
+    """Return block numbers as text, as the nodes accept it, smallest first."""
     return ",".join(map(str, sorted(blocks))) or "none"
 
 
@@ -125,7 +125,7 @@ def topology_of(model: nn.Module) -> Topology:
     """Read the topology of a UNet. Cached for as long as the module lives.
 
     Raises:
-        ValueError: `model` has no input and output blocks.
+        ValueError: when `model` has no input and output blocks.
     """
     unet = original_module(model)
     if unet not in _TOPOLOGIES:
@@ -140,10 +140,10 @@ def _read(unet: Any) -> Topology:
     if not (hasattr(unet, "input_blocks") and hasattr(unet, "output_blocks")):
         raise bad_input(
             "model",
-            "a UNet of the SD 1.x, SD 2.x or SDXL kind",
+            "an SD 1.x, SD 2.x or SDXL model",
             type(unet).__name__,
-            "Models without input blocks (Flux, SD3, Qwen and the like) have no features to shrink; "
-            "DyPE serves them at large sizes.",
+            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; use DyPE for "
+            "large images.",
         )
     inputs: list[Block] = []
     level = 0

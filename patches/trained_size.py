@@ -12,18 +12,18 @@ from ..scaling.deep_shrink import automatic_factor
 
 NOT_LARGER = "not clearly above the trained size"  # why an effect is idle
 
-_LATENT_PIXEL = 8  # picture pixels to a latent pixel, in every UNet-based family
+_LATENT_PIXEL = 8  # image pixels to a latent pixel, in every UNet-based family
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The side of the square that a family was trained on, in picture pixels.
+    """The trained size of a model family: the side of a square, in image pixels.
 
     Attributes:
         pixels: the side.
         source: where it is published.
         models: names of the host's model classes.
-        latents: names of its latent formats, where all of a family share one.
+        latents: names of its latent formats, if a whole family shares one.
     """
 
     pixels: int
@@ -44,9 +44,9 @@ TABLE: tuple[Trained, ...] = (
 
 
 def trained_pixels(model: BaseModel) -> int | None:
-    """Return the side of the square picture that `model` was trained on, in pixels; None where the table has no row for it.
+    """Return the trained size of `model`: the side of a square image in pixels; None if the table has no row for it.
 
-    No topology shows it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px with v-prediction, 512 px without.
+    The topology does not contain it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px with v-prediction, 512 px without.
     """
     latents = {each.__name__ for each in type(model.latent_format).__mro__}
     row = next((row for row in TABLE if type(model).__name__ in row.models or row.latents & latents), None)
@@ -58,22 +58,22 @@ def trained_pixels(model: BaseModel) -> int | None:
 
 
 def trained_side(model: BaseModel, pixels: int = 0) -> int:
-    """Return the side of the square latent that a UNet was trained on, in latent pixels.
+    """Return the trained size of a UNet: the side of a square latent, in latent pixels.
 
-    `pixels` is the side in picture pixels; 0 takes it from the table.
+    `pixels` is the side in image pixels; 0 reads it from the table.
 
     Raises:
-        ValueError: the family is not in the table and `pixels` is 0.
+        ValueError: when the family is not in the table and `pixels` is 0.
     """
     side = pixels or trained_pixels(model)
     if side:
         return max(1, side // _LATENT_PIXEL)
-    side_of = f"the pixels of a side for {type(model).__name__}"
-    raise bad_input("trained_size", side_of, 0, "Type the picture size that this model was trained at.")
+    side_of = f"a size in pixels, because the trained size of {type(model).__name__} is unknown"
+    raise bad_input("trained_size", side_of, 0, "Enter the image size that this model was trained at.")
 
 
 def factor_above_trained(model: BaseModel, latent_size: Sequence[int], pixels: int = 0) -> float:
-    """Return by how much features shrink to be of the trained size; 1.0 where the latent is not clearly larger.
+    """Return the factor by which features must be downscaled to the trained size; 1.0 if the latent is not clearly larger.
 
     `pixels` as for `trained_side`.
     """

@@ -1,14 +1,14 @@
 """One wrapper around every model call, shared by all effects.
 
-When an effect is on is decided here, once per model call and outside the UNet: the sigma is read, each effect plans
-what it will do in this call, and the plans are published for the patches inside the UNet to look up. Nothing is kept
-between calls, so an exception, another model or a second sampler finds nothing left over.
+Whether an effect is on is decided here, once per model call and outside the UNet: the sigma is read, each effect returns
+its plan for this call, and the patches inside the UNet look the plans up. Nothing is stored between calls, so an
+exception, another model or a second sampler finds nothing left over.
 
-Packs that do not call the model as the host does are met where they do call it: one that runs the UNet itself, or runs it on
-parts of the latent, at the UNet (`around_unet`); one that walks through its blocks, at the first of our patches (`planned`).
-An effect that was announced and had nothing to do in any call of a run is logged when the run ends.
+Packs that do not call the model as the host does are handled where they call it: one that runs the UNet itself, or runs it
+on parts of the latent, at the UNet (`around_unet`); one that calls its blocks, at the first of our patches (`planned`). An
+effect that was announced and did nothing in any call of a run is logged when the run ends.
 
-Why not in `transformer_options`: a compiled UNet freezes whatever it reached through them at its first trace. Why
+Why not in `transformer_options`: a compiled UNet freezes everything it reads from them at its first trace. Why
 published per device: the host runs its copies of one model on several devices at once, in threads.
 """
 
@@ -52,7 +52,7 @@ _PUBLISHED: dict[Device, tuple[_Wrapper, Size] | None] = {}
 def planned(effect: str, features: Tensor, options: Mapping[str, Any] | None = None) -> Plan | None:
     """Return the plan of `effect` for the call that runs on the features' device now, or None.
 
-    Where none is published, another pack walks through the UNet's blocks itself: it is made from the patch's `options`.
+    If none is published, another pack calls the UNet's blocks itself: the plan is then made from the patch's `options`.
     """
     key = (features.device.type, features.device.index, effect)
     if key in _PLANS:
@@ -70,10 +70,10 @@ def effects_of(model: ModelPatcher) -> Effects:
 
 
 def add_effect(model: ModelPatcher, effect: Effect) -> ModelPatcher:
-    """Return a clone of `model` with one more effect, stacked on those that it has as the effect itself asks for.
+    """Return a clone of `model` with one more effect, combined with existing ones in the way that the effect defines.
 
     Raises:
-        TypeError: an effect of another kind has its name.
+        TypeError: when an effect of another class already has its name.
     """
     effects = effects_of(model)
     name, stacked = effect.stacked(effects)
@@ -94,7 +94,7 @@ def add_effect(model: ModelPatcher, effect: Effect) -> ModelPatcher:
 
 @dataclass
 class _RunState:
-    """What the calls of one sampling run share; it ends with the run.
+    """The state that the calls of one sampling run share; it ends with the run.
 
     Attributes:
         seed, sigmas: those of the run; the sigmas fall, steps + 1.
@@ -120,7 +120,7 @@ class _RunState:
         return levels
 
     def walked(self, effect: str, device: torch.device, options: Mapping[str, Any]) -> Plan | None:
-        """Return a plan for a pack that walks through the blocks itself, made at the first patch that it calls."""
+        """Return the plan for a pack that calls the blocks itself, made at the first patch that it calls."""
         sigmas, shape = options.get("sigmas"), options.get(TRUE_SHAPE, options.get("original_shape"))
         if sigmas is None or shape is None:
             return None
@@ -137,7 +137,7 @@ class _RunState:
         return plan
 
     def note(self, plans: Plans) -> None:
-        """Remember which effects had something to do."""
+        """Record which effects acted."""
         self.acted.update(name for name, plan in plans.items() if plan is not None)
 
 
@@ -213,7 +213,7 @@ class _Wrapper:
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Plan where another pack runs the UNet itself, or on a part of the latent (the host's DIFFUSION_MODEL)."""
+        """Make the plan if another pack runs the UNet itself, or on a part of the latent (the host's DIFFUSION_MODEL)."""
         options = {} if transformer_options is None else transformer_options
         marks, kwargs = _without_marks(kwargs)
         run: _RunState | None = options.get(RUN)
@@ -235,7 +235,7 @@ class _Wrapper:
         has_control: bool = False,
         marks: Mapping[str, Any] = MappingProxyType({}),
     ) -> Plans:
-        """Return what each effect does in a call of the model."""
+        """Return each effect's plan for a call of the model."""
         run: _RunState | None = options.get(RUN)
         call = ModelCall(
             sigmas=sigmas,
@@ -281,7 +281,10 @@ def _published(
             _PUBLISHED[place] = publisher_before
 
 
-_DID_NOT_ACT = "did nothing in this run. Its model calls were smaller than the latent, or another pack ran the UNet in its own way"
+_DID_NOT_ACT = (
+    "did nothing in this run. Its model calls were smaller than the latent, or another pack runs "
+    "the UNet in its own way"
+)
 
 
 def _note(plans: Plans, options: Mapping[str, Any]) -> None:
@@ -290,7 +293,7 @@ def _note(plans: Plans, options: Mapping[str, Any]) -> None:
 
 
 def _without_marks(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return our own keyword arguments of a call, and the others."""
+    """Split the keyword arguments of a call into our own ones and the others."""
     marks = {name: value for name, value in kwargs.items() if name.startswith(PREFIX)}
     return marks, {name: value for name, value in kwargs.items() if name not in marks}
 

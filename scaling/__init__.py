@@ -1,1 +1,1 @@
-"""Sizes and factors: pure arithmetic that knows nothing of ComfyUI."""
+"""Sizes and factors: pure arithmetic that does not import ComfyUI."""

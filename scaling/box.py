@@ -11,7 +11,7 @@ Span = tuple[int, int]  # first, and the one after the last
 
 @dataclass(frozen=True)
 class Box:
-    """Rows `top` to `bottom` and columns `left` to `right`; the ends are not in it. May reach beyond a picture."""
+    """Rows `top` to `bottom` and columns `left` to `right`, ends excluded. May extend beyond an image."""
 
     top: int
     left: int
@@ -25,7 +25,7 @@ class Box:
 
     @property
     def spans(self) -> tuple[Span, Span]:
-        """Rows and columns, for what is done to both axes alike."""
+        """Rows and columns, for code that treats both axes equally."""
         return (self.top, self.bottom), (self.left, self.right)
 
     @property
@@ -35,7 +35,7 @@ class Box:
 
     @property
     def area(self) -> int:
-        """Pixels in it; 0 where an end lies before its start."""
+        """Number of pixels; 0 if an end is before its start."""
         return max(0, self.bottom - self.top) * max(0, self.right - self.left)
 
     @property
@@ -49,12 +49,12 @@ class Box:
         return slice(self.left, self.right)
 
     def scaled(self, source: Size, target: Size) -> Box:
-        """Return the box in a picture of `target` size that holds all of this one in a picture of `source` size."""
+        """Return the box in an image of `target` size that contains all of this box in an image of `source` size."""
         axes = zip(self.spans, source, target, strict=True)
         return Box.of_spans(*((low * new // old, -(-high * new // old)) for (low, high), old, new in axes))
 
     def moved(self, down: int, right: int) -> Box:
-        """Return the box elsewhere."""
+        """Return the box shifted."""
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
     def within(self, other: Box) -> Box:
@@ -62,11 +62,11 @@ class Box:
         return self.moved(-other.top, -other.left)
 
     def shared(self, other: Box) -> Box:
-        """Return what lies in both; without area where nothing does."""
+        """Return the intersection; its area is 0 if the boxes do not overlap."""
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Box(top, left, max(top, bottom), max(left, right))
 
     def clamped(self, size: Size) -> Box:
-        """Return the part inside a picture; without area where there is none."""
+        """Return the part inside an image; its area is 0 if there is none."""
         return self.shared(Box(0, 0, *size))

@@ -1,4 +1,4 @@
-"""Colours of pictures with any channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
+"""Colours of images with any channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rgb(picture: Tensor, dimension: int) -> Tensor:
-    """Return a view with three channels along `dimension`: grey is repeated, alpha is left out."""
+    """Return a view with three channels along `dimension`: grey is repeated, alpha is dropped."""
     if picture.shape[dimension] >= 3:
         return picture.narrow(dimension, 0, 3)
     shape = list(picture.shape)
@@ -17,9 +17,9 @@ def rgb(picture: Tensor, dimension: int) -> Tensor:
 
 
 def fill_transparent(pictures: Tensor) -> Tensor:
-    """Return (B, C, H, W) with the colours under full transparency filled from near by; the rest keeps its bits.
+    """Return (B, C, H, W) with the colours of fully transparent pixels filled from nearby; the rest keeps its bits.
 
-    Pull and push: the visible colours are averaged into ever smaller pictures, and the holes filled from them.
+    Pull-push: the visible colours are averaged into smaller and smaller images, which fill the holes.
     """
     colours, alpha = pictures[:, :-1], pictures[:, -1:]
     seen = (alpha > 0).to(colours)

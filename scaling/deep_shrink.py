@@ -1,7 +1,7 @@
-"""Deep Shrink: how far the features of a UNet shrink, and when the shrinking fades.
+"""Deep Shrink: the factor by which the features of a UNet are downscaled, and its fade-out.
 
-A diffusion UNet composes a picture well at the size that it was trained for. Shrinking its inner features in the
-early steps keeps them at that size while the picture itself is larger.
+A diffusion UNet composes images well at its trained size. Downscaling its inner features in the
+early steps keeps them at that size while the image is larger.
 
 Source: Kohya S., "Deep Shrink" (sd-scripts, November 2023), as in ComfyUI's `PatchModelAddDownscale`. The
 fade follows the gradual variants of it; the automatic factor is ours.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .size import Size
 
-# Picture side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
+# Image side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
 SMALLEST_USEFUL_RATIO = 1.25
 
 
@@ -42,8 +42,8 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    It brings the features to the trained area: at twice the trained side the factor is 2. In wide images objects double along the
-    long side with less, and become too small for the short side with much more (counted on the tiny models at 3:2 and 2:1, see
+    It gives the features the trained area: at twice the trained side the factor is 2. In wide images, objects are duplicated along the
+    long side with a lower factor, and become too small for the short side with a much higher one (counted on the tiny models at 3:2 and 2:1, see
     bench/results/effect.md). Both arguments are in latent pixels.
     """
     ratio = math.sqrt(math.prod(latent_size)) / trained_side

@@ -1,4 +1,4 @@
-"""Boxes made larger by what lies around them, one axis at a time."""
+"""Enlarging boxes into their surroundings, one axis at a time."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from .size import Size
 
 
 def box_around(top: float, left: float, bottom: float, right: float) -> Box:
-    """Return the smallest box that holds edges between pixels."""
+    """Return the smallest box of whole pixels that contains these edges."""
     return Box(math.floor(top), math.floor(left), math.ceil(bottom), math.ceil(right))
 
 
 def grow_box(box: Box, size: Size, multiple: int, least: int = 1) -> Box:
     """Return a box around `box` whose height and width are multiples of `multiple` and at least `least`.
 
-    It grows on both sides alike, and stays inside the picture where that is large enough; else it begins at 0 and
-    reaches beyond the end by less than a multiple.
+    It grows equally on both sides and stays inside the image if the image is large enough; else it begins at 0 and
+    extends beyond the end by less than a multiple.
     """
     axes = zip(box.spans, size, strict=True)
     return Box.of_spans(*(_grow(low, high, length, multiple, least) for (low, high), length in axes))
 
 
 def enlarge_box(box: Box, factor: float) -> Box:
-    """Return the box around the same centre at `factor` times its size, at least 1; it may reach anywhere."""
+    """Return the box around the same centre at `factor` times its size, at least 1; it may extend beyond the image."""
     return Box.of_spans(*(_enlarge(low, high, factor) for low, high in box.spans))
 
 
 def fit_box(box: Box, size: Size) -> Box:
-    """Return the box moved into a picture of `size`, and cut to it where it is larger."""
+    """Return the box moved into an image of `size`, and clipped to it if it is larger."""
     return Box.of_spans(
         *(_fit(low, high, length) for (low, high), length in zip(box.spans, size, strict=True))
     )

@@ -1,7 +1,7 @@
-"""RAU-Net: how far its two rescalings go, and when the published method has them on.
+"""RAU-Net: the sizes of its two rescalings, and their published schedule.
 
 One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features of an
-attention block over squares. Both bring the deep features of a large picture to the size that the UNet was trained at.
+attention block over squares. Both give the deep features of a large image the UNet's trained size.
 
 Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
 
@@ -27,7 +27,7 @@ Span = tuple[float, float]
 def dilated_convolution(features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Apply a 3x3 Downsample kernel with stride 4: (B, C, H, W) -> (B, C', ceil(H / 4), ceil(W / 4)).
 
-    Dilation 2 lets the nine taps reach as far across a picture of twice the side as they did at stride 2.
+    With dilation 2, the nine taps cover the same share of an image of twice the side as they did with dilation 1.
     """
     return F.conv2d(features, weight, bias, stride=STRIDE, padding=2, dilation=2)
 
@@ -41,7 +41,7 @@ def dilated_size(size: Sequence[int]) -> Size:
 def pooled_size(size: Sequence[int], factors: Sequence[float], increment: int = 1) -> Size:
     """Return `size` divided by `factors`, rounded down to multiples of `increment`.
 
-    A side is never below `increment`, and a factor of at least 1 never makes it larger, one below 1 never smaller.
+    A side is at least `increment`; a factor of at least 1 never enlarges it, and one below 1 never reduces it.
     """
     height, width = (_pooled_side(*side, increment) for side in zip(size, factors, strict=True))
     return height, width
@@ -53,13 +53,13 @@ def _pooled_side(side: int, factor: float, increment: int) -> int:
 
 
 def averaging_kernel(size: Sequence[int], target: Sequence[int]) -> Size:
-    """Return the square of `F.avg_pool2d` that makes `target` of features of `size`, or a size above it."""
+    """Return the kernel of `F.avg_pool2d` that gives `target` for features of `size`, or the nearest size above it."""
     height, width = (max(1, side // aim) for side, aim in zip(size, target, strict=True))
     return height, width
 
 
 def averaged_size(size: Sequence[int], kernel: Sequence[int], ceil: bool = True) -> Size:
-    """Return the size of `F.avg_pool2d` with `kernel`: rounded up with `ceil`, else down."""
+    """Return the result size of `F.avg_pool2d` with `kernel`: rounded up with `ceil`, else down."""
     height, width = (
         -(-side // step) if ceil else side // step for side, step in zip(size, kernel, strict=True)
     )
@@ -76,7 +76,7 @@ class Phases:
 
 NEVER: Span = (0.0, 0.0)
 
-# The side of a latent, shorter side counting, from which a picture is of the larger class: four times the trained one.
+# The side of a latent, shorter side counting, from which an image is of the larger class: four times the trained one.
 LARGE_SIDE: dict[Kind, int] = {"sd": 256, "sdxl": 512}
 AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
 
@@ -84,13 +84,13 @@ AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
 def published_phases(
     kind: Kind, latent_size: Sequence[int], *, turbo: bool = False, control: bool = False
 ) -> Phases:
-    """Return when the reference code has its rescalings on.
+    """Return when the rescalings of the reference code are on.
 
     Args:
         kind: "sd" for SD 1.x and 2.x, or "sdxl".
-        latent_size: of the picture; at four times the trained side the larger class's shares hold.
-        turbo: SDXL-Turbo, which has the pool alone.
-        control: whether a ControlNet takes part; it lengthens SDXL's smaller class.
+        latent_size: of the image; from four times the trained side on, the larger class's shares apply.
+        turbo: SDXL-Turbo, which uses the pooling only.
+        control: whether a ControlNet is used; it lengthens SDXL's smaller class.
     """
     large = min(latent_size) >= LARGE_SIDE[kind]
     if kind == "sd":

@@ -1,8 +1,8 @@
-"""Resampling a part of a picture as if the whole were resampled: antialiased Lanczos, as in Pillow.
+"""Resampling a part of an image as if the whole were resampled: antialiased Lanczos, as in Pillow.
 
-One axis is a matrix of output by input pixels whose rows depend only on where an output pixel lies in the *whole*
-picture. So a tile that holds all the input pixels that its outputs ask for gives them the whole picture's values, and
-the enlarged picture never has to exist in one piece.
+One axis is a matrix (output pixels, input pixels) whose rows depend only on the position of an output pixel in the
+*whole* image. So a tile with all input pixels that its outputs need gives the values of the whole image, and the
+enlarged image never has to exist in one piece.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Axis:
 
     @property
     def support(self) -> float:
-        """Input pixels on either side of an output pixel's centre that it is made of; 0 where nothing changes."""
+        """Input pixels on each side of an output pixel's centre that contribute to it; 0 if nothing changes."""
         return 0.0 if self.source == self.target else LOBES * max(1.0, self.source / self.target)
 
 
 def resample(pictures: Tensor, size: Size) -> Tensor:
-    """Return whole pictures (…, H, W) resampled to (…, *size)."""
+    """Return whole images (…, H, W) resampled to (…, *size)."""
     for dimension, side in zip((-2, -1), size, strict=True):
         pictures = resample_axis(pictures, dimension, Axis(pictures.shape[dimension], side), 0, 0, side)
     return pictures
@@ -43,8 +43,7 @@ def resample(pictures: Tensor, size: Size) -> Tensor:
 def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: int, high: int) -> Tensor:
     """Return output pixels `low` to `high` along `dimension` of `pixels`, whose first lies at `first` in the whole axis.
 
-    Equal source and target give the pixels themselves. Input pixels that the outputs ask for and that are not there
-    are taken as beyond the picture's end.
+    Equal source and target return the pixels unchanged. Missing input pixels count as beyond the image's edge.
     """
     if axis.source == axis.target:
         return pixels.narrow(dimension, low - first, high - low)
@@ -56,16 +55,16 @@ def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: i
 
 @dataclass(frozen=True)
 class Band:
-    """What some neighbouring output pixels are made of: `weights` (outputs, inputs) of the inputs from `begin` of a tile."""
+    """The `weights` (outputs, inputs) of some neighbouring output pixels, for the inputs from `begin` of a tile."""
 
     begin: int
     weights: Tensor
 
 
 def resample_bands(axis: Axis, first: int, length: int, low: int, high: int) -> list[Band]:
-    """Return what output pixels `low` to `high` are made of, in a tile of `length` input pixels from `first` of the axis.
+    """Return the weights of output pixels `low` to `high`, in a tile of `length` input pixels from `first` of the axis.
 
-    There are none where source and target are equal.
+    The result is empty if source and target are equal.
     """
     if axis.source == axis.target:
         return []

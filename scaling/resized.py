@@ -1,6 +1,6 @@
-"""Resizing whole pictures in floating point, one at a time.
+"""Resizing whole images in floating point, one at a time.
 
-F pictures, C channels, H and W pixels.
+F images, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ METHODS = ("lanczos", "nearest", "bilinear", "bicubic")
 
 
 def resize_pictures(pictures: Tensor, size: Size, method: str, *, antialias: bool = True) -> Tensor:
-    """Return (F, C, H, W) in [0, 1] resized to (F, C, *size) as float32; equal sizes give a copy.
+    """Return (F, C, H, W) in [0, 1] resized to (F, C, *size) as float32; equal sizes return a copy.
 
-    `antialias` matters where pictures shrink; Lanczos always has it. Colours under full transparency do not bleed into what is visible.
+    `antialias` only matters when images are reduced; Lanczos always has it. Colours of fully transparent pixels do not bleed.
     """
     result = torch.empty((len(pictures), pictures.shape[1], *size), dtype=torch.float32)
     for picture, place in zip(pictures, result, strict=True):

@@ -1,1 +1,1 @@
-"""Segments of a picture: found, cut out, given back. Pure tensor code: no import of the host."""
+"""Segments of an image: made, cropped, pasted. Pure tensor code that does not import ComfyUI."""

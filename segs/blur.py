@@ -1,4 +1,4 @@
-"""Blurring a mask: the feather of a segment, with the kernel that is known for it.
+"""Blurring a mask: the feather of a segment, with the usual kernel.
 
 A Gaussian of radius r has 2r + 1 weights and a standard deviation of 0.3 (r - 1) + 0.8, as in OpenCV and torchvision. It is separable: one
 axis at a time, as products with a narrow band of weights, in blocks.
@@ -16,7 +16,7 @@ _BLOCK = 32  # outputs to a product: the matrix is a narrow band, and its zeros 
 
 
 def blur_mask(mask: Tensor, radius: int) -> Tensor:
-    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0. What is 1 all around stays 1."""
+    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0. A constant mask stays constant."""
     if radius < 1:
         return mask
     rows, columns = torch.empty_like(mask), torch.empty_like(mask)

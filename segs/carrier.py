@@ -1,8 +1,8 @@
-"""Bytes that travel as pictures, so that they pass wherever pictures pass: through PNGs of 8 bits, truncated or rounded, and as floats.
+"""Bytes stored in images, so that they survive every image transport: 8-bit PNGs, truncated or rounded, and floats.
 
-A byte b is the brightness (b + 1/4) / 255 of one channel: truncation and rounding both give b. Each frame has a header with its place in
-the row and a checksum, so a row that broke off is noticed. One value after the header lies at 3/4 of a level: what becomes of
-it says what the transport does to every picture beside.
+A byte b is the brightness (b + 1/4) / 255 of one channel: truncation and rounding both give b. Each frame has a header with its position in
+the row and a checksum, so an incomplete row is noticed. One value after the header is at 3/4 of a level: its received
+value shows what the transport does to the other images.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _BEFORE = _HEADER.size + 1  # values before the bytes
 
 @dataclass(frozen=True)
 class Delivery:
-    """A row of bytes that arrived whole.
+    """A complete row of received bytes.
 
     Attributes:
-        pictures: places in the batch of the pictures between the row before and this one.
-        offset: levels to add to these pictures: 1/2 where the transport truncates.
+        pictures: positions in the batch of the images between the previous row and this one.
+        offset: levels to add to these images: 1/2 if the transport truncates.
     """
 
     data: bytes
@@ -52,16 +52,16 @@ class _Part:
 
 
 def carry_bytes(data: bytes, like: Tensor) -> Tensor:
-    """Return IMAGE frames (N, H, W, C) of the size and channels of `like` (F, H, W, C) that hold `data`; alpha is 1.
+    """Return IMAGE frames (N, H, W, C) of the size and channels of `like` (F, H, W, C) that contain `data`; alpha is 1.
 
     Raises:
-        ValueError: when a picture is too small for a header.
+        ValueError: when an image is too small for a header.
     """
     height, width, channels = like.shape[1:]
     room = height * width * _colours(channels) - _BEFORE
     if room < 1:
-        expected = f"a picture of more than {_BEFORE} values"
-        raise bad_input("image", expected, f"{width}x{height}", "Use a larger picture.")
+        expected = f"an image of more than {_BEFORE} values"
+        raise bad_input("image", expected, f"{width}x{height}", "Use a larger image.")
     name = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
     parts = [data[start : start + room] for start in range(0, max(1, len(data)), room)]
     frames = torch.ones(len(parts), height, width, channels)
@@ -77,7 +77,7 @@ def carry_bytes(data: bytes, like: Tensor) -> Tensor:
 
 
 def read_deliveries(batch: Tensor) -> Iterator[Delivery]:
-    """Yield what `carry_bytes` put into a batch (N, H, W, C), each with the pictures before it. What broke off is left out."""
+    """Yield the data that `carry_bytes` put into a batch (N, H, W, C), each with the images before it; incomplete rows are skipped."""
     pictures: list[int] = []
     parts: dict[int, _Part] = {}
     for place, frame in enumerate(batch):
@@ -96,7 +96,7 @@ def read_deliveries(batch: Tensor) -> Iterator[Delivery]:
 
 
 def _read_part(frame: Tensor) -> _Part | None:
-    """Return what a frame (H, W, C) holds; None for a picture, and for a frame that was changed on the way."""
+    """Return the content of a frame (H, W, C); None for an image, and for a frame that the transport changed."""
     values = frame[..., : _colours(frame.shape[-1])].reshape(-1)
     if len(values) <= _BEFORE:
         return None
@@ -116,5 +116,5 @@ def _bytes(values: Tensor) -> bytes:
 
 
 def _colours(channels: int) -> int:
-    """Return how many channels hold bytes: transports drop the alpha channel."""
+    """Return how many channels contain bytes: transports drop the alpha channel."""
     return 3 if channels >= 3 else 1

@@ -1,4 +1,4 @@
-"""Choosing among segments: which, in which order, and which of several workers' share."""
+"""Selecting and sorting segments, and dividing them between workers."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ MEASURES: dict[str, Measure] = {
 
 @dataclass(frozen=True)
 class Choice:
-    """Which segments, and in which order.
+    """Which segments to select, and their order.
 
     Attributes:
-        labels: only those; all where empty.
+        labels: allowed labels; all if empty.
         order: a name in MEASURES, greatest first, or "as found".
-        reverse: turns the order round.
-        confidence: the least.
-        least, most: shorter side of the bbox in pixels; 0 for `most` is no limit.
-        first, count: after sorting, so many from there on; 0 for `count` is all.
+        reverse: reverses the order.
+        confidence: the minimum.
+        least, most: limits of the bbox's shorter side in pixels; 0 for `most` is no limit.
+        first, count: range after sorting; 0 for `count` is all.
     """
 
     labels: frozenset[str] = frozenset()
@@ -61,9 +61,9 @@ class Choice:
 
 
 def choose_segments(segments: list[SEG], choice: Choice) -> tuple[list[SEG], list[SEG]]:
-    """Return the chosen segments in their order, and those left out as they were.
+    """Return the selected segments in their order, and the others in their original order.
 
-    A worker's slice is chosen from with the segments of all workers, so that the picture stays the one of a single worker.
+    In a worker's slice, the segments of all workers are selected and sorted, so that the result equals that of a single worker.
     """
     whole = whole_of(segments)
     numbers = [number for number, segment in enumerate(whole) if _fits(segment, number, choice)]
@@ -78,7 +78,7 @@ def choose_segments(segments: list[SEG], choice: Choice) -> tuple[list[SEG], lis
 
 
 def join_segments(first: list[SEG], second: list[SEG]) -> list[SEG]:
-    """Return both lists as one; what a worker's slice brings of other workers' segments stays theirs."""
+    """Return both lists joined; other workers' segments in a slice stay theirs."""
     if not isinstance(first, Slice) and not isinstance(second, Slice):
         return [*first, *second]
     before, after = whole_of(first), whole_of(second)
@@ -89,7 +89,7 @@ def join_segments(first: list[SEG], second: list[SEG]) -> list[SEG]:
 
 
 def _those(segments: list[SEG], numbers: list[int]) -> list[SEG]:
-    """Return the segments of these numbers in the whole; of a slice as a slice."""
+    """Return the segments with these numbers in the whole list; for a slice as a slice."""
     whole = whole_of(segments)
     if not isinstance(segments, Slice):
         return [whole[number] for number in numbers]
@@ -116,7 +116,7 @@ def _fits(segment: SEG, number: int, choice: Choice) -> bool:
 def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bool = False) -> Slice:
     """Return the share of worker `index` of `count`: every segment is in exactly one.
 
-    The largest go first, each to the worker with the least so far. `together` keeps those that touch in one share.
+    The largest are assigned first, each to the worker with the least work so far. `together` keeps touching segments in one share.
     """
     groups = _touching(segments) if together else [[number] for number in range(len(segments))]
     areas = [_crop(segment, number).area for number, segment in enumerate(segments)]
@@ -134,7 +134,7 @@ def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bo
 
 
 def _touching(segments: Sequence[SEG]) -> list[list[int]]:
-    """Return the numbers of segments in groups that are apart from each other."""
+    """Return groups of the numbers of segments; segments of different groups do not touch."""
     boxes = [_crop(segment, number) for number, segment in enumerate(segments)]
     near = [
         Box(box.top - TOUCHING, box.left - TOUCHING, box.bottom + TOUCHING, box.right + TOUCHING)

@@ -1,4 +1,4 @@
-"""Keeping the colours of the surroundings: what a decoder shifts slowly is taken back, what it drew stays."""
+"""Matching the colours of the surroundings: slow shifts by a decoder are removed, details stay."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ CELL = 64  # pixels: shifts over a longer distance are taken back
 
 
 def match_colours(refined: Tensor, base: Tensor, strength: float) -> Tensor:
-    """Return (h, w, C) with the low frequencies of `base`; `strength` 0 returns it as it is.
+    """Return (h, w, C) with the low frequencies of `base`; `strength` 0 returns it unchanged.
 
-    A shift of a whole segment's colours goes entirely at strength 1; what varies within `CELL` pixels stays.
+    Strength 1 removes a constant shift of a segment completely; variation within `CELL` pixels stays.
     """
     if not strength:
         return refined

@@ -1,4 +1,4 @@
-"""How sure a detector is of a segment."""
+"""The detector's confidence in a segment."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from .segment import SEG, in_one_line, wrong_segment
 
 
 def confidence_of(segment: SEG, number: int) -> float:
-    """Return the confidence as a number: the first of an array, 1 where there is none.
+    """Return the confidence as a number: the first of an array, 1 if there is none.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: when it is not a number.
     """
     value = segment.confidence
     if value is None:

@@ -1,4 +1,4 @@
-"""Cutting a box out of a picture, or out of anything that lies over the picture at another resolution."""
+"""Cropping a box from an image, or from data that covers the image at another resolution."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..scaling.size import Size
 
 @dataclass(frozen=True)
 class Crop:
-    """What is cut out: a box of one frame."""
+    """A box of one frame."""
 
     box: Box
     frame: int = 0
 
 
 def crop_picture(picture: Tensor, box: Box) -> Tensor:
-    """Return the pixels of (H, W, C) in `box` as a copy (h, w, C); beyond the picture its edges are repeated."""
+    """Return the pixels of (H, W, C) in `box` as a copy (h, w, C); outside the image its edges are repeated."""
     inside = box.clamped((picture.shape[0], picture.shape[1]))
     pixels = picture[inside.rows, inside.columns]
     if inside == box:
@@ -36,17 +36,17 @@ def crop_picture(picture: Tensor, box: Box) -> Tensor:
 
 
 def crop_resized(field: Tensor, size: Size, box: Box, cell: int = 1) -> Tensor:
-    """Return what `box` would hold if all of `field` (…, h, w) were resized to a picture of `size`: (…, *box.size).
+    """Return `box` of `field` (…, h, w), as if all of `field` were resized to an image of `size`: (…, *box.size).
 
-    Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only what is in the box is computed; a field of
-    that size is cut and not changed. With a `cell`, one value for each square of so many pixels of the box: for latents.
+    Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only the box is computed; a field of that
+    size is only cropped. With a `cell`, the result has one value for each square of `cell` pixels: for latents.
     """
     rows = _crop_axis(field, -2, size[0], box.top, box.bottom, cell)
     return _crop_axis(rows, -1, size[1], box.left, box.right, cell)
 
 
 def fit_aspect(field: Tensor, size: Size) -> Tensor:
-    """Return the middle of (…, h, w) with the shape of `size`: what the host takes of a picture of another shape."""
+    """Return the centre of (…, h, w) with the aspect ratio of `size`, as the host crops an image of another shape."""
     height, width = field.shape[-2:]
     surplus_rows = max(0.0, height - width * size[0] / size[1])
     surplus_columns = max(0.0, width - height * size[1] / size[0])

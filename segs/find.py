@@ -30,8 +30,8 @@ def mask_segments(
 ) -> list[SEG]:
     """Return a segment for each connected part of a mask (H, W) from 0 to 1, largest first. Soft edges stay soft.
 
-    `combined` makes one of all parts, `crop_factor` is the sides of what is cut by those of the part, `bbox_fill` takes the whole box
-    of a part, `drop_size` leaves out parts with a shorter side than that, `contour_fill` fills holes.
+    `combined` makes one segment of all parts, `crop_factor` is the crop size relative to the part, `bbox_fill` uses the whole box of
+    a part, `drop_size` drops parts whose shorter side is below it, `contour_fill` fills holes.
     """
     values = mask.float().cpu()
     present = values > 0
@@ -54,9 +54,9 @@ def mask_segments(
 
 
 def tile_segments(size: Size, tile: int, overlap: int, mask: Tensor | None = None) -> list[SEG]:
-    """Return equal square tiles that cover a picture, with at least `overlap` pixels in common, row by row.
+    """Return equal square tiles that cover an image, overlapping by at least `overlap` pixels, row by row.
 
-    A side shorter than `tile` makes tiles of that side. With a `mask` (…, h, w) of any size, only tiles that it touches, each with its part of it.
+    If a side is shorter than `tile`, tiles have that side. With a `mask` (…, h, w) of any size, only tiles that touch it, each with its part.
     """
     (rows, height), (columns, width) = (_tile_axis(length, tile, overlap) for length in size)
     boxes = [Box(top, left, top + height, left + width) for top in rows for left in columns]
@@ -73,14 +73,14 @@ def box_segment(
     label: str = "",
     confidence: float = 1.0,
 ) -> SEG:
-    """Return a segment of what was found in `box`: all of it, or what `part` returns as the mask (h, w) over a box."""
+    """Return a segment for `box`; its mask (h, w) is the whole box, or what `part` returns for a box."""
     crop = fit_box(enlarge_box(box, crop_factor), size)
     mask = (part or box_part(box))(crop)
     return SEG(None, np.array(mask), confidence, _corners(crop), _corners(box), label)
 
 
 def box_part(box: Box) -> Callable[[Box], Tensor]:
-    """Return what gives all of `box` as the mask (h, w) over another box."""
+    """Return a function that returns the mask (h, w) of `box` over another box."""
 
     def part(crop: Box) -> Tensor:
         mask = torch.zeros(crop.size)
@@ -92,7 +92,7 @@ def box_part(box: Box) -> Callable[[Box], Tensor]:
 
 
 def ellipse_part(box: Box) -> Callable[[Box], Tensor]:
-    """Return what gives the ellipse that touches the sides of `box` as the mask (h, w) over another box."""
+    """Return a function that returns the mask (h, w) of the ellipse in `box` over another box."""
     height, width = box.size
 
     def part(crop: Box) -> Tensor:
@@ -104,13 +104,13 @@ def ellipse_part(box: Box) -> Callable[[Box], Tensor]:
 
 
 def _part_of(mask: Tensor, size: Size) -> Callable[[Box], Tensor]:
-    """Return what cuts a box out of a mask (…, h, w) that lies over a picture of `size`."""
+    """Return a function that crops a box from a mask (…, h, w) over an image of `size`."""
     whole = mask.reshape(-1, *mask.shape[-2:]).amax(dim=0).float().cpu()
     return lambda crop: crop_resized(whole, size, crop)
 
 
 def _labelled(present: Tensor) -> Tensor:
-    """Return (H, W) with another number above 0 in each connected part."""
+    """Return (H, W) with a different number above 0 in each connected part."""
     labelled, _ = _ndimage().label(present.numpy(), structure=EVERY_SIDE)
     return torch.as_tensor(labelled)
 
@@ -126,7 +126,7 @@ def _corners(box: Box) -> tuple[int, int, int, int]:
 
 
 def _tile_axis(length: int, tile: int, overlap: int) -> tuple[Sequence[int], int]:
-    """Return where tiles begin, evenly, and how long they are."""
+    """Return the evenly spaced starts of tiles, and their length."""
     if tile >= length:
         return [0], length
     count = -(-(length - overlap) // max(1, tile - overlap))
@@ -134,7 +134,7 @@ def _tile_axis(length: int, tile: int, overlap: int) -> tuple[Sequence[int], int
 
 
 def _ndimage() -> Any:
-    """Return scipy's part for pictures, which has no types. It is slow to load, and only masks need it."""
+    """Return scipy.ndimage, which has no types. It is slow to load, and only masks need it."""
     import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
 
     return scipy.ndimage

@@ -1,4 +1,4 @@
-"""Merging what several workers refined, with the bits of one worker's result."""
+"""Merging the results of several workers, bit for bit as a single worker's result."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .share import Contents, Share, unpack_share
 
 @dataclass(frozen=True)
 class Missing:
-    """What did not arrive.
+    """The missing results.
 
     Attributes:
-        slices, count: their indices, and how many there are in all.
-        numbers, total: the segments that nobody refined, and how many there are in all.
+        slices, count: their indices, and the number of all slices.
+        numbers, total: the segments that no worker refined, and the number of all segments.
     """
 
     slices: list[int]
@@ -31,11 +31,11 @@ class Missing:
 
 @dataclass(frozen=True, eq=False)
 class Arrived:
-    """A worker's result as it arrived.
+    """A worker's result as received.
 
     Attributes:
-        pictures: (F, H, W, C): unchanged pixels are those that all workers began with.
-        offset: levels that the transport took from them.
+        pictures: (F, H, W, C): unchanged pixels are those that all workers started from.
+        offset: levels that the transport subtracted.
     """
 
     share: Share
@@ -44,7 +44,7 @@ class Arrived:
 
 
 def read_results(batch: Tensor) -> list[Arrived]:
-    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once; none where no worker packed its own.
+    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once; empty if no worker packed its own.
 
     Raises:
         ValueError: when they are of another version of this pack.
@@ -60,7 +60,7 @@ def read_results(batch: Tensor) -> list[Arrived]:
 
 
 def missing_in(arrived: Sequence[Arrived]) -> Missing:
-    """Return which slices and segments are not among the results.
+    """Return the slices and segments that are missing in the results.
 
     Raises:
         ValueError: when the workers shared other segments, or in other numbers of slices.
@@ -69,7 +69,7 @@ def missing_in(arrived: Sequence[Arrived]) -> Missing:
     kinds = {(part.count, part.total, part.digest) for part in parts}
     if len(kinds) != 1:
         got = ", ".join(f"{total} segments in {count} slices" for count, total, _ in sorted(kinds))
-        hint = "Find them in the same picture on every worker, and give every Slice SEGS the same count."
+        hint = "Use the same image and segments on every worker, and the same count in every Slice SEGS."
         raise bad_input("results", "slices of the same segments", got, hint)
     [(count, total, _)] = kinds
     refined = {number for part in parts for number in part.numbers}
@@ -78,26 +78,26 @@ def missing_in(arrived: Sequence[Arrived]) -> Missing:
 
 
 def merge_arrived(arrived: Sequence[Arrived], image: Tensor | None = None) -> Tensor:
-    """Return (F, H, W, C) with all that the workers changed in `image`, or in the picture that follows from theirs.
+    """Return (F, H, W, C) with all changes of the workers in `image`, or in the common image reconstructed from their results.
 
-    Changed pixels have the bits of one worker's result. The others have those of `image`; without one they are within half a level
-    of what was sent where the transport has 8 bits.
+    Changed pixels have the bits of a single worker's result. The others have those of `image`; without `image` they are within half
+    a level of the sent values if the transport has 8 bits.
 
     Raises:
-        ValueError: when the pictures have another size than `image`.
+        ValueError: when the images have another size than `image`.
     """
     base = _common_picture(arrived) if image is None else image.to("cpu", torch.float32)
     if any(each.share.changed.shape != base.shape[:3] for each in arrived):
         got = [tuple(each.share.changed.shape) for each in arrived]
-        hint = "Connect as image the enlarged picture that the workers began with."
-        raise bad_input("results", f"pictures of {tuple(base.shape[:3])} like image", got, hint)
+        hint = "Connect the upscaled image that the workers started from to image."
+        raise bad_input("results", f"images of {tuple(base.shape[:3])}, as in image", got, hint)
     whole = [_whole_result(base, each.share) for each in arrived]
     merged = [merge_results(base[frame], [each[frame] for each in whole]) for frame in range(len(base))]
     return torch.stack(merged)
 
 
 def _common_picture(arrived: Sequence[Arrived]) -> Tensor:
-    """Return the picture (F, H, W, C) that all workers began with: where one changed it, as that one remembers."""
+    """Return the image (F, H, W, C) that all workers started from; changed pixels are read from the values stored before the change."""
     finest = min(arrived, key=lambda each: each.offset)
     base = finest.pictures.to("cpu", torch.float32, copy=True)
     if finest.offset:
@@ -120,10 +120,10 @@ def _put(picture: Tensor, changed: Tensor, values: Tensor) -> None:
 
 
 def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float = 0.0) -> Tensor:
-    """Return (H, W, C) with all that several workers changed in copies of `picture`, each by its own segments.
+    """Return (H, W, C) with all changes of several workers in copies of `picture`.
 
-    The same bits as one worker's result, if they used the functions of `paste`. Differences up to `tolerance` are taken as none: for workers
-    that send pictures of 8 bits without what they changed.
+    The same bits as one worker's result, if they used the functions of `paste`. Differences up to `tolerance` count as unchanged: for
+    workers that send 8-bit images without a description.
     """
     grid = (picture * GRID).round_()
     changes, count, merged = torch.zeros_like(picture), torch.zeros_like(picture), picture

@@ -1,11 +1,11 @@
-"""Giving refined segments back to the picture.
+"""Pasting refined segments into the image.
 
-Independent segments were all cut from the same picture. Where the weights w of several add up to more than 1 they are shared out:
+Independent segments were all cropped from the same image. Where the weights w of several add up to more than 1, they are normalised:
 
-    picture + sum of w_i (refined_i - picture) / max(1, sum of w_j)
+    image + sum of w_i (refined_i - image) / max(1, sum of w_j)
 
-Every addend is rounded to a multiple of 2^-23, and so is the picture under it: such numbers add up without error, so the sum does not depend on
-the order, on the batching, or on which worker added what. Pixels of weight 0 keep their bits.
+Every addend is rounded to a multiple of 2^-23, and so is the image under it: such numbers add up without error, so the sum does not depend
+on the order, the batching, or the division between workers. Pixels of weight 0 keep their bits.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ STRIP = 2**15  # pixels
 
 
 def paste_segment(picture: Tensor, box: Box, refined: Tensor, weight: Tensor) -> None:
-    """Lay a segment over `picture` (H, W, C) in place, as it is now; where the weight is 1 it is the segment.
+    """Blend a segment over the current `picture` (H, W, C) in place; where the weight is 1, it is the segment.
 
-    `refined` (h, w, C) and `weight` (h, w) cover `box`, which may reach beyond the picture.
+    `refined` (h, w, C) and `weight` (h, w) cover `box`, which may extend beyond the image.
     """
     part = _part(picture, box, weight)
     if part.area:
@@ -38,7 +38,7 @@ def add_segment(
 ) -> None:
     """Add a segment's share to `picture` (H, W, C) in place.
 
-    `base` (h, w, C) is what it was cut from, `total` (h, w) the sum of all weights there; the others as in `paste_segment`.
+    `base` (h, w, C) is the crop before refining, `total` (h, w) the sum of all weights there; the others as in `paste_segment`.
     """
     for part in _strips(_part(picture, box, weight)):
         inside = part.within(box)
@@ -51,7 +51,7 @@ def add_segment(
 
 
 def _strips(box: Box) -> Iterator[Box]:
-    """Yield a box in strips so small that what is computed between stays in the processor's cache."""
+    """Yield a box in strips that are small enough for the processor's cache."""
     height, width = box.size
     step = max(1, STRIP // max(1, width))
     for top in range(box.top, box.top + height, step):
@@ -59,7 +59,7 @@ def _strips(box: Box) -> Iterator[Box]:
 
 
 def _part(picture: Tensor, box: Box, weight: Tensor) -> Box:
-    """Return the least box in the picture that holds all of the weight."""
+    """Return the smallest box in the image that contains all of the weight."""
     rows, columns = weight.amax(dim=1).nonzero(), weight.amax(dim=0).nonzero()
     if not len(rows):
         return Box(0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""A picture of segments: each in a colour of its own, with its number, over the picture they were found in."""
+"""A drawing of segments: each in its own colour, with its number, over their image."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .segment import SEG, box_of, read_mask
 from .weight import place_mask
 
 LEAST = 512  # pixels of the longer side
-TINT = 0.45  # of a mask's colour over the picture
+TINT = 0.45  # of a mask's colour over the image
 GOLDEN = 0.618034  # neighbouring numbers get colours far apart
-BACKDROP = 0.25  # grey where there is no picture
+BACKDROP = 0.25  # grey where there is no image
 
 Colour = tuple[int, int, int]
 
@@ -28,11 +28,11 @@ Colour = tuple[int, int, int]
 def draw_segments(
     picture: Tensor, found_in: Size, segments: Mapping[int, SEG], frame: int = 0, frames: int = 1
 ) -> Tensor:
-    """Return (H, W, 3) of a picture (H, W, C) with masks tinted, crops and found boxes outlined, and their numbers.
+    """Return (H, W, 3) of an image (H, W, C) with masks tinted, crops and found boxes outlined, and their numbers.
 
-    The picture is one of so many frames.
+    The image is one of `frames` frames.
 
-    Small pictures are drawn a whole number of times larger, so that there is room for words.
+    Small images are enlarged by a whole factor, so that the text fits.
     """
     factor = -(-LEAST // max(picture.shape[:2]))
     pixels = rgb(picture, -1).float().cpu().repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)
@@ -62,7 +62,7 @@ def draw_segments(
 
 
 def _title(number: int, segment: SEG) -> str:
-    """Return what is written at a segment: its confidence only where a detector gave one."""
+    """Return the text at a segment, with its confidence if a detector gave one."""
     confidence = confidence_of(segment, number)
     return f"{number} {segment.label}" + (f" {confidence:.2f}" if confidence < 1 else "")
 

@@ -1,6 +1,6 @@
-"""The loop over segments: cut them out, have them refined, put them back.
+"""The loop over segments: crop, refine, paste.
 
-What refines them is a callable that is given many at once, so that it can load each of its models once.
+They are refined by a callable that gets many at once, so that it can load each of its models once.
 
 F frames, H and W pixels, C channels, h and w pixels of a segment.
 """
@@ -25,13 +25,13 @@ from .weight import feather_mask, place_mask
 
 @dataclass(frozen=True)
 class Fit:
-    """How segments are cut.
+    """How segments are cropped.
 
     Attributes:
-        size: height and width of the picture.
-        multiple: sides of what is cut are multiples of it.
-        least: shorter sides grow to it.
-        feather: pixels over which a segment fades.
+        size: height and width of the image.
+        multiple: width and height of crops are multiples of it.
+        least: shorter sides are extended to it.
+        feather: width of the blend, in pixels.
     """
 
     size: Size
@@ -42,11 +42,11 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """A segment fitted to the picture.
+    """A segment fitted to the image.
 
     Attributes:
-        region: its own box in the picture, which it may reach beyond.
-        box: what is cut; reaches beyond the picture only where that is smaller than the multiple.
+        region: its own box, which may extend beyond the image.
+        box: the crop; extends beyond the image only if the image is smaller than the multiple.
     """
 
     segment: Segment
@@ -61,7 +61,7 @@ class Cut:
 
     @cached_property
     def weight(self) -> Tensor:
-        """(h, w) float32: how much of it shows."""
+        """(h, w) float32: the weight for pasting."""
         return feather_mask(self.mask, self.box, self.fit.size, self.fit.feather)
 
 
@@ -74,11 +74,11 @@ class Piece:
 
     @property
     def crop(self) -> Crop:
-        """What is cut out for it."""
+        """The crop of this piece."""
         return Crop(self.cut.box, self.frame)
 
     def touches(self, other: Piece) -> bool:
-        """Return whether both have pixels in common."""
+        """Return whether both share pixels."""
         return self.frame == other.frame and self.cut.box.shared(other.cut.box).area > 0
 
 
@@ -86,7 +86,7 @@ Refine = Callable[[Sequence[Piece], Sequence[Tensor]], Iterable[tuple[int, Tenso
 
 
 def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fit) -> list[Piece]:
-    """Return what is to be cut from so many frames; segments without a pixel, or outside the picture, are left out."""
+    """Return the pieces to crop from `frames` frames; segments without a pixel or outside the image are skipped."""
     pieces: list[Piece] = []
     for segment in segments:
         region = segment.region.scaled(found_in, fit.size)
@@ -107,10 +107,10 @@ def refine_independently(
     colours: float = 0.0,
     pasted: Callable[[Piece], None] | None = None,
 ) -> None:
-    """Refine all wanted pieces of `frames` (F, H, W, C), each cut from them as they are, and put them back in place.
+    """Refine all wanted pieces of `frames` (F, H, W, C), each cropped from the original frames, and paste them in place.
 
-    `refine` is given (h, w, C) of each and gives their refined forms back in any order, None for one that failed. Segments that
-    overlap share their pixels. `pasted` is called after each.
+    `refine` gets (h, w, C) of each and yields the refined ones in any order, None for one that failed. Overlaps are averaged by
+    their weights. `pasted` is called after each.
     """
     wanted = [piece for piece in pieces if piece.cut.segment.wanted]
     by_frame = _by_frame(pieces)
@@ -134,9 +134,9 @@ def refine_in_order(
     pasted: Callable[[Piece], None] | None = None,
     one_by_one: bool = False,
 ) -> None:
-    """The same, but each piece is cut after those before it were put back, and laid over them.
+    """The same, but each piece is cropped after earlier ones were pasted, and is pasted over them.
 
-    Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes the picture elsewhere.
+    Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes other parts of the image.
     """
     for wave in [[piece] for piece in pieces] if one_by_one else waves(pieces):
         for piece, _, refined in _refined(frames, wave, refine, colours):
@@ -148,7 +148,7 @@ def refine_in_order(
 def _refined(
     frames: Tensor, pieces: Sequence[Piece], refine: Refine, colours: float
 ) -> Iterator[tuple[Piece, Tensor, Tensor]]:
-    """Yield pieces with what was cut for them, all at once, and with what came of it, one after another."""
+    """Yield pieces with their crops, all at once, and with their results, one after another."""
     cut = [crop_picture(frames[piece.frame], piece.cut.box) for piece in pieces]
     for number, refined in refine(pieces, cut):
         if refined is not None:
@@ -156,7 +156,7 @@ def _refined(
 
 
 def waves(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Yield pieces that do not touch and go together, so that all is as if they went one after another."""
+    """Yield groups of pieces that do not touch, so that the result is as if they were processed one after another."""
     turns: dict[Piece, int] = {}
     for others in _by_frame(pieces).values():
         for number, piece in enumerate(others):

@@ -1,8 +1,8 @@
-"""The SEGS record that detector packs share, and what is read from it.
+"""The SEGS record that detector packs share, and reading it.
 
-SEGS is `((height, width), [SEG, …])` in the coordinates of the picture that the segments were found in. The fields and their order are
-those of the Impact Pack, so that records go both ways. What comes from elsewhere may hold NumPy arrays or tensors, floats
-from 0 to 1 or bytes, masks of another size than their box; `read_segments` accepts all that has one meaning.
+SEGS is `((height, width), [SEG, …])` in the coordinates of the image that the segments were found in. The fields and their order are
+those of the Impact Pack, so that records go both ways. Other packs' SEGS may contain NumPy arrays or tensors, floats from
+0 to 1 or bytes, masks of another size than their box; `read_segments` accepts everything unambiguous.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from ..scaling.box import Box
 from ..scaling.grow import box_around
 from ..scaling.size import Size
 
-COLOURS = (3, 4)  # channels of a picture: a mask for each frame is wider
+COLOURS = (3, 4)  # channels of an image: a mask for each frame is wider
 
 
 class SEG(NamedTuple):
-    """One segment, as every pack of this field knows it.
+    """One segment, in the format that all packs share.
 
     Attributes:
-        cropped_image: what is seen in `crop_region`, (1, h, w, C), or None.
+        cropped_image: the pixels of `crop_region`, (1, h, w, C), or None.
         cropped_mask: (h, w) from 0 to 1: how much of each pixel belongs to it.
         confidence: the detector's, 0 to 1.
-        crop_region: (x1, y1, x2, y2): what is sampled.
-        bbox: (x1, y1, x2, y2): what was found.
-        label: what it is.
-        control_net_wrapper: a ControlNet of its own, or None.
+        crop_region: (x1, y1, x2, y2): the crop.
+        bbox: (x1, y1, x2, y2): the detected box.
+        label: name of its class.
+        control_net_wrapper: its own ControlNet, or None.
     """
 
     cropped_image: Any
@@ -49,7 +49,7 @@ SEGS = tuple[Size, list[SEG]]
 
 
 class FrameSEG(SEG):
-    """A segment of one frame of several. Packs that do not know it see a segment of every frame."""
+    """A segment of one frame of several. Other packs treat it as a segment of every frame."""
 
     frame: int
 
@@ -62,12 +62,12 @@ class FrameSEG(SEG):
 
 
 class Slice(list[SEG]):
-    """Some segments of a list that several workers share. Packs that do not know it see a plain list.
+    """Some segments of a list that several workers share. Other packs treat it as a plain list.
 
     Attributes:
         whole: all of them.
-        positions: where in `whole` each of these stands.
-        slice_index, slice_count: which slice of how many.
+        positions: index of each of these in `whole`.
+        slice_index, slice_count: index of the slice, and number of slices.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class Slice(list[SEG]):
 
 @dataclass(frozen=True)
 class Segment:
-    """What is read from a SEG.
+    """The data of a SEG in one format.
 
     Attributes:
-        number: its place in the whole list: it counts the seed up.
-        region: in the coordinates of the SEGS; may reach beyond the picture.
+        number: its index in the whole list, added to the seed.
+        region: in the coordinates of the SEGS; may extend beyond the image.
         mask: (h, w) float32 from 0 to 1 over all of `region`, at any resolution.
         frame: the only one that it belongs to, or None for all.
         wanted: False for one that another worker refines.
         control: its control_net_wrapper.
-        masks: how many masks it came with: 1, or one for each of so many frames.
+        masks: number of its masks: 1, or one for each frame.
     """
 
     number: int
@@ -108,12 +108,12 @@ class Segment:
 
 
 def read_segments(segs: Any, frames: int = 1) -> tuple[Size, list[Segment]]:
-    """Return (height, width) that the segments were found in, and all of them, also those of other workers.
+    """Return (height, width) of the segments' image, and all segments, including those of other workers.
 
-    One with a mask for each of so many frames is read as a segment for each frame where its mask is not black, all with one number.
+    One with a mask for each frame gives a segment for each frame whose mask is not black, all with the same number.
 
     Raises:
-        ValueError: a part of it has no single meaning.
+        ValueError: when a part of it is ambiguous or invalid.
     """
     size, entries = read_shape(segs)
     whole = whole_of(entries)
@@ -123,10 +123,10 @@ def read_segments(segs: Any, frames: int = 1) -> tuple[Size, list[Segment]]:
 
 
 def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
-    """Return (height, width) and the list of a SEGS. Where no segment was found, the size may be 0.
+    """Return (height, width) and the list of a SEGS. The size may be 0 if there is no segment.
 
     Raises:
-        ValueError: it is something else, or segments were found in a picture without a pixel.
+        ValueError: when it is not SEGS, or the image of its segments has no pixel.
     """
     try:
         (height, width), found = segs[:2]
@@ -136,12 +136,12 @@ def read_shape(segs: Any) -> tuple[Size, list[SEG]]:
         raise _wrong_segs("((height, width), [segments])", segs) from None
     if min(size) < 1 and whole_of(entries):
         picture = f"{size[1]}x{size[0]}"
-        raise bad_input("segs", "a picture of at least 1x1", picture, "Check the node before.")
+        raise bad_input("segs", "an image of at least 1x1", picture, "Check the node that made it.")
     return size, entries
 
 
 def whole_of(segments: list[SEG]) -> list[SEG]:
-    """Return the segments of all workers where these are a slice."""
+    """Return the segments of all workers if these are a slice."""
     return segments.whole if isinstance(segments, Slice) else segments
 
 
@@ -149,7 +149,7 @@ def box_of(region: Any, name: str, number: int) -> Box:
     """Return (x1, y1, x2, y2) as a box of whole pixels around it.
 
     Raises:
-        ValueError: it is not four finite numbers, or holds no pixel.
+        ValueError: when it is not four finite numbers, or contains no pixel.
     """
     try:
         left, top, right, bottom = (float(value) for value in region)
@@ -164,10 +164,10 @@ def box_of(region: Any, name: str, number: int) -> Box:
 def read_mask(mask: Any, number: int, frame: int = 0, frames: int = 1) -> Tensor:
     """Return the mask (h, w) of one of so many frames.
 
-    A segment with another number of masks has all of them together in every frame.
+    A segment with another number of masks uses all of them together in every frame.
 
     Raises:
-        ValueError: as `read_masks`.
+        ValueError: when `read_masks` raises it.
     """
     masks = read_masks(mask, number)
     return masks[frame] if len(masks) == frames else masks.amax(dim=0)
@@ -177,7 +177,7 @@ def read_masks(mask: Any, number: int) -> Tensor:
     """Return (F, h, w) float32 from 0 to 1 of an array or a tensor with any ones before, of floats or bytes; F is 1 for a mask of all frames.
 
     Raises:
-        ValueError: there is none, it is empty, or it is something else.
+        ValueError: when it is missing, empty, or not a mask.
     """
     try:
         values = mask if isinstance(mask, Tensor) else torch.as_tensor(np.array(mask))
@@ -219,7 +219,7 @@ def _wrong_segs(expected: str, got: object) -> ValueError:
 
 
 def wrong_segment(expected: str, number: int, got: str) -> ValueError:
-    """Return the error to raise for a part of a segment."""
+    """Return the error for a wrong part of a segment."""
     return bad_input("segs", f"{expected} in segment {number}", got, "Check the node that made it.")
 
 

@@ -1,7 +1,7 @@
-"""What one of several workers did, in bytes that travel with its picture: which segments, which pixels they changed, and to what.
+"""The result of one of several workers, as bytes sent with its image: its segments, the changed pixels and their values.
 
-Pixels that a worker changed keep their bits. What was there before, in 16 bits, is for pixels that every worker changed, where nobody else
-has the picture that all began with.
+Changed pixels are stored with all their bits. Their values before the change, in 16 bits, are needed for pixels that every worker
+changed, where no worker has the common image.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from ..errors import bad_input
 from ..scaling.size import Size
 from .segment import SEG, Slice, box_of, whole_of
 
-_FINE = 65535  # steps of the picture before
+_FINE = 65535  # steps of the image before
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Which part of the work it is.
+    """The part of the work that a worker did.
 
     Attributes:
-        index, count: which slice of how many.
-        numbers: the segments refined, by their place in the list of all workers.
-        total, digest: how many there are in all, and a fingerprint of them.
+        index, count: index of the slice, and number of slices.
+        numbers: the refined segments, by their index in the list of all workers.
+        total, digest: number and fingerprint of all segments.
     """
 
     index: int
@@ -59,7 +59,7 @@ class Share:
 
 
 def contents_of(found_in: Size, segments: list[SEG]) -> Contents:
-    """Return which part of the work a list of segments is; a list that is no slice is all of it."""
+    """Return the contents of a list of segments; a list that is not a slice is the whole work."""
     whole = whole_of(segments)
     sliced = segments if isinstance(segments, Slice) else Slice(whole, range(len(whole)))
     return Contents(
@@ -78,7 +78,7 @@ def digest_of(found_in: Size, segments: Sequence[SEG]) -> str:
 
 
 def pack_share(before: Tensor, after: Tensor, contents: Contents) -> bytes:
-    """Return in bytes what a worker changed from `before` to `after` (F, H, W, C)."""
+    """Pack a worker's changes from `before` to `after` (F, H, W, C) into bytes."""
     changed = (before != after).any(dim=-1).cpu()
     stored = io.BytesIO()
     np.savez(
@@ -93,10 +93,10 @@ def pack_share(before: Tensor, after: Tensor, contents: Contents) -> bytes:
 
 
 def unpack_share(data: bytes) -> Share:
-    """Return what `pack_share` was given.
+    """Unpack bytes: the inverse of `pack_share`.
 
     Raises:
-        ValueError: the bytes are something else.
+        ValueError: when the bytes are not a share of this version.
     """
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as stored:
@@ -110,8 +110,8 @@ def unpack_share(data: bytes) -> Share:
         values = torch.as_tensor(arrays["values"])
         before = torch.as_tensor(arrays["before"].astype(np.float32) / _FINE)
     except (KeyError, TypeError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        expected = "what Send SEGS Result of this version packs"
+        expected = "frames of Send SEGS Result of this version"
         raise bad_input(
-            "results", expected, str(error), "Use one version of the pack on all workers."
+            "results", expected, str(error), "Use the same version of the pack on all workers."
         ) from None
     return Share(contents, changed, values, before)

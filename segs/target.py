@@ -1,4 +1,4 @@
-"""The size at which a segment is sampled: a small crop is enlarged to it, and what came of it is reduced when it is put back."""
+"""The size at which a segment is sampled: a small crop is enlarged to it, and its result is reduced when it is pasted."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from ..scaling.size import Size
 
 @dataclass(frozen=True)
 class Target:
-    """At which size crops are sampled.
+    """The size at which crops are sampled.
 
     Attributes:
-        shorter: their shorter side grows to it, in pixels; 0 leaves them as they are.
-        longer: most of the longer side after that; crops are never reduced for it.
+        shorter: their shorter side is enlarged to it, in pixels; 0 keeps the crop's size.
+        longer: maximum of the longer side after that; crops are never reduced to it.
     """
 
     shorter: int = 0
@@ -25,9 +25,9 @@ AS_IT_IS = Target()
 
 
 def sampled_size(crop: Size, target: Target, multiple: int) -> Size:
-    """Return at which height and width to sample a crop whose sides are multiples of `multiple`: the same shape, to the nearest multiple.
+    """Return (height, width) for sampling a crop whose sides are multiples of `multiple`: the same aspect ratio, to the nearest multiple.
 
-    The crop's own size where it is large enough.
+    The crop's own size if it is large enough.
     """
     factor = target.shorter / min(crop)
     if target.longer:
@@ -39,7 +39,7 @@ def sampled_size(crop: Size, target: Target, multiple: int) -> Size:
 
 
 def enlarge_canvas(size: Size, crop: Box, sampled: Size) -> tuple[Size, Box]:
-    """Return the size of a picture, and a crop of it, where the crop has `sampled` size; the same ones where it has it already."""
+    """Return the size of an image, and a crop of it, where the crop has `sampled` size; the same ones if it already has it."""
     axes = zip(size, crop.spans, sampled, strict=True)
     sides, spans = zip(*(_enlarge(length, span, side) for length, span, side in axes), strict=True)
     return (sides[0], sides[1]), Box.of_spans(*spans)

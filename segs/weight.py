@@ -1,4 +1,4 @@
-"""How much of a refined segment shows in each pixel, and how overlapping segments share theirs."""
+"""The weight of a refined segment in each pixel, and the normalisation of overlapping segments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .crop import crop_resized
 
 
 def place_mask(mask: Tensor, region: Box, crop: Box) -> Tensor:
-    """Return a mask (h, w) that covers `region` as one over `crop`: 0 where only the crop is."""
+    """Return a mask (h, w) of `region` as a mask of `crop`: 0 outside the region."""
     placed = mask.new_zeros(crop.size)
     inside = region.shared(crop)
     if inside.area:
@@ -24,8 +24,8 @@ def place_mask(mask: Tensor, region: Box, crop: Box) -> Tensor:
 def feather_mask(mask: Tensor, crop: Box, size: Size, feather: int) -> Tensor:
     """Return the weights (h, w) to paste a segment with: its mask blurred by `feather` pixels, fading out towards the crop's edges.
 
-    The fade, 2 * feather pixels long, is what a mask that fills its crop needs to leave no edge. There is none where the crop
-    ends with the picture. Two crops that overlap by its length add up to 1. 0 leaves the mask as it is.
+    The fade, 2 * feather pixels long, hides the edge of a mask that fills its crop. There is no fade where the crop ends with
+    the image. Two crops that overlap by its length add up to 1. 0 returns the mask unchanged.
     """
     if feather < 1:
         return mask

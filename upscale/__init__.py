@@ -1,1 +1,1 @@
-"""Enlarging pictures with a network, tile by tile, without a seam: pure tensor code that knows nothing of ComfyUI."""
+"""Enlarging images with a network, tile by tile, without a seam: pure tensor code that does not import ComfyUI."""

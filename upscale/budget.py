@@ -1,7 +1,7 @@
-"""What measuring a network may cost in one run.
+"""The budget for measuring a network in one run.
 
-The unit is a pixel of the picture through the whole network in float32. A run may spend twice the picture's own pixels on
-measuring, so that a person's first use takes at most three plain passes; what does not fit is measured on a later run.
+The unit is a pixel of the image through the whole network in float32. A run may spend twice the image's own pixels on
+measuring, so that the first use takes at most as long as three plain passes; the rest is measured in a later run.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-PASSES = 2  # over the picture
-SMALLEST = 128 * 128  # pixels; a smaller picture may cost as much as this one
+PASSES = 2  # over the image
+SMALLEST = 128 * 128  # pixels; a smaller image may cost as much as this one
 
 
 class BudgetSpent(Exception):
-    """A measurement would cost more than is left for it."""
+    """A measurement would cost more than the rest of the budget."""
 
 
 class Budget:
-    """The pixels that are left to spend on measuring.
+    """The remaining pixels for measuring.
 
     Args:
-        picture: pixels of the picture.
-        report: called before every call of a network with its size in passes over the picture; what it raises ends
+        picture: pixels of the image.
+        report: called before every call of a network with its size in passes over the image; what it raises ends
             the measurement.
     """
 
@@ -32,7 +32,7 @@ class Budget:
         self.left = PASSES * self._picture
 
     def spend(self, pixels: float, must: bool = False) -> None:
-        """Note that so many pixels go through the network now.
+        """Subtract the pixels of a call.
 
         Raises:
             BudgetSpent: when that is more than is left, unless it `must` be measured in this run.
@@ -45,7 +45,7 @@ class Budget:
     def counting(
         self, run: Callable[[Tensor], Tensor], worth: float = 1.0, must: bool = False
     ) -> Callable[[Tensor], Tensor]:
-        """Return `run` such that every call is spent before; a pixel of (B, C, H, W) costs `worth`."""
+        """Return `run` with each call subtracted before; a pixel of (B, C, H, W) costs `worth`."""
 
         def counted(tiles: Tensor) -> Tensor:
             self.spend(worth * tiles[:, 0].numel(), must)

@@ -1,10 +1,10 @@
-"""Pictures with other channels than the network takes: grey, RGB, and either with transparency.
+"""Images with other channels than the network's: grey, RGB, and either with transparency.
 
-A picture becomes one or more that the network takes, and their enlargements become one again. Transparency goes through
-the network as a grey picture of its own, so that edges come out as sharp as the rest, or is resampled. Colours under
-full transparency are filled from what is visible near by, because a network mixes them into the edge.
+An image is split into one or more for the network, and their enlargements are joined again. Transparency is enlarged by the
+network as a separate grey image, so that its edges are as sharp as the rest, or is resampled. Colours of fully
+transparent pixels are filled from visible pixels nearby, because a network mixes them into the edge.
 
-C channels of a picture: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. T channels that the network takes and gives.
+C channels of an image: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. T channels of the network.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ ALPHA = ("model", "resample", "drop")
 
 @dataclass(frozen=True)
 class Channels:
-    """How pictures of `has` channels go through a network that takes `takes`.
+    """How images of `has` channels are enlarged by a network that takes `takes`.
 
     Attributes:
-        alpha: "model" takes it through the network, "resample" enlarges it by Lanczos, "drop" leaves it out.
+        alpha: "model" enlarges it with the network, "resample" with Lanczos, "drop" removes it.
 
     Raises:
         ValueError: when `has` is not 1 to 4, or `takes` is not 1, 3 or 4.
@@ -45,12 +45,12 @@ class Channels:
             )
             raise bad_input("image", expected, self.has, hint)
         if self.takes not in (1, 3, 4):
-            expected, got = "a model for pictures of 1, 3 or 4 channels", f"one for {self.takes}"
+            expected, got = "a model for images with 1, 3 or 4 channels", f"one for {self.takes}"
             raise bad_input("upscale_model", expected, got, "Choose another model.")
 
     @property
     def unchanged(self) -> bool:
-        """Whether pictures go in and come out as they are."""
+        """Whether images need no conversion."""
         return self.has == self.takes and (self.has < 4 or self.alpha == "model")
 
     @property
@@ -64,7 +64,7 @@ class Channels:
         return self.has - 1 if self.has in (2, 4) else self.has
 
     def split(self, picture: Tensor) -> Tensor:
-        """Return (1, C, H, W) as the pictures that go through the network, (n, T, H, W)."""
+        """Split (1, C, H, W) into the images for the network, (n, T, H, W)."""
         if self.unchanged:
             return picture
         if self.colours == self.has:
@@ -76,7 +76,7 @@ class Channels:
         return torch.cat(parts)
 
     def join(self, enlarged: Tensor, picture: Tensor) -> Tensor:
-        """Return the enlarged pictures from `split`, (n, T, h, w), as one again: (1, C, h, w)."""
+        """Join the enlarged images of `split`, (n, T, h, w), to one: (1, C, h, w)."""
         if self.unchanged:
             return enlarged
         colours = self._given(enlarged)
@@ -94,7 +94,7 @@ class Channels:
 
     def _taken(self, colours: Tensor) -> Tensor:
         _, channels, height, width = colours.shape
-        if self.takes == 1:  # every colour as a grey picture of its own
+        if self.takes == 1:  # every colour as a grey image of its own
             return colours.reshape(channels, 1, height, width)
         colours = rgb(colours, 1)
         if self.takes == 4:

@@ -1,11 +1,11 @@
-"""The loop: tiles through a network and into the result, and the only place that knows about running out of memory.
+"""The loop over tiles: runs the network, writes the result, and is the only place that handles running out of memory.
 
-A call that runs out of memory costs only its own tiles, which are cut into pieces: of a size that has passed before, or
-else of what fits the memory that is free by then, at most half the side. What is done stays, and what is still to do is
-cut as small. Errors that may mean the same are treated so once; when one comes again in a smaller call, it is raised. A tile
-in which the network gives no numbers is computed again in float32 and never written as it is.
+If a call runs out of memory, only its own tiles are repeated, split into smaller ones: of a size that worked before, or of what
+fits the memory that is free then, at most half the side. Finished tiles stay, and the remaining ones are split to the same
+size. Errors that may mean the same are treated so once; if one comes again in a smaller call, it is raised. A tile with NaN
+is computed again in float32 and never written with NaN.
 
-F pictures, C channels, H and W pixels.
+F images, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from .transfer import Check, deliver
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of one picture; `fp32_fallback` ones are computed in float32."""
+    """One tile of one image; `fp32_fallback` ones are computed in float32."""
 
     picture: int
     row: Span
@@ -46,11 +46,11 @@ class Tile:
 
     @property
     def shape(self) -> Size:
-        """Height and width that the network sees."""
+        """Height and width of the network's input."""
         return self.row.size, self.column.size
 
     def of(self, pictures: Tensor) -> Tensor:
-        """Return what the network sees: (1, C, h, w)."""
+        """Return the network's input: (1, C, h, w)."""
         picture = pictures[self.picture : self.picture + 1]
         return picture.narrow(2, self.row.start, self.row.size).narrow(3, self.column.start, self.column.size)
 
@@ -60,7 +60,7 @@ class OutOfMemory(MemoryError):
 
 
 class NotANumber(ValueError):
-    """The network gives no numbers, in float32 either."""
+    """The network gives NaN, also in float32."""
 
 
 def enlarge(
@@ -79,12 +79,12 @@ def enlarge(
     """Run (F, C, H, W) through `stage` tile by tile and return (F, C', placement's height, width).
 
     Args:
-        device, dtype: of the result; the pictures' device where it is None.
-        batch_pixels: tiles of one shape go together up to so many input pixels; 0 is one at a time.
+        device, dtype: of the result; None is the images' device.
+        batch_pixels: maximum number of input pixels of tiles of one shape in one batch; 0 is one tile at a time.
         report: called after every tile, in this thread, with what was written of it, and how many tiles are done and
             left; what it raises ends the loop.
-        recover: called after running out of memory: gives back what the allocator keeps, and returns the free bytes.
-        check: called again and again while a GPU is waited for; what it raises ends the loop.
+        recover: called after running out of memory: empties the allocator's cache and returns the free bytes.
+        check: called repeatedly while waiting for a GPU; an error in it ends the loop.
 
     Raises:
         OutOfMemory: when even the smallest tile does not fit.
@@ -116,7 +116,7 @@ def enlarge(
 
 
 def empty_pictures(like: Tensor, count: int, size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return (count, C, *size), not filled, in the memory layout of `like` (B, C, h, w)."""
+    """Return an uninitialised (count, C, *size), in the memory format of `like` (B, C, h, w)."""
     flat = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
     layout = torch.channels_last if flat else torch.contiguous_format
     return torch.empty((count, like.shape[1], *size), device=device, dtype=dtype, memory_format=layout)
@@ -127,7 +127,7 @@ class _GivenUp(Exception):
 
 
 class _Waiting:
-    """The tiles still to do; handed out to one or several workers."""
+    """The remaining tiles, for one or several workers."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class _Waiting:
             return len(self._tiles) + self._taken
 
     def take(self, wait: bool = False) -> list[Tile]:
-        """Return the next tiles for one call; none when all are done. `wait` for those of others, which may fail."""
+        """Return the next tiles for one call; empty when all are done. `wait` for those of other workers, which may fail."""
         with self._change:
             self._change.wait_for(lambda: not wait or self._tiles or not self._taken or self._ended)
             if self._ended or not self._tiles:
@@ -169,28 +169,28 @@ class _Waiting:
             return tiles
 
     def passed(self, tiles: Sequence[Tile], again: Sequence[Tile] = ()) -> None:
-        """Note that these are done, but for those in `again`, which hold no numbers: they wait for float32.
+        """Mark these as done, except those in `again`, which contain NaN: they wait for float32.
 
         Raises:
             NotANumber: when it was float32 already.
         """
         for tile in again:
             if tile.fp32_fallback:
-                expected = f"numbers for the tile at ({tile.column.low}, {tile.row.low})"
-                hint = "The model's file is damaged, or it is not for such pictures."
-                raise bad_input("upscale_model", expected, "NaN, in float32 too", hint, NotANumber)
+                expected = f"finite numbers for the tile at ({tile.column.low}, {tile.row.low})"
+                hint = "The model file is damaged, or the model does not fit these images."
+                raise bad_input("upscale_model", expected, "NaN, also in float32", hint, NotANumber)
         with self._change:
             self._passed = max(self._passed, _pixels(tiles))
             self._put_back(tiles, [replace(tile, fp32_fallback=True) for tile in again])
 
     def failed(self, tiles: Sequence[Tile], doubt: Exception | None = None) -> None:
-        """Note that these ran out of memory: they wait again in pieces.
+        """Mark these as out of memory: they wait again, split.
 
-        `doubt` is the error, where it may have had another reason.
+        `doubt` is the error if it may have another reason.
 
         Raises:
             OutOfMemory: when they were as small as they can be.
-            Exception: the first doubt, when there is another one in a call that was smaller already.
+            Exception: when a smaller call raises a doubtful error again; it is the first such error.
         """
         pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
         as_small_as_can_be = len(tiles) == 1 and max(tiles[0].shape) <= smallest
@@ -212,16 +212,16 @@ class _Waiting:
             self._put_back(tiles, tiles)
 
     def check(self) -> None:
-        """Let a worker's thread end whose results nobody waits for any more.
+        """End a worker's thread whose results are no longer needed.
 
         Raises:
-            _GivenUp: when nothing is handed out any more.
+            _GivenUp: when the loop has ended.
         """
         if self._ended:
             raise _GivenUp
 
     def give_up(self) -> None:
-        """Hand out no more, whatever still fails."""
+        """Return no more tiles, whatever still fails."""
         with self._change:
             self._ended = True
             self._change.notify_all()
@@ -253,7 +253,7 @@ LOOK = 0.1  # seconds after which the host is asked again whether to go on
 def _calls(
     pictures: Tensor, workers: Sequence[Worker], waiting: _Waiting, device: torch.device, check: Check
 ) -> Generator[_Call, None, None]:
-    """Yield every call with what its tiles write, on `device`, as they are done."""
+    """Yield every finished call with its tiles' results, on `device`."""
     if len(workers) > 1:
         yield from _calls_in_threads(pictures, workers, waiting, device, check)
         return
@@ -311,7 +311,7 @@ def _next(done: queue.Queue[_Call | BaseException], check: Check) -> _Call:
 def _start(
     pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
 ) -> _Started | None:
-    """Compute a call and send it on its way; return what waits for it. None: memory ran out, its tiles wait again."""
+    """Start a call; return a function that waits for it, or None if memory ran out and its tiles are waiting again."""
     placement, doubt = waiting.placement, None
     try:
         for tile in tiles:
@@ -322,7 +322,7 @@ def _start(
             parts = [
                 placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)
             ]
-        # Where they were computed, because a sum over a large picture takes the host as long as the network.
+        # Where they were computed, because a sum over a large image takes the host as long as the network.
         spoiled = deliver(torch.stack([part.sum(dtype=torch.float32).isnan() for part in parts]), device)
         deliveries = [deliver(part, device) for part in parts]
         return lambda check: (tiles, [wait(check) for wait in deliveries], list(map(bool, spoiled(check))))

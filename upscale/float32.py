@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 _lock = threading.Lock()
-_restore: list[Callable[[], None]] = []  # what undoes the change; empty while nobody is inside
+_restore: list[Callable[[], None]] = []  # restore the settings; empty while no thread is inside
 _inside = 0
 
 
@@ -39,12 +39,12 @@ def true_float32() -> Iterator[None]:
 
 
 def _switch() -> list[Callable[[], None]]:
-    """Ask for true float32 and return what undoes that, in order."""
+    """Switch to true float32 and return the functions that restore the settings, in order."""
     backends = torch.backends
     undo: list[Callable[[], None]] = []
 
     def change(read: Callable[[], Any], write: Callable[[Any], None], value: Any) -> None:
-        # torch refuses to read the old settings where somebody has set the newer ones; those restore both then.
+        # torch refuses to read the old settings if the newer ones were set; those restore both then.
         with suppress(RuntimeError):
             before = read()
             undo.append(lambda: write(before))

@@ -24,7 +24,7 @@ TOLERANCE = 1.5 / 255
 GAIN = 1.05  # times faster that another type or layout must be
 RUNS = 3  # of each that is not dropped after its first one; the fastest counts
 
-# A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the picture.
+# A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the image.
 # A GPU needs large ones: else launching the kernels takes longer than the kernels.
 SMALLEST_PROBE, SMALLEST_ON_GPU, LARGEST_PROBE = 16, 256, 1024  # pixels a side
 
@@ -105,9 +105,9 @@ def choose_form(
 
     Args:
         precision: "float32", "float16", "bfloat16", or "auto": half precision where the model allows it and a probe
-            differs from float32 by no more than one and a half steps of an 8-bit picture. On a CPU without instructions
+            differs from float32 by no more than one and a half steps of an 8-bit image. On a CPU without instructions
             for a half precision, float32 takes its place.
-        size: of the picture; what is fastest depends on it.
+        size: of the image; what is fastest depends on it.
         fitting: returns how many pixels will run in one call; asked only where something is measured.
 
     Raises:
@@ -116,7 +116,7 @@ def choose_form(
     supports = {"float16": descriptor.supports_half, "bfloat16": descriptor.supports_bfloat16}
     if not supports.get(precision, True):
         other = next((name for name, supported in supports.items() if supported), "float32")
-        raise bad_input("precision", "a type that this model allows", precision, f"Use auto or {other}.")
+        raise bad_input("precision", "a type that this model supports", precision, f"Use auto or {other}.")
     key = f"form {device.type} {precision} {_kind_of(size)}"
     if key not in store:
         candidates = _candidates(descriptor, device, precision)
@@ -128,7 +128,7 @@ def choose_form(
 
 
 def _kind_of(size: Size) -> int:
-    """Return the power of two up to the side of such a picture: pictures of one kind share what was measured."""
+    """Return the power of two up to the side of such an image: images of one kind share what was measured."""
     return 1 << min(math.isqrt(math.prod(size)), LARGEST_PROBE).bit_length() - 1
 
 

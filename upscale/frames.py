@@ -39,8 +39,8 @@ class Grid:
     """The cells that are compared, and where the enlargements of tiles go.
 
     Attributes:
-        rows, columns: what a cell answers for, and what it sees.
-        field: the receptive field, in pixels of the picture.
+        rows, columns: the core of each cell, and what it sees.
+        field: the receptive field, in image pixels.
         joins: whether neighbouring cells are joined to one tile; else each is a tile, and all have one shape.
     """
 
@@ -52,7 +52,7 @@ class Grid:
 
     @property
     def size(self) -> Size:
-        """Height and width of the picture."""
+        """Height and width of the image."""
         return self.placement.rows.length, self.placement.columns.length
 
     def tiles(self, differs: Tensor) -> list[Tile]:
@@ -118,10 +118,10 @@ def _union(one: Box, other: Box) -> Box:
 
 
 def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: bool = False) -> Grid | None:
-    """Return the cells to compare; None where no tile can be computed on its own.
+    """Return the cells to compare; None if no tile can be computed separately.
 
-    That is so in networks that look at the whole picture or cut it by themselves, and where the receptive field is as
-    large as the picture.
+    That is so for networks that look at the whole image or tile it themselves, and if the receptive field is as large as
+    the image.
 
     Args:
         one_shape: whether all tiles must have one shape, as for a network that is compiled anew for every shape.
@@ -148,7 +148,7 @@ def _cells(length: int, field: ReceptiveField) -> tuple[Span, ...]:
 
 
 def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
-    """Return how far the network looks through all its stages, in pixels of the picture; None is without end."""
+    """Return the receptive field of all stages together, in image pixels; None is unlimited."""
     reaches = [stage.reach() for stage in network.stages]
     if any(reach.blend for reach in reaches):
         return None
@@ -163,8 +163,8 @@ class Enlarged:
     """The result for one frame.
 
     Attributes:
-        picture: (C, h, w); the same tensor as for the frame before where nothing changed. Not to be written into.
-        computed: pixels that went through the network, as a share of the frame's; 1 where it went through whole.
+        picture: (C, h, w); the same tensor as for the previous frame if nothing changed. Do not modify it.
+        computed: computed pixels, as a share of the frame's; 1 if the whole frame was computed.
     """
 
     picture: Tensor
@@ -173,7 +173,7 @@ class Enlarged:
 
 @dataclass
 class _Work:
-    """What is to do for one frame: `whole`, or the tiles in `changed`."""
+    """The work for one frame: `whole`, or the tiles in `changed`."""
 
     picture: Tensor
     whole: bool
@@ -184,10 +184,10 @@ class FrameUpscaler:
     """Enlarges frames in order.
 
     Args:
-        run: enlarges pictures in the usual way.
+        run: enlarges images in the usual way.
         size: height and width of the result.
         grid: from `plan_grid`; None compares whole frames only.
-        threshold: differences up to it, in a picture's units, count as none; 0 is exact.
+        threshold: largest difference, in pixel values, that counts as unchanged; 0 is exact.
     """
 
     def __init__(self, run: Run, size: Size, grid: Grid | None, threshold: float = 0.0) -> None:
@@ -196,7 +196,7 @@ class FrameUpscaler:
         self._result: Tensor | None = None
 
     def __call__(self, pictures: Sequence[Tensor], fresh: Sequence[bool]) -> list[Enlarged]:
-        """Return the enlarged frames for (C, H, W) each; `fresh` ones are computed without regard to those before."""
+        """Return the enlarged frames for (C, H, W) each; `fresh` ones are computed without earlier frames."""
         works = [self._compare(picture, new) for picture, new in zip(pictures, fresh, strict=True)]
         wholes = iter(self._enlarge_whole([work.picture for work in works if work.whole]))
         tiles = iter(self._enlarge_tiles(works))
@@ -224,7 +224,7 @@ class FrameUpscaler:
         return _Work(picture, False, changed)
 
     def _changed(self, picture: Tensor, reference: Tensor) -> list[Tile] | None:
-        """Return the tiles that must be computed; None where the whole frame is less work."""
+        """Return the tiles that must be computed; None if the whole frame is less work."""
         if self._threshold:
             differs = ((picture - reference).abs() > self._threshold).any(0)
         else:

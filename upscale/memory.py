@@ -1,7 +1,7 @@
-"""How much memory a call takes, and what it looks like when there is not enough.
+"""The memory of a call, and the errors when it is not enough.
 
-On a GPU its allocator counts. Elsewhere the living tensors of a small call are counted, operation by operation, which
-sees neither the kernels' own scratch memory nor what the allocator keeps.
+On a GPU the allocator's statistics are used. Elsewhere the living tensors of a small call are counted, operation by operation,
+without the kernels' own scratch memory and the allocator's cache.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a network needs for an input pixel.
+    """The memory of a network per input pixel.
 
     Attributes:
         peak: bytes of all tensors alive at once, input and output included.
@@ -31,7 +31,7 @@ class MemoryEstimate:
 
 
 def estimate_memory(run: Callable[[Tensor], Tensor], small: Tensor, large: Tensor) -> MemoryEstimate:
-    """Run on two pictures (B, C, h, w) of different sizes and return what each further pixel takes."""
+    """Run on two images (B, C, h, w) of different sizes and return what each further pixel takes."""
     peak, _ = measure_peak(run, small)
     more_peak, largest = measure_peak(run, large)
     pixels, more_pixels = small[:, 0].numel(), large[:, 0].numel()
@@ -48,7 +48,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def may_be_out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` is one that libraries raise, among other reasons, where memory is short."""
+    """Return whether `error` may mean too little memory, among other reasons."""
     return _has_words(error, MAYBE_OUT_OF_MEMORY)
 
 
@@ -85,9 +85,9 @@ def _has_words(error: BaseException, signs: tuple[str, ...]) -> bool:
 
 
 def measure_peak(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int, int]:
-    """Run on a picture and return two numbers.
+    """Run on an image and measure its memory.
 
-    The most bytes that tensors on the picture's device take at once, the picture included, and the values of the
+    The most bytes that tensors on the image's device take at once, the image included, and the values of the
     largest of them.
     """
     on_gpu = picture.device.type == "cuda"
@@ -101,7 +101,7 @@ def measure_peak(run: Callable[[Tensor], Tensor], picture: Tensor) -> tuple[int,
 
 
 class _LivingTensors(TorchDispatchMode):
-    """Counts the bytes of tensors on one device from their making to their end."""
+    """Counts the bytes of tensors on one device from creation to deletion."""
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]

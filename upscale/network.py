@@ -1,7 +1,7 @@
-"""A loaded upscale model made ready for tiling: on a device, in a type and layout, in one part or two, measured.
+"""A loaded upscale model, prepared for tiling: with its device, dtype and memory format, in one part or two, and measured.
 
 A model is what spandrel calls an image model descriptor, from whichever loader. The pack works on a copy of its own, so
-that a layout or a type never reaches the model that other nodes hold.
+that a dtype or memory format never changes the model that other nodes use.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WHOLE, TRUNK, TAIL = "whole", "trunk", "tail"
 
 
 class _Copy:
-    """A copy of a model on one device; without parts where it is run as a whole."""
+    """A copy of a model on one device; without parts if it is run as a whole."""
 
     def __init__(self, descriptor: Descriptor) -> None:
         self.descriptor = descriptor
@@ -45,16 +45,16 @@ class _Copy:
         return [self.parts.trunk, self.parts.tail] if self.parts else [self.descriptor.model]
 
     def compile(self, failed: Callable[[Exception], None]) -> None:
-        """Let torch.compile make the layers faster, one shape of tiles at a time; it starts with the next call.
+        """Compile the layers with torch.compile, one shape of tiles at a time; it starts with the next call.
 
-        Where the compiler fails, the layers run as they are from then on, and `failed` is called.
+        If the compiler fails, the layers run uncompiled from then on, and `failed` is called.
         """
         for module in self._modules:
             module.compile(dynamic=False)  # pyright: ignore[reportUnknownMemberType]
         self._compile_failed = failed
 
     def run(self, part: str, tiles: Tensor) -> Tensor:
-        """Return what a part of the network makes of tiles."""
+        """Run a part of the network on tiles."""
         if self._compile_failed is None:
             return self._run(part, tiles)
         try:
@@ -80,7 +80,7 @@ class _Copy:
 
 
 class _Copies:
-    """Copies of one model in one form, one a device, each made when it is first asked for.
+    """Copies of one model in one tensor format, one per device, each made on its first use.
 
     `exact` ones compute float32 with all its bits.
     """
@@ -92,12 +92,12 @@ class _Copies:
         self.made: dict[torch.device, _Copy] = {}
 
     def on(self, device: torch.device) -> _Copy:
-        """Return the copy with its weights on `device`, where someone else may have taken them away since."""
+        """Return the copy with its weights on `device`, where the host may have unloaded them since."""
         if device in self.made:
             self._load(self.made[device].descriptor, device)
         else:
             descriptor = self._descriptor()
-            assert descriptor is not None, "whoever uses a network holds its model"
+            assert descriptor is not None, "the user of a network keeps its model alive"
             copied = copy_descriptor(descriptor, self.form)
             self._load(copied, device)
             self.made[device] = _Copy(copied)
@@ -109,7 +109,7 @@ class _Copies:
             return self.made[device].run(part, tiles)
 
     def load_and_run(self, device: torch.device, part: str, tiles: Tensor) -> Tensor:
-        """The same, where it may not have been made or its weights may not be there."""
+        """The same, also if the copy does not exist or its weights are unloaded."""
         self.on(device)
         return self.run(device, part, tiles)
 
@@ -117,16 +117,16 @@ class _Copies:
 class Network:
     """A model on one or several devices, as stages for the loop over tiles.
 
-    Nothing in it refers back to it, so its memory is free as soon as nobody holds it.
+    Nothing in it refers back to it, so its memory is freed with its last reference.
 
     Attributes:
         stages: one, or a trunk and a tail.
         work_shares: of each stage in the whole.
         scale: output pixels per input pixel, along each axis.
         channels: that it takes.
-        shuffle: pixels along each axis that become one before the first stage.
+        shuffle: pixels along each axis that are merged before the first stage.
         device: of the first copy.
-        tiles_itself: whether the model wants whole pictures, because it cuts them by itself.
+        tiles_itself: whether the model needs whole images, because it tiles them itself.
     """
 
     def __init__(
@@ -171,34 +171,34 @@ class Network:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The networks that do the work, one a device."""
+        """The networks, one per device."""
         return [copied.descriptor.model for copied in self._copies.made.values()]
 
     def load(self) -> None:
-        """Bring the weights to their devices again, where someone else has taken them away since."""
+        """Bring the weights to their devices again, if the host has unloaded them since."""
         for device in self._copies.made:
             self._copies.on(device)
 
     def compile(self, failed: Callable[[Exception], None]) -> None:
-        """Let torch.compile make the layers faster; `failed` is called where it cannot, and they run as they are."""
+        """Compile the layers with torch.compile; if that fails, `failed` is called and they run uncompiled."""
         for copied in self._copies.made.values():
             copied.compile(failed)
 
     @property
     def compile_error(self) -> Exception | None:
-        """Why the layers run as they are, although they were to be compiled."""
+        """The error because of which the layers run uncompiled."""
         return next(
             (copied.compile_error for copied in self._copies.made.values() if copied.compile_error), None
         )
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """Return (F, C, H, W) as the first stage takes it."""
+        """Return (F, C, H, W) in the form of the first stage's input."""
         if len(self.stages) == 1:
             return pictures
         return pixel_unshuffle(_padded(pictures, self._sizes), self.shuffle)
 
     def fitting_pixels(self, free: float) -> int:
-        """Return how many pixels of a picture go through all stages in one call with `free` bytes."""
+        """Return how many pixels of an image fit in one call through all stages with `free` bytes."""
         fitting = min(fitting_pixels(stage.need, free) for stage in self.stages)
         if self.device.type == "cpu":
             _, busiest = max(zip(self.work_shares, self.stages, strict=True), key=lambda pair: pair[0])
@@ -259,7 +259,7 @@ def _reach(
     """Return what was measured, or measure it.
 
     Raises:
-        BudgetSpent: when that costs more than is left of the budget, unless it `must` be known.
+        BudgetSpent: when that costs more than is left of the budget, unless it `must` be measured.
     """
     multiple, minimum = (sizes.multiple_of, sizes.minimum) if part == WHOLE else (1, 1)
     key, dearer = f"reach {part}", f"dearer reach {part}"
@@ -282,7 +282,7 @@ def _weights(network: nn.Module) -> int:
 
 
 def _padded(pictures: Tensor, sizes: Any) -> Tensor:
-    """Return pictures continued to the right and below as spandrel does it: mirrored, then the last pixel repeated."""
+    """Return images padded on the right and below as in spandrel: mirrored, then the last pixel repeated."""
     height, width = pictures.shape[-2:]
     beside, below = sizes.get_padding(width, height)
     mirrored = (0, min(beside, width - 1), 0, min(below, height - 1))

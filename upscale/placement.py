@@ -1,7 +1,7 @@
-"""Where an enlarged tile goes in the result, and with what weight.
+"""The position and the weights of an enlarged tile in the result.
 
-A tile is cut to what it answers for, resampled where the result has another size than the network makes, and, where
-neighbours are mixed, weighted by a cosine ramp across each border between two cores. The two ramps at a border add up
+A tile is cropped to its core, resampled if the result has another size than the network's, and, if neighbours are
+blended, weighted with a cosine ramp across each border between two cores. The two ramps at a border add up
 to one, so the result needs no division and no second buffer.
 
 B tiles, C channels, H and W in pixels of the result.
@@ -26,10 +26,10 @@ FITS = 128  # positions, of both axes, whose weights are cached: a video may hav
 
 @dataclass(frozen=True)
 class Line:
-    """One axis of the picture: `length` input pixels, enlarged `scale` times, brought to `target` pixels.
+    """One axis of the image: `length` input pixels, enlarged `scale` times, resampled to `target` pixels.
 
-    Of the enlarged pixels only the first `extent` belong to the picture, where the input was continued to suit the
-    network; 0 is all. `blend` is half the width of the mixed zone, in input pixels.
+    If the input was padded for the network, only the first `extent` enlarged pixels belong to the image; 0 is all. `blend`
+    is half the width of the blended zone, in input pixels.
     """
 
     length: int
@@ -40,12 +40,12 @@ class Line:
 
     @property
     def axis(self) -> Axis:
-        """What is left to resample after the network."""
+        """The resampling after the network."""
         return Axis(self.extent or self.length * self.scale, self.target)
 
     @property
     def support(self) -> int:
-        """Input pixels that the resampling needs around a core."""
+        """Input pixels around a core that the resampling needs."""
         return math.ceil(self.axis.support / self.scale) + bool(self.axis.support)
 
     def place(self, position: int) -> int:
@@ -53,24 +53,24 @@ class Line:
         return round(min(position * self.scale, self.axis.source) * self.target / self.axis.source)
 
     def kept(self, span: Span) -> tuple[int, int]:
-        """Return the part of the result that a tile writes to, its mixed borders included."""
+        """Return the part of the result that a tile writes to, including its blended borders."""
         zone = math.ceil(self._zone)
         low, high = self.place(span.low), self.place(span.high)
         return (low - zone if span.low else low), (high + zone if span.high < self.length else high)
 
     def bands(self, span: Span) -> list[Band]:
-        """Return what the tile at `span` is resampled with; nothing where the result has the network's own size."""
+        """Return the resampling bands of the tile at `span`; empty if the result has the network's own size."""
         return resample_bands(self.axis, span.start * self.scale, span.size * self.scale, *self.kept(span))
 
     def cut(self, enlarged: Tensor, dimension: int, span: Span, bands: list[Band]) -> Tensor:
-        """Return what the tile at `span` writes along `dimension` of what the network made of it."""
+        """Crop and resample the network's result for the tile at `span` along `dimension`."""
         if bands:
             return apply_bands(enlarged, dimension, bands)
         low, high = self.kept(span)
         return enlarged.narrow(dimension, low - span.start * self.scale, high - low)
 
     def weights(self, span: Span) -> Tensor:
-        """Return the weights of what `cut` returns; all ones where nothing is mixed."""
+        """Return the weights of the result of `cut`; all ones if nothing is blended."""
         low, high = self.kept(span)
         positions = torch.arange(low, high, dtype=torch.float64) + 0.5
         weights = torch.ones_like(positions)
@@ -85,13 +85,13 @@ class Line:
         return self.blend * self.scale * self.target / self.axis.source
 
     def _ramp(self, distance: Tensor) -> Tensor:
-        """Rise from 0 to 1 across the mixed zone; r(d) + r(-d) = 1."""
+        """Rise from 0 to 1 across the blended zone; r(d) + r(-d) = 1."""
         return 0.5 - 0.5 * torch.cos(math.pi * (distance / (2 * self._zone) + 0.5).clamp(0, 1))
 
 
 @dataclass(frozen=True)
 class _Fit:
-    """What fits a tile along one axis, on a device: what it is resampled with, and its weights where tiles are mixed."""
+    """The resampling weights and the blend weights of a tile along one axis, on a device."""
 
     bands: list[Band]
     weights: Tensor | None
@@ -104,7 +104,7 @@ def _compute_fit(line: Line, span: Span, device: torch.device) -> _Fit:
 
 @dataclass(frozen=True)
 class Placement:
-    """Both axes of a picture. What a position needs is computed and uploaded once for each device, the last FITS of them."""
+    """Both axes of an image. The weights of the last FITS positions are computed and uploaded once for each device."""
 
     rows: Line
     columns: Line
@@ -114,25 +114,25 @@ class Placement:
 
     @property
     def mixes(self) -> bool:
-        """Whether neighbours are mixed, so that tiles are added instead of copied."""
+        """Whether neighbours are blended, so that tiles are added instead of copied."""
         return bool(self.rows.blend or self.columns.blend)
 
     @property
     def support(self) -> int:
-        """Input pixels that the resampling needs around a core; 0 where the result has the size that the network makes."""
+        """Input pixels that the resampling needs around a core; 0 if the result has the network's own size."""
         return max(self.rows.support, self.columns.support)
 
     def with_blend(self, blend: int) -> Placement:
-        """Return the same with neighbours mixed so many input pixels on either side of a border."""
+        """Return the same with neighbours blended over `blend` input pixels on each side of a border."""
         return Placement(replace(self.rows, blend=blend), replace(self.columns, blend=blend))
 
     def prepare(self, row: Span, column: Span, device: torch.device) -> None:
-        """Compute and upload what `fit` needs, before the device is busy."""
+        """Compute and upload the weights for `fit`, before the device is busy."""
         self._fit(self.rows, row, device)
         self._fit(self.columns, column, device)
 
     def fit(self, enlarged: Tensor, row: Span, column: Span) -> Tensor:
-        """Return what a tile writes, from what the network made of it: (B, C, h, w)."""
+        """Return the pixels that a tile writes, from the network's result: (B, C, h, w)."""
         down = self._fit(self.rows, row, enlarged.device)
         across = self._fit(self.columns, column, enlarged.device)
         fitted = self.rows.cut(enlarged, -2, row, down.bands)
@@ -144,7 +144,7 @@ class Placement:
         return fitted
 
     def write(self, result: Tensor, fitted: Tensor, row: Span, column: Span) -> None:
-        """Put what `fit` returned into its place of `result`: (C, H, W)."""
+        """Write the result of `fit` to its position in `result`: (C, H, W)."""
         (top, bottom), (left, right) = self.rows.kept(row), self.columns.kept(column)
         place = result[:, top:bottom, left:right]
         if self.mixes:

@@ -1,16 +1,16 @@
-"""How far a network looks, measured: the margin with which a tile equals the whole picture.
+"""Measuring the receptive field of a network: the margin with which a tile equals the whole image.
 
-Two questions are put to the network, on narrow strips, along each axis:
+Two measurements are made on narrow strips along each axis:
 
-* *Where could* a pixel matter? One column of NaN spreads to every output that it is used for, whatever the weights.
-  Where it stops is a bound that holds for every picture. Where it never stops, the network looks at the whole picture
-  (a pooling over all of it, for one), and no margin makes a tile equal: neighbours are mixed instead.
-* *How far does* it matter? A strip and the same strip cut off at its start give the same far from the cut. Where the
-  difference falls below float32's own noise is the margin in practice. Deep networks need far less than their bound:
+* *Where could* a pixel matter? One column of NaN spreads to every output that uses it, whatever the weights.
+  Where it stops is a bound for every image. If it never stops, the network looks at the whole image (for example with a
+  global pooling), and no margin makes a tile equal: neighbours are blended instead.
+* *How far does* it matter? A strip and the same strip cut at its start give the same values far from the cut. The distance
+  at which the difference falls below float32's own noise is the margin in practice. Deep networks need far less than their bound:
   RRDB with 23 blocks is bounded by 349 pixels. The same two strips show at which positions a tile may start, because
-  windows and pixel shuffles must fall alike.
+  windows and pixel shuffles must align.
 
-A small bound is used as it is; above `CERTAIN` the measured margin is, with a reserve.
+A small bound is used directly; above `CERTAIN` the measured margin is used, with a reserve.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothi
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found: the bound (None: the whole picture), the margin in practice, the period of positions."""
+    """The measurements: the bound (None: the whole image), the margin in practice, the period of positions."""
 
     bound: int | None
     margin: int
     period: int
 
     def reach(self, minimum: int = 1) -> ReceptiveField:
-        """Return how to tile with it, for a network that takes sides from `minimum`."""
+        """Return the receptive field for tiling, for a network whose sides are at least `minimum`."""
         if self.bound is None:
             return ReceptiveField(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)
         return ReceptiveField(self.margin, self.period, 0, minimum)
 
 
 def measure_receptive_field(run: Run, channels: int, device: torch.device, multiple: int = 1) -> Measured:
-    """Measure a network that takes (B, channels, h, w) float32 pictures on `device`.
+    """Measure a network that takes (B, channels, h, w) float32 images on `device`.
 
-    `multiple` is what the network says its sizes must be multiples of.
+    The network's sizes must be multiples of `multiple`.
     """
 
     def run_along_height(strip: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def _period_of_global(run: Run, channels: int, device: torch.device, multiple: i
 
 
 def _margin(difference: Tensor, length: int, limit: float) -> int | None:
-    """Return the distance in input pixels from which on a difference stays within `limit`; None: it does not."""
+    """Return the distance in input pixels from which on a difference stays within `limit`, or None if it does not."""
     worst_from = difference.flip(0).cummax(0).values.flip(0)  # worst at this distance or farther
     equal = (worst_from <= limit).nonzero()
     if len(equal) == 0 or int(equal[0]) > 0.9 * len(difference):
@@ -112,13 +112,13 @@ def _margin(difference: Tensor, length: int, limit: float) -> int | None:
 
 
 def _difference(run: Run, strip: Tensor, whole: Tensor, start: int) -> Tensor:
-    """Return, by the distance from the cut, by how much a strip that starts at `start` differs from the whole."""
+    """Return the difference between a strip that starts at `start` and the whole strip, by the distance from the cut."""
     part = run(strip[..., start:].contiguous())
     return (part - whole[..., whole.shape[-1] - part.shape[-1] :]).abs().amax(dim=(0, 1, 2))
 
 
 def find_bound(run: Run, channels: int, device: torch.device) -> int | None:
-    """Return the farthest that a column of NaN spreads along the width, in input pixels; None if to the ends."""
+    """Return how far a column of NaN spreads along the width, in input pixels; None if to both ends."""
     for length in LENGTHS:
         columns = length // 2, length // 2 - 1
         before, after = (_spread(run, channels, length, column, device) for column in columns)
@@ -142,7 +142,7 @@ def _spread(run: Run, channels: int, length: int, column: int, device: torch.dev
 
 
 def textured_picture(channels: int, height: int, width: int, device: torch.device) -> Tensor:
-    """Return a (1, channels, height, width) picture in [0, 1]: coarse and fine structure, edges, and noise."""
+    """Return a (1, channels, height, width) image in [0, 1]: coarse and fine structure, edges, and noise."""
     generator = torch.Generator().manual_seed(0)
     picture = torch.zeros(1, channels, height, width)
     for step in (1, 2, 4, 8, 16):

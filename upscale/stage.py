@@ -1,4 +1,4 @@
-"""One network, or one part of it, as the loop over tiles sees it."""
+"""One network, or one part of it, for the loop over tiles."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h
 
 @dataclass(frozen=True)
 class Worker:
-    """A network on one device, in the type and layout in which it is fastest there.
+    """A network on one device, with the dtype and memory format in which it is fastest there.
 
-    `fp32_fallback`, where given, is the same network in float32, for tiles in which `run` gives no numbers.
+    `fp32_fallback` is the same network in float32 or None; it is used for tiles in which `run` gives NaN.
     """
 
     run: Run
@@ -35,7 +35,7 @@ class Worker:
         return self.device.type == "cuda"
 
     def __call__(self, tiles: Tensor, fp32_fallback: bool = False) -> Tensor:
-        """Run on (B, C, h, w) from anywhere; in float32 where `fp32_fallback`."""
+        """Run on (B, C, h, w) from any device; in float32 with `fp32_fallback`."""
         there = upload(tiles, self.device)
         if fp32_fallback and self.fp32_fallback:
             return self.fp32_fallback(there.to(torch.float32).contiguous())
@@ -44,11 +44,11 @@ class Worker:
 
 @dataclass(frozen=True)
 class Stage:
-    """What the loop needs to know: who computes, how much larger the result is, how to cut.
+    """The workers, the scale and the tiling of a network, for the loop.
 
-    `reach` is asked only where a picture needs more than one tile, because measuring it takes a moment. It takes a budget
-    and whether it must be known whatever it costs, and may raise `BudgetSpent`. `channels` are those of the result, which
-    `gives_features` for another stage or else is a picture.
+    `reach` is called only if an image needs more than one tile, because measuring takes time. It gets a budget and whether it
+    must be measured at any cost, and may raise `BudgetSpent`. `channels` are those of the result, which is an image, or
+    with `gives_features` the input of another stage.
     """
 
     workers: Sequence[Worker]

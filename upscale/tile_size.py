@@ -1,4 +1,4 @@
-"""Which tiles are best: few enough to waste little, small enough for the memory."""
+"""Choosing the tile size: large enough to waste little, small enough for the memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CPU_HELD, CPU_PENALTY = 56 * 2**20, 1.4
 
 
 def fitting_pixels(need: MemoryEstimate, free: float) -> int:
-    """Return how many input pixels a call may have with `free` bytes."""
+    """Return the maximum number of input pixels of a call with `free` bytes."""
     return int(min(RESERVE * free / max(need.peak, 1.0), (INDEXED - 1) / max(need.largest, 1.0)))
 
 
@@ -36,10 +36,10 @@ def choose_plan(
     free: float,
     on_cpu: bool,
 ) -> TilePlan:
-    """Return the tiles with the least work that fit `free` bytes; the smallest possible where none fits.
+    """Return the tiles with the least work that fit `free` bytes; the smallest possible ones if none fit.
 
-    A GPU is given the picture in one piece wherever that fits, and so is a network that looks at the whole picture.
-    `reach` is asked only where one piece may not be best; if it raises `BudgetSpent`, one piece it is.
+    On a GPU, and for a network that looks at the whole image, the image is processed in one piece if that fits. `reach` is
+    called only if one piece may not be best; if it raises `BudgetSpent`, one piece is used.
     """
     pixels = fitting_pixels(need, free)
     whole = single_tile(height, width)

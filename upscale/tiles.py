@@ -1,9 +1,9 @@
-"""Tiles that cover a picture, each read with a margin that is cut away again.
+"""Tiles that cover an image, each read with a margin that is cropped away again.
 
-A network of limited reach gives a pixel the same value in a tile as in the whole picture, where the tile goes on for
-that reach around it. So a tile *answers* for a core and is *read* with a margin around the core; at the picture's own
-border there is no margin, because the whole picture ends there as well. All tiles of a picture are read in one size,
-never a sliver: the outermost cores are larger by the margin that they do not need.
+A network with a limited receptive field gives a pixel the same value in a tile as in the whole image, if the tile contains
+the receptive field around the pixel. So a tile *writes* a core and is *read* with a margin around the core; at the image's
+own border there is no margin, because the whole image ends there too. All tiles of an image have one size: the outermost
+cores are larger by the margin that they do not need.
 
 Sizes and positions are in pixels of the input; one axis at a time.
 """
@@ -20,7 +20,7 @@ SMALLEST_CORE = 16
 
 @dataclass(frozen=True)
 class Span:
-    """One axis of a tile: it is read from `start`, `size` long, and answers for `low` to `high` (exclusive)."""
+    """One axis of a tile: it is read from `start`, `size` long, and writes `low` to `high` (exclusive)."""
 
     start: int
     size: int
@@ -30,13 +30,13 @@ class Span:
 
 @dataclass(frozen=True)
 class ReceptiveField:
-    """How far a network looks, as far as tiling needs to know.
+    """The receptive field of a network, for tiling.
 
     Attributes:
         margin: pixels around a core that must be read with it.
         period: tiles must start at multiples of it (windows, pixel shuffles).
-        blend: half the width of the zone in which neighbours are mixed; 0 where the crop is exact.
-        minimum: smallest side that the network takes.
+        blend: half the width of the zone in which neighbours are blended; 0 if tiles are exact.
+        minimum: smallest side that the network accepts.
     """
 
     margin: int = 0
@@ -45,19 +45,19 @@ class ReceptiveField:
     minimum: int = 1
 
     def with_margin(self, more: int) -> ReceptiveField:
-        """Return the same with so many pixels more around a core."""
+        """Return the same with `pixels` more around a core."""
         return replace(self, margin=self.margin + more)
 
     @property
     def smallest_tile(self) -> int:
-        """The side below which a tile would be all margin."""
+        """The side below which a tile would be only margin."""
         core = max(SMALLEST_CORE, 4 * self.blend, self.margin)  # 4: then no two mixed zones meet
         return max(self.minimum + self.period - 1, 2 * (self.margin + self.period) + core)
 
 
 @dataclass(frozen=True)
 class TilePlan:
-    """The tiles of a picture of `height` by `width`, or of a part of it."""
+    """The tiles of an image of `height` by `width`, or of a part of it."""
 
     height: int
     width: int
@@ -76,7 +76,7 @@ class TilePlan:
 
     @property
     def redundancy(self) -> float:
-        """Pixels read by pixels answered for; 1 is no waste."""
+        """Pixels read divided by pixels written; 1 is no waste."""
         read = sum(row.size for row in self.rows) * sum(column.size for column in self.columns)
         height = self.rows[-1].high - self.rows[0].low
         width = self.columns[-1].high - self.columns[0].low
@@ -84,20 +84,20 @@ class TilePlan:
 
 
 def single_tile(height: int, width: int) -> TilePlan:
-    """Return the plan that reads the picture in one piece."""
+    """Return the plan for the image in one piece."""
     return plan_tiles(height, width, ReceptiveField(), max(height, width))
 
 
 def plan_tiles(height: int, width: int, reach: ReceptiveField, tile: int) -> TilePlan:
-    """Return tiles of at most `tile` pixels a side, margins included; one if the picture is no larger.
+    """Return tiles of at most `tile` pixels a side, margins included; one if the image is not larger.
 
-    A `tile` too small for the network's reach is enlarged to `reach.smallest_tile`.
+    A `tile` too small for the receptive field is enlarged to `reach.smallest_tile`.
     """
     return TilePlan(height, width, cut_axis(height, reach, tile), cut_axis(width, reach, tile))
 
 
 def split_tile(plan: TilePlan, row: Span, column: Span, reach: ReceptiveField, tile: int) -> TilePlan:
-    """Return smaller tiles that together answer for what one tile of `plan` does."""
+    """Return smaller tiles that together cover the core of one tile of `plan`."""
     return TilePlan(
         plan.height,
         plan.width,
@@ -111,7 +111,7 @@ def cut_axis(
 ) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most `tile` or `smallest_tile`.
 
-    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `reach.period`; every core lies
+    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `reach.period`; every core is
     `margin` inside its read part, or at the axis' end; all sizes are equal.
     """
     high = length if high is None else high
@@ -127,7 +127,7 @@ def cut_axis(
 def cut_evenly(length: int, reach: ReceptiveField, low: int, high: int, count: int) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into `count` spans of one size, whatever size that is."""
     margin, period = reach.margin, reach.period
-    # At the picture's ends no margin is read, so the cores there may be longer by it.
+    # At the image's ends no margin is read, so the cores there may be longer by it.
     first = low + (margin if low == 0 else 0)
     last = high - (margin if high == length else 0)
     if count == 1 or last - first < count:

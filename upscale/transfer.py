@@ -1,7 +1,7 @@
-"""Tensors to a device and back, such that neither the GPU nor the program waits for more than it must.
+"""Copying tensors to a device and back without needless waiting of the GPU or the program.
 
-Ordinary memory can only be copied while the program waits for all that was queued on the GPU before. Pinned memory is copied
-while the program goes on.
+With ordinary memory, a copy makes the program wait for everything queued on the GPU before. Pinned memory is copied while the
+program continues.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ class Event(Protocol):
     """The part of torch.cuda.Event that is used here."""
 
     def query(self) -> bool:
-        """Return whether all that was queued before it is done."""
+        """Return whether everything queued before it is done."""
         ...
 
 
 def upload(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return the tensor on `device`, in its own type."""
+    """Return the tensor on `device`, with its own dtype."""
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def deliver(tensor: Tensor, device: torch.device) -> Wait:
-    """Send a tensor to `device` and return what waits until it is there, looking at `Check` meanwhile."""
+    """Copy a tensor to `device` and return a function that waits until it is there, calling `Check` meanwhile."""
     if tensor.device.type != "cuda":
         there = tensor.to(device)
         return lambda check: there
@@ -56,7 +56,7 @@ def deliver(tensor: Tensor, device: torch.device) -> Wait:
 
 
 def wait_for(event: Event, check: Check) -> None:
-    """Return when the event has come. A GPU may be busy for seconds: so long the program must not be deaf to Cancel."""
+    """Wait for the event. A GPU may be busy for seconds, and Cancel must work meanwhile."""
     while not event.query():
         check()
         time.sleep(POLL)

@@ -1,7 +1,7 @@
-"""Networks in two parts: a deep trunk at the input's size and a shallow tail at the result's (RRDB: ESRGAN and its like).
+"""Networks in two parts: a deep trunk at the input's size and a shallow tail at the result's (RRDB: ESRGAN and similar).
 
-The trunk has nearly all the layers and nearly all the reach, the tail nearly all the memory. Run apart, the trunk sees
-the picture in one piece, so nothing is computed twice there, and the tail is tiled with a margin of two pixels.
+The trunk has nearly all layers and nearly all of the receptive field, the tail uses nearly all memory. Run separately, the trunk
+processes the image in one piece, so nothing is computed twice there, and the tail is tiled with a margin of two pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn.functional import pixel_unshuffle
 class TwoParts:
     """A network as `tail(trunk(pixel_unshuffle(picture, shuffle)))`.
 
-    The trunk gives `features` channels, the tail makes `scale` pixels of a side of one of those.
+    The trunk gives `features` channels, the tail enlarges width and height by `scale`.
     """
 
     trunk: nn.Sequential
@@ -28,9 +28,9 @@ class TwoParts:
 
 
 def split_network(network: nn.Module, channels: int) -> TwoParts | None:
-    """Return the two parts of a network that takes `channels`, or None where it has no such parts.
+    """Return the two parts of a network that takes `channels`, or None if it has no such parts.
 
-    Only a chain of layers can be split; that the parts give the network's own result is tried, not assumed.
+    Only a chain of layers can be split; a test run checks that the parts give the network's own result.
     """
     chain = getattr(network, "model", None)
     if not isinstance(chain, nn.Sequential) or len(chain) < 3:
@@ -52,7 +52,7 @@ def split_network(network: nn.Module, channels: int) -> TwoParts | None:
 
 
 def _first_growing(chain: nn.Sequential, features: Tensor) -> tuple[int, int, int] | None:
-    """Return the position of the first layer that grows the picture, the channels before it, and the whole growth."""
+    """Return the index of the first layer that enlarges the image, the channels before it, and the whole scale."""
     found, side = None, features.shape[-1]
     for at, layer in enumerate(chain):
         grown = layer(features)

@@ -1,6 +1,6 @@
-"""Pictures through a network to any size: stage by stage, one picture's worth of memory beside the result.
+"""Enlarging images with a network to any size: stage by stage, with the memory of one image besides the result.
 
-F pictures, C channels, H and W pixels.
+F images, C channels, H and W pixels.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .tiles import ReceptiveField, TilePlan, plan_tiles, single_tile
 
 FEATURES_SHARE = 0.3  # of the free memory that a trunk's result may take; else it lies in main memory
 BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the CPU it gains nothing
-WHOLE = Box(0, 0, 1, 1)  # of a picture of one pixel
+WHOLE = Box(0, 0, 1, 1)  # of an image of one pixel
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Progress:
     """Reported before the first tile and after every one.
 
     Attributes:
-        picture: its number.
-        share: of all the work that is done.
+        picture: number of the image.
+        share: finished share of the work.
         ahead: share that the next tile will add.
-        part: (C, h, w) of the result, or None where there is nothing to see yet.
-        box, size: the part lies in `box` of a picture of `size`.
+        part: (C, h, w) of the result, or None if there is nothing to show yet.
+        box, size: the part covers `box` of an image of `size`.
     """
 
     picture: int
@@ -51,11 +51,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class Options:
-    """What the result is like.
+    """The settings of the result.
 
     Attributes:
         size: of the result; None is the network's own.
-        tile: height and width of the tiles, margins included; 0 chooses them by the memory.
+        tile: height and width of the tiles, margins included; 0 chooses them from the free memory.
         alpha: one of `channels.ALPHA`.
         device, dtype: of the result.
     """
@@ -69,15 +69,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What is called on the way.
+    """The functions called during the work.
 
     Attributes:
         free: returns the free bytes on the network's device.
-        recover: the same after giving back what the allocator keeps.
+        recover: the same after emptying the allocator's cache.
         report: called after every tile; what it raises ends the work.
-        log: called with a line on how each stage is cut.
-        check: called again and again while a GPU is waited for; what it raises ends the work.
-        budget: of what may be measured on the way.
+        log: called with a line on the tiles of each stage.
+        check: called repeatedly while waiting for a GPU; an error in it ends the work.
+        budget: for measurements during the work.
     """
 
     free: Callable[[], float]
@@ -89,7 +89,7 @@ class Hooks:
 
 
 def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks: Hooks) -> Tensor:
-    """Return (F, C', *size) for pictures (F, C, H, W) in [0, 1], from any device and of any float type.
+    """Return (F, C', *size) for images (F, C, H, W) in [0, 1], from any device and of any float type.
 
     Raises:
         ValueError: when the channels do not suit the network, or the network gives NaN.
@@ -117,7 +117,7 @@ def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks
 
 @dataclass(frozen=True)
 class _Work:
-    """A part of all the work: `count` pictures from `first`, and the share from `start` that is `length` long."""
+    """A part of all the work: `count` images from `first`, and the share from `start` that is `length` long."""
 
     first: int
     count: int
@@ -126,7 +126,7 @@ class _Work:
 
 
 def _upscale(pictures: Tensor, network: Network, options: Options, hooks: Hooks, work: _Work) -> Tensor:
-    """Return pictures with the network's own channels, enlarged."""
+    """Return images with the network's own channels, enlarged."""
     height, width = pictures.shape[-2:]
     own = height * network.scale, width * network.scale
     source = network.prepare(pictures)
@@ -165,7 +165,7 @@ def _run(
     def tile_done(tile: Tile, written: Tensor, done: int, left: int) -> None:
         share = work.start + work.length * done / (done + left)
         ahead = work.length / (done + left) if left else 0.0
-        # A picture may go through the network in several: colours first, then its transparency.
+        # An image may go through the network in several: colours first, then its transparency.
         part = written[0] if tile.picture < work.count and not stage.gives_features else None
         picture = work.first + min(tile.picture, work.count - 1)
         box = Box(tile.row.low, tile.column.low, tile.row.high, tile.column.high)
@@ -197,7 +197,7 @@ def _plan(source: Tensor, stage: Stage, tile: int, free: float) -> TilePlan:
 
 
 def _description(plan: TilePlan, placement: Placement) -> str:
-    """Return the plan in a few words, for the log."""
+    """Return a short description of the plan, for the log."""
     if len(plan.tiles) == 1:
         return f"{plan.width}x{plan.height} in one piece"
     height, width = plan.tile_size
@@ -207,7 +207,7 @@ def _description(plan: TilePlan, placement: Placement) -> str:
 
 
 def _place_of_features(source: Tensor, stage: Stage, free: float) -> tuple[torch.device, torch.dtype]:
-    """Return where a trunk's result lies, and in which type: with the network where it fits, else in main memory."""
+    """Return the device and dtype of a trunk's result: the network's if it fits, else main memory."""
     worker = stage.workers[0]
     needed = source[:, 0].numel() * stage.channels * worker.dtype.itemsize
     return worker.device if needed <= FEATURES_SHARE * free else torch.device("cpu"), worker.dtype

@@ -1,4 +1,4 @@
-"""PyAV, which comes with ComfyUI; loaded where a video is read or written, not when the pack is."""
+"""PyAV, which comes with ComfyUI; loaded when a video is read or written, not when the pack loads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def load_av() -> Any:
-    """Return the module `av`. Its own types leave much open, so it is untyped here."""
+    """Return the module `av`. Its own types are incomplete, so it is untyped here."""
     import av
     import av.error  # pyright: ignore[reportUnusedImport]
     import av.filter  # pyright: ignore[reportUnusedImport]

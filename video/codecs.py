@@ -21,9 +21,9 @@ class Codec:
         encoders: FFmpeg's names, the best first.
         suffix: of its files.
         pixels: names of the pixel formats by bits.
-        quality_option: the encoder's name for quality; empty where it has none (lossless).
+        quality_option: the encoder's name for quality; empty if it has none (lossless).
         quality: the encoder's usual default; smaller is better and larger files.
-        worst: the largest number that the encoder takes.
+        worst: the largest number that the encoder accepts.
         options: further ones.
         bits_per_pixel: of a file at the usual quality, a high estimate.
         plays: whether browsers play it.
@@ -66,14 +66,14 @@ FASTEST_RATE = 100_000  # the largest denominator of a frame rate that every enc
 
 @dataclass(frozen=True)
 class Encoding:
-    """All that an encoder needs to know.
+    """The settings of an encoder.
 
     Attributes:
         encoder: FFmpeg's name.
         suffix: of the file.
         height, width: in pixels.
         rate: average frames per second.
-        pixels, colour, aspect: as the file is to have them.
+        pixels, colour, aspect: those of the file.
         options: of the encoder.
         left: see `Codec`.
     """
@@ -93,12 +93,12 @@ class Encoding:
 def choose_encoding(
     name: str, quality: int, form: VideoFormat, height: int, width: int, notes: list[str]
 ) -> Encoding:
-    """Return how to write frames of `height` and `width` that come from a video of `form`.
+    """Return the encoding for frames of `height` and `width` from a video of `form`.
 
     Args:
         name: a key of `CODECS`.
         quality: the encoder's own number; -1 is its usual default.
-        notes: gets a text for each thing that cannot be as in the source.
+        notes: gets a text for each property that cannot be kept.
 
     Raises:
         ValueError: when no such encoder is installed, or the quality is out of its range.
@@ -108,13 +108,13 @@ def choose_encoding(
     if encoder is None:
         raise bad_input(
             "codec",
-            "one that the installed av package can write",
+            "a codec that the installed av package can write",
             f"{name} without an encoder",
             "Choose another codec.",
         )
     bits = 10 if form.bits > 8 else 8
     if codec.pixels[bits] not in _formats(encoder):
-        notes.append(f"{encoder} here writes 8 bits, the source has {form.bits}. h265 and av1 keep 10.")
+        notes.append(f"{encoder} writes 8 bits here, the source has {form.bits}. h265 and av1 keep 10.")
         bits = 8
     pixels = PIXELS[codec.pixels[bits]]
     if form.bits > pixels.bits and bits == 10:
@@ -140,13 +140,13 @@ def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
         return {}
     if quality > codec.worst:
         raise bad_input(
-            "quality", f"-1 to {codec.worst} for {name}", quality, f"The usual one is {codec.quality}."
+            "quality", f"-1 to {codec.worst} for {name}", quality, f"The default is {codec.quality}."
         )
     return {codec.quality_option: str(codec.quality if quality < 0 else quality)}
 
 
 def fitting_size(name: str, height: int, width: int) -> tuple[int, int]:
-    """Return the nearest size, not smaller, that the codec's pixels can have: even where colours are shared."""
+    """Return the nearest size, not smaller, that the codec's pixels can have: even if pixels share colours."""
     shrink = PIXELS[CODECS[name].pixels[8]].shrink or (1, 1)
     return height + height % shrink[0], width + width % shrink[1]
 

@@ -1,7 +1,7 @@
 """From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0, 4:2:2 or 4:4:4, or RGB itself.
 
 Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right edge of
-pictures whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
+images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class Colour:
-    """How the numbers in a file mean colours.
+    """The meaning of the numbers in a file as colours.
 
     Attributes:
         matrix, primaries, transfer: as in H.273; 2 is unspecified.
@@ -52,8 +52,8 @@ class Colour:
     def for_result(self, source_height: int) -> Colour:
         """Return the tags for the enlarged video.
 
-        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players take it: enlarged and untagged they
-        would take it as BT.709, with other colours.
+        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players assume: enlarged and untagged, players
+        would assume BT.709, with other colours.
         """
         if self.matrix == RGB_MATRIX:
             return Colour()
@@ -93,11 +93,11 @@ PIXELS = {
 
 
 def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = False) -> list[NDArray[Any]]:
-    """Return what a file of these pixels holds of (3, H, W): one array a plane, (h, w) or packed (H, W, 4).
+    """Convert (3, H, W) to a file's pixels: one array per plane, (h, w) or packed (H, W, 4).
 
     Args:
-        left: whether shared colours lie on the left column of their block, as decoders take it for H.264 and H.265;
-            else in its middle.
+        left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and H.265;
+            else in its centre.
     """
     picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:
@@ -114,7 +114,7 @@ def _product(weights: Tensor, picture: Tensor) -> Tensor:
 
 
 def _matrix(bits: int, colour: Colour) -> Tensor:
-    """Return how luma and the two colour differences follow from RGB in [0, 1], without their offsets: (3, 3)."""
+    """Return the matrix (3, 3) from RGB in [0, 1] to luma and the two colour differences, without offsets."""
     red, blue = colour.weights
     luma = torch.tensor([red, 1 - red - blue, blue], dtype=torch.float64)
     unit = torch.eye(3, dtype=torch.float64)
@@ -125,7 +125,7 @@ def _matrix(bits: int, colour: Colour) -> Tensor:
 
 
 def _offsets(bits: int, colour: Colour) -> tuple[int, int]:
-    """Return the numbers of black in luma, and of no colour in a colour difference."""
+    """Return the number of black in luma, and of grey in a colour difference."""
     step = 2 ** (bits - 8)
     return (0 if colour.range == FULL else 16 * step), 128 * step
 

@@ -1,4 +1,4 @@
-"""Frames and sound of a video file, one after the other, in the floats that ComfyUI's own loader makes of them."""
+"""Frames and audio of a video file, one after the other, as the same floats as from ComfyUI's own loader."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FileReader:
         self.identity = f"{_identity(source)} {start} {duration}"
 
     def sound(self) -> FileSound | None:
-        """Return the file's sound in the same window of time; None where it has none."""
+        """Return the file's sound in the same window of time; None if it has none."""
         return FileSound(self.source, self.start, self.duration) if self._has_sound else None
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
@@ -86,25 +86,22 @@ class FileReader:
                 except av.error.FFmpegError:
                     damaged += 1
         except av.error.FFmpegError as error:
-            self.faults.append(f"The file cannot be read to its end ({error.strerror}).")
+            self.faults.append(f"The file cannot be read completely ({error.strerror}).")
         if damaged:
-            self.faults.append(f"{damaged} packets are damaged and left out.")
+            self.faults.append(f"{damaged} damaged packets were skipped.")
 
     def _time(self, pts: int | None, first: int, before: int) -> int:
         """Return a frame's time from the start of the window; frames without or with an earlier time follow."""
         if pts is not None and pts - first > before:
             return pts - first
         if not any(fault.startswith("Some frames") for fault in self.faults):
-            self.faults.append("Some frames have no time of their own; each is shown after the one before.")
+            self.faults.append("Some frames have no timestamp; each is shown after the one before.")
         return before + self.form.step if before >= 0 else 0
 
     def _note_missing(self, count: int, end: float) -> None:
         if not count:
             raise bad_input(
-                "video",
-                "a file with frames that can be read",
-                "none",
-                "The file is damaged. Export it again.",
+                "video", "a file with readable frames", "none", "The file is damaged. Export it again."
             )
         expected = self.form.frames
         seconds = float(expected / self.form.rate)
@@ -125,12 +122,15 @@ class FileReader:
             name = "a file in memory" if isinstance(self.source, BytesIO) else os.path.basename(self.source)
             reason = getattr(error, "strerror", None) or error
             raise bad_input(
-                "video", "a file that can be opened", f"{name} ({reason})", "Is it damaged, or no video?"
+                "video",
+                "a file that can be opened",
+                f"{name} ({reason})",
+                ("Check that it is an undamaged video."),
             ) from error
 
     def _video(self, container: Any) -> Any:
         if not container.streams.video:
-            raise bad_input("video", "a file with pictures", "one without", "Choose another file.")
+            raise bad_input("video", "a file with a video stream", "one without", "Choose another file.")
         return container.streams.video[0]
 
 
@@ -191,7 +191,7 @@ def _quarter_turns(decoded: Any) -> int:
 
 
 def _form(container: Any, stream: Any, start: float, duration: float) -> VideoFormat:
-    """Return what a stream's header and its first frame say."""
+    """Return the format from a stream's header and its first frame."""
     context = stream.codec_context
     rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
     bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8

@@ -1,6 +1,6 @@
-"""What a video is made of, as its readers give it and its writers take it.
+"""The frames and the format of a video, for its readers and writers.
 
-A picture is (3, H, W) float32 in [0, 1], upright. Times count in the video's time base.
+An image is (3, H, W) float32 in [0, 1], upright. Times count in the video's time base.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SQUARE = Fraction(1)
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture and when it is shown.
+    """One image and its time.
 
     Attributes:
         picture: (3, H, W) float32 in [0, 1].
@@ -33,16 +33,16 @@ class Frame:
 
 @dataclass(frozen=True)
 class VideoFormat:
-    """What all frames of a video have in common.
+    """The properties that all frames of a video share.
 
     Attributes:
         height, width: of an upright frame in pixels.
         time_base: seconds of one unit of time.
         rate: average frames per second.
         bits: of one colour of one pixel.
-        colour: how the numbers in the file mean colours.
+        colour: the meaning of the numbers in the file as colours.
         aspect: width of a pixel divided by its height.
-        frames: how many there should be; 0 where the file does not say.
+        frames: their expected number; 0 if the file does not contain it.
     """
 
     height: int
@@ -61,12 +61,12 @@ class VideoFormat:
 
 
 class Reader(Protocol):
-    """Where frames come from: `FileReader`, `FolderReader` or `TensorReader`.
+    """A source of frames: `FileReader`, `FolderReader` or `TensorReader`.
 
     Attributes:
         form: of the frames.
         identity: a text that is the same for the same frames.
-        faults: what could not be read, in text for a person; complete after the last frame.
+        faults: notes for the user about unreadable parts; complete after the last frame.
         metadata: the file's tags.
     """
 

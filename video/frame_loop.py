@@ -1,7 +1,7 @@
-"""Read, compute and write at the same time, with a bounded number of frames in flight.
+"""Reading, computing and writing in parallel, with a bounded number of frames in memory.
 
-The computing stays in the caller's thread: `ReadAhead` reads the next frames in a thread, `WriteBehind` writes those
-that are done in another.
+The computing stays in the caller's thread: `ReadAhead` reads the next frames in a thread, `WriteBehind` writes
+finished ones in another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _End:
 
 
 class ReadAhead(Generic[Item]):
-    """As a context, an iterator over `items`, which a thread takes up to `ahead` early; an error there is raised here."""
+    """As a context, an iterator over `items`, of which a thread reads up to `ahead` in advance; an error there is raised here."""
 
     def __init__(self, items: Iterator[Item], ahead: int = AHEAD) -> None:
         self._items = items
@@ -73,9 +73,9 @@ class ReadAhead(Generic[Item]):
 
 
 class WriteBehind(Generic[Item]):
-    """Calls `write` for every item in a thread of its own; `put` waits while `ahead` items are not written yet.
+    """Calls `write` for every item in its own thread; `put` waits while `ahead` items are not written yet.
 
-    As a context it waits for the last item, also when its body raises: what was put is written.
+    As a context it waits for the last item, also if its body raises: all items are written.
     """
 
     def __init__(self, write: Callable[[Item], None], ahead: int = AHEAD) -> None:
@@ -85,10 +85,10 @@ class WriteBehind(Generic[Item]):
         self._thread = threading.Thread(target=self._run, name="write behind", daemon=True)
 
     def put(self, item: Item) -> None:
-        """Hand on an item.
+        """Queue an item.
 
         Raises:
-            Exception: what writing an earlier one has raised.
+            Exception: when writing an earlier item raised it.
         """
         if self._error:
             raise self._error

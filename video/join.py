@@ -1,4 +1,4 @@
-"""Parts, sound and tags as one file, without encoding a picture again."""
+"""Joining parts, audio and tags to one file, without encoding frames again."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def join(
     metadata: Mapping[str, str] | None = None,
     cut_sound: bool = False,
 ) -> None:
-    """Write `parts` in order to `target`, whose suffix says what kind of file it is.
+    """Write `parts` in order to `target`, whose suffix selects the file type.
 
-    The file appears when it is complete, in place of one that may be there.
+    The file appears when it is complete and replaces an existing one.
 
     Args:
         time_base: of the parts' times.
@@ -98,12 +98,12 @@ def _pictures(parts: Sequence[Part], stream: Any, time_base: Fraction) -> Iterat
 
 
 def _index(packet: Any) -> int:
-    """Return which frame of its part a packet holds."""
+    """Return the index of a packet's frame in its part."""
     return round(packet.pts * packet.time_base * packet.stream.average_rate)
 
 
 def _reordering(part: Part) -> int:
-    """Return by how many frames the order of decoding differs from that of showing."""
+    """Return by how many frames the decoding order differs from the display order."""
     av = load_av()
 
     with av.open(str(part.file), "r") as opened:

@@ -1,7 +1,7 @@
-"""A long video as closed files of a fixed number of frames each, so that the work can go on after it was interrupted.
+"""A long video as closed files of a fixed number of frames each, so that interrupted work can be resumed.
 
 Inside a part, frames count 0, 1, 2 ...; their real times are in a file beside it. Every part begins with a key frame and
-is encoded on its own, so the parts, and what `join` makes of them, are the same with and without an interruption.
+is encoded separately, so the parts, and the joined file, are the same with and without an interruption.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Part:
 
 
 class Parts:
-    """The parts in a folder; `encoding` says how they are written."""
+    """The parts in a folder, written with `encoding`."""
 
     def __init__(self, folder: Path, encoding: Encoding, frames: int = PART_FRAMES) -> None:
         self._folder, self._encoding, self._frames = folder, encoding, frames
@@ -47,7 +47,7 @@ class Parts:
 
     @property
     def frames_done(self) -> int:
-        """How many frames lie in closed parts."""
+        """Number of frames in closed parts."""
         return sum(len(part.times) for part in self.closed)
 
     @property
@@ -80,7 +80,7 @@ class Parts:
             self.closed.append(moved)
 
     def interrupt(self) -> list[Part]:
-        """End the part that is being written without keeping it; return all frames so far as parts that can be joined."""
+        """End the current part without keeping it; return all frames so far as parts that can be joined."""
         if self._open is None:
             return list(self.closed)
         encoder, self._open = self._open, None
@@ -136,7 +136,7 @@ def _video_frame(picture: Tensor, encoding: Encoding) -> Any:
     for plane, numbers in zip(frame.planes, planes, strict=True):
         rows: Any = numbers.reshape(numbers.shape[0], -1)
         numbers_of_plane: Any = np.frombuffer(plane, dtype=rows.dtype)
-        buffer = numbers_of_plane.reshape(rows.shape[0], -1)  # its rows may be longer than the picture's
+        buffer = numbers_of_plane.reshape(rows.shape[0], -1)  # its rows may be longer than the image's
         buffer[:, : rows.shape[1]] = rows
     frame.color_range, frame.colorspace = encoding.colour.range, encoding.colour.matrix
     return frame

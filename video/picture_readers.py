@@ -1,4 +1,4 @@
-"""Frames that are no video file: a folder of pictures, or tensors in memory."""
+"""Frames from other sources than a video file: a folder of images, or tensors in memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 class FolderReader:
-    """The pictures of a folder in the order of their names, numbers by their value: 2 comes before 10.
+    """The images of a folder in the order of their names, numbers by their value: 2 comes before 10.
 
     Raises:
         ValueError: when there are none.
@@ -34,7 +34,7 @@ class FolderReader:
         if not files:
             kinds = ", ".join(sorted(SUFFIXES))
             raise bad_input(
-                "file", f"a folder of pictures ({kinds})", f"none in {folder.name}", "Choose another folder."
+                "file", f"a folder of images ({kinds})", f"none in {folder.name}", "Choose another folder."
             )
         self._files = sorted(files, key=_natural)
         with image.open(self._files[0]) as first:
@@ -49,7 +49,7 @@ class FolderReader:
         """Return None: a folder has no sound."""
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
-        """Yield the pictures.
+        """Yield the images.
 
         Raises:
             ValueError: when one cannot be read, or has another size than the first.
@@ -60,15 +60,13 @@ class FolderReader:
                 with image.open(file) as opened:
                     pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255.0
             except (OSError, SyntaxError) as error:
-                hint = "Remove or replace it; what is done so far is kept."
-                raise bad_input(
-                    "file", "pictures that can be read", f"{file.name} ({error})", hint
-                ) from error
+                hint = "Remove or replace it; finished frames are kept."
+                raise bad_input("file", "readable images", f"{file.name} ({error})", hint) from error
             if pixels.shape[:2] != (self.form.height, self.form.width):
                 height, width = pixels.shape[:2]
-                expected = f"pictures of {self.form.width}x{self.form.height}, as the first one"
+                expected = f"images of {self.form.width}x{self.form.height}, as the first one"
                 raise bad_input(
-                    "file", expected, f"{file.name} of {width}x{height}", "Bring them to one size."
+                    "file", expected, f"{file.name} of {width}x{height}", "Resize all images to one size."
                 )
             yield Frame(torch.as_tensor(pixels).movedim(-1, 0), time, 1)
 
@@ -85,7 +83,7 @@ def _natural(file: Path) -> list[Any]:
 
 
 class TensorReader:
-    """Frames (F, H, W, C) that are in memory already; of 4 channels the transparency is left out."""
+    """Frames (F, H, W, C) that are in memory already; with 4 channels, transparency is removed."""
 
     def __init__(
         self,
@@ -97,11 +95,13 @@ class TensorReader:
     ) -> None:
         if images.dim() != 4 or not images.numel():
             shape = "x".join(str(length) for length in images.shape)
-            raise bad_input("video", "at least one frame", f"a tensor of {shape}", "Check the node before.")
+            raise bad_input(
+                "video", "at least one frame", f"a tensor of {shape}", ("Check the node that made it.")
+            )
         self._images, self._waveform, self._sample_rate = images, waveform, sample_rate
         count, height, width, channels = images.shape
         self.form = VideoFormat(height, width, 1 / rate, rate, bits, Colour(), frames=count)
-        self.faults = ["Transparency is left out."] if channels == 4 else []
+        self.faults = ["Transparency is removed."] if channels == 4 else []
         self.metadata: dict[str, str] = {}
         digest = hashlib.sha256(f"{tuple(images.shape)} {rate}".encode())
         for frame in images:  # one by one: a copy of all of them would be what streaming avoids

@@ -1,4 +1,4 @@
-"""The sound that goes with the frames: copied packet by packet where the new file may hold it, else encoded again."""
+"""The audio of a video: copied packet by packet if the new file type supports it, else encoded again."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ BLOCK = 1024 * 16  # samples that are encoded in one go
 
 
 class Sound(Protocol):
-    """Sound of a video.
+    """The audio of a video.
 
     Attributes:
-        notes: what a person should know about it, complete after `add_to`.
+        notes: notes for the user about it, complete after `add_to`.
     """
 
     notes: list[str]
@@ -52,7 +52,7 @@ class FileSound:
             container = self._open()
             stream = container.streams.audio[index]
             if name is None:
-                self.notes.append(f"Sound {index + 1} has an unknown codec and is left out.")
+                self.notes.append(f"Audio track {index + 1} has an unknown codec and is left out.")
                 container.close()
             elif stream.codec_context.codec.canonical_name in output.supported_codecs:
                 packets.append(
@@ -60,7 +60,7 @@ class FileSound:
                 )
             else:
                 encoder = ENCODERS.get(output.format.name, "aac")
-                self.notes.append(f"This kind of file cannot hold {name} sound: encoded again as {encoder}.")
+                self.notes.append(f"This file type cannot contain {name} audio: encoded again as {encoder}.")
                 made = _new_stream(output, stream.codec_context.sample_rate, stream.codec_context.layout.name)
                 packets.append(self._encoded(container, stream, made, limit))
         return packets
@@ -75,7 +75,7 @@ class FileSound:
 
     def _copied(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
         shift = round(self._start / stream.time_base)
-        # Before 0 lies what a decoder needs to begin. Matroska has that for Opus only: else it would move the pictures.
+        # Before 0 lies what a decoder needs to begin. Matroska has that for Opus only: else it would move the images.
         can_keep = made.container.format.name in ("mp4", "mov") or stream.codec_context.name == "opus"
         keeps_negative = can_keep and not self._start
         for packet in self._packets(container, stream, -math.inf if keeps_negative else self._start, limit):
@@ -86,7 +86,7 @@ class FileSound:
             yield packet
 
     def _packets(self, container: Any, stream: Any, earliest: float, limit: float) -> Iterator[Any]:
-        """Yield the packets in the window of time; a file that ends early has said so for its frames already."""
+        """Yield the packets in the window of time; a file that ends early was already reported with its frames."""
         av = load_av()
 
         with container:

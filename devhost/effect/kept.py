@@ -61,7 +61,7 @@ def record_of(line: str) -> Record:
     """Return what `as_json` made a line of.
 
     Raises:
-        ValueError: the line is none, or not a whole one.
+        ValueError: when the line is not a record, or is incomplete.
     """
     try:
         values: dict[str, Any] = json.loads(line)

@@ -100,7 +100,7 @@ def method_of(name: str) -> Method:
     """Return a method by its name, also one on a curve.
 
     Raises:
-        KeyError: there is none of that name.
+        KeyError: when no method has this name.
     """
     if point := curve_point(name):
         curve, end = point

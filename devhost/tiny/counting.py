@@ -1,10 +1,10 @@
-"""Count the objects in latents of the toy world: does a picture show as many as it was asked for, and are they whole?
+"""Count the objects in latents of the toy world: does an image show as many as it was asked for, and are they whole?
 
 An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its own,
 because objects that touch are one component but still have two light parts. Thresholds lie half-way between
-background and object in each picture, since a sampled picture is softer than a drawn one.
+background and object in each image, since a sampled image is softer than a drawn one.
 
-Dimensions: B pictures, H and W in latent pixels. Lengths are in latent pixels, positions are (y, x).
+Dimensions: B images, H and W in latent pixels. Lengths are in latent pixels, positions are (y, x).
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 MIN_AREA, MIN_BALL_AREA = 10.8, 1.6
-"""Least area of an object, a ball: a fifth of the median one of the training pictures (16 x 16 latent pixels)."""
+"""Least area of an object, a ball: a fifth of the median one of the training images (16 x 16 latent pixels)."""
 MIN_LIGHT_AREA = 2
 MIN_CONTRAST = 0.7
 """Least difference of the mask channel between object and background; in drawn scenes it is 2."""
@@ -34,7 +34,7 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3))
 
 @dataclass(frozen=True)
 class PictureCount:
-    """What one picture shows: mask components, light parts, and how the largest component fits its shape."""
+    """What one image shows: mask components, light parts, and how the largest component fits its shape."""
 
     components: int
     light_parts: int
@@ -72,7 +72,7 @@ class PictureCount:
 
 @dataclass(frozen=True)
 class CountSummary:
-    """Counts of ``n`` pictures; the intervals hold the true share with 95 % confidence."""
+    """Counts of ``n`` images; the intervals hold the true share with 95 % confidence."""
 
     n: int
     mean_count: float
@@ -92,13 +92,13 @@ class CountSummary:
 
 
 def count_objects(latents: Any, classes: Sequence[int]) -> list[PictureCount]:
-    """Count the objects of each picture in latents (B, 4, H, W) that were asked for as ``classes``."""
+    """Count the objects of each image in latents (B, 4, H, W) that were asked for as ``classes``."""
     pictures = np.asarray(latents, dtype=np.float32)
     return [_count_picture(picture, int(c)) for picture, c in zip(pictures, classes, strict=True)]
 
 
 def summarise(counts: Sequence[PictureCount]) -> CountSummary:
-    """Summarise the counts of at least one picture."""
+    """Summarise the counts of at least one image."""
     if not counts:
         raise ValueError("no pictures to summarise")
     n = len(counts)

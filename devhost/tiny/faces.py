@@ -55,7 +55,7 @@ class Portrait:
 
 
 def draw_portraits(size: tuple[int, int], *portraits: Portrait, ground: int = GREY) -> NDArray[np.uint8]:
-    """Return an RGB picture (H, W, 3) with the faces on grey."""
+    """Return an RGB image (H, W, 3) with the faces on grey."""
     picture = np.full((*size, 3), ground, np.float64)
     for portrait in portraits:
         _draw(picture, portrait)
@@ -88,7 +88,7 @@ def _draw(picture: NDArray[np.float64], portrait: Portrait) -> None:
 
 
 def _blend(picture: NDArray[np.float64], inside: NDArray[np.float64], colour: NDArray[Any]) -> None:
-    """Lay a colour over the picture where `inside`, in pixels, is positive; the edge is one pixel wide."""
+    """Lay a colour over the image where `inside`, in pixels, is positive; the edge is one pixel wide."""
     cover = np.clip(inside + 0.5, 0, 1)[..., None]
     picture += cover * (colour - picture)
 

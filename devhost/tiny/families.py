@@ -1,7 +1,7 @@
 """Tiny models of today's families in the host's own classes, with random weights; and what shows what a segment is given.
 
-A latent of `IdentityVae` is the picture itself, each square of pixels as the channels of one latent pixel. With `IDENTITY` as the sampler the
-model is called once, and its latent comes back: a picture that went through both is the same picture, bit for bit.
+A latent of `IdentityVae` is the image itself, each square of pixels as the channels of one latent pixel. With `IDENTITY` as the sampler the
+model is called once, and its latent comes back: an image that went through both is the same image, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from .random_models import random_state
 from .unet import build_unet
 
-CELL = 4  # picture pixels to a latent pixel
+CELL = 4  # image pixels to a latent pixel
 CHANNELS = 3 * CELL * CELL
 TEXT_WIDTH = 32
 IDENTITY = "identity"
@@ -100,7 +100,7 @@ FAMILIES: dict[str, Family] = {
 
 
 class IdentityVae:
-    """Pictures (B, H, W, 3) as latents (B, C, h, w), or with a time (1, C, B, h, w), and back.
+    """Images (B, H, W, 3) as latents (B, C, h, w), or with a time (1, C, B, h, w), and back.
 
     Attributes:
         encoded: what it was given so far.
@@ -114,13 +114,13 @@ class IdentityVae:
         self.encoded: list[Tensor] = []
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Return the latents of pictures whose sides are multiples of the cell."""
+        """Return the latents of images whose sides are multiples of the cell."""
         self.encoded.append(pictures)
         latents = F.pixel_unshuffle(pictures[..., :3].movedim(-1, 1), CELL)
         return latents.movedim(0, 1)[None].contiguous() if self.latent_dim == 3 else latents
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Return the pictures of latents: the inverse of `encode`."""
+        """Return the images of latents: the inverse of `encode`."""
         if latents.dim() == 5:
             return F.pixel_shuffle(latents.movedim(1, 2), CELL).movedim(2, -1)
         return F.pixel_shuffle(latents, CELL).movedim(1, -1)

@@ -20,7 +20,7 @@ from .vae import load_vae
 ASSETS = Path(__file__).resolve().parents[2] / "assets" / "tiny"
 CATEGORY = "Megapixel/development"
 CONTROLNET_EFFECT = 0.1
-"""Lets a trained picture show through at strength 1."""
+"""Lets a trained image show through at strength 1."""
 
 Checkpoint = tuple[comfy.model_patcher.ModelPatcher, comfy.sd.CLIP, comfy.sd.VAE]
 
@@ -150,7 +150,7 @@ class TinyFamilyClip(io.ComfyNode):
 
 
 class TinyFamilyVae(io.ComfyNode):
-    """Drop-in for the host's VAELoader: latents are the pictures themselves."""
+    """Drop-in for the host's VAELoader: latents are the images themselves."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

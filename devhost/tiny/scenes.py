@@ -1,8 +1,8 @@
-"""Synthetic scenes: as latents and as the crisp picture that the latents stand for.
+"""Synthetic scenes: as latents and as the crisp image that the latents stand for.
 
 A scene holds exactly one person or ring, or as many balls as its class says. Its latent has three colour channels
-and the objects' mask, all in [-1, 1]; the picture has 8 pixels per latent pixel and values in [0, 1]. Both are
-the same drawing: ``avg_pool2d(2 * picture - 1, 8)`` is the colour part of the latent. Lengths are in units of the
+and the objects' mask, all in [-1, 1]; the image has 8 pixels per latent pixel and values in [0, 1]. Both are
+the same drawing: ``avg_pool2d(2 * image - 1, 8)`` is the colour part of the latent. Lengths are in units of the
 frame's short side, positions are (y, x) from its upper left corner.
 
 Dimensions: B scenes, N objects at most, H and W in latent pixels.
@@ -65,11 +65,11 @@ class Scenes:
         return F.avg_pool2d(_draw(self, samples), samples)
 
     def pictures(self) -> torch.Tensor:
-        """Draw the pictures, (B, 3, 8H, 8W) in [0, 1]."""
+        """Draw the images, (B, 3, 8H, 8W) in [0, 1]."""
         return self.pairs()[1]
 
     def pairs(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw latents and pictures at once."""
+        """Draw latents and images at once."""
         drawing = F.avg_pool2d(_draw(self, PIXELS_PER_LATENT * SUPERSAMPLING), SUPERSAMPLING)
         return F.avg_pool2d(drawing, PIXELS_PER_LATENT), _to_unit_range(drawing[:, :3])
 

@@ -1,4 +1,4 @@
-"""The toy world's autoencoder: scene latents to crisp pictures and back, 8 pixels a latent pixel.
+"""The toy world's autoencoder: scene latents to crisp images and back, 8 pixels a latent pixel.
 
 A TAESD of the host with own weights (see ``devhost/training/vae.py``). It works on latents as the sampler
 leaves them, so its scale and shift are neutral.

@@ -5,10 +5,10 @@ Run from the repository's root in the development environment; about twenty minu
     python -m devhost.training.upscale assets/upscale_models/megapixel-compact-4x.safetensors
     python -m devhost.training.upscale assets/upscale_models/megapixel-compact-4x.safetensors --evaluate
 
-It learns from crops of a few free photographs and of drawn pictures with sharp edges, lines and letters. The
+It learns from crops of a few free photographs and of drawn images with sharp edges, lines and letters. The
 drawn ones matter: photographs are few, and edges at every angle are most of what so small a network learns.
 
-Dimensions: B crops, H and W in pixels of the small picture.
+Dimensions: B crops, H and W in pixels of the small image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from devhost.photographs import HELD_OUT, photograph, psnr, reduce_by
 SCALE = 4
 FEATURES = 24
 CONVOLUTIONS = 6
-CROP = 20  # of the small picture; the network sees 17 pixels
+CROP = 20  # of the small image; the network sees 17 pixels
 BATCH = 20
 LEARNING_RATE = 6e-3
 WARM_UP = 0.02
@@ -81,14 +81,14 @@ def build_model(generator: torch.Generator) -> Compact:
 
 
 class Painter:
-    """Draws pictures of overlapping shapes, lines and letters, all from one seed."""
+    """Draws images of overlapping shapes, lines and letters, all from one seed."""
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
         self.side = DRAWN_SIZE * OVERSIZE
 
     def picture(self) -> Tensor:
-        """Draw one picture, (1, 3, DRAWN_SIZE, DRAWN_SIZE)."""
+        """Draw one image, (1, 3, DRAWN_SIZE, DRAWN_SIZE)."""
         canvas = self._fill()
         things = (self._disc, self._polygon, self._line, self._letters, self._outline)
         for _ in range(self.chance.randint(12, 70)):
@@ -118,7 +118,7 @@ class Painter:
         return ImageOps.colorize(ramp, self._colour(), self._colour()).resize(size)
 
     def _stripes(self) -> Image.Image:
-        period = self.chance.uniform(4, 30) * 2  # drawn at twice the size of the picture
+        period = self.chance.uniform(4, 30) * 2  # drawn at twice the size of the image
         angle = self.chance.uniform(0, math.pi)
         across = np.arange(DRAWN_SIZE * 2)
         phase = across[:, None] * math.sin(angle) + across[None] * math.cos(angle)
@@ -126,7 +126,7 @@ class Painter:
         return Image.fromarray(np.uint8(127.5 + 127.5 * wave.clip(-1, 1)))
 
     def _length(self, low: float, high: float) -> float:
-        """Draw a length in canvas pixels, small ones more often, between bounds in picture pixels."""
+        """Draw a length in canvas pixels, small ones more often, between bounds in image pixels."""
         return OVERSIZE * math.exp(self.chance.uniform(math.log(low), math.log(high)))
 
     def _point(self) -> tuple[float, float]:
@@ -164,7 +164,7 @@ class Painter:
 
 
 class Crops:
-    """Pairs of small and large crops from photographs and drawn pictures."""
+    """Pairs of small and large crops from photographs and drawn images."""
 
     def __init__(self, seed: int, drawn: int = DRAWN) -> None:
         self.chance = random.Random(seed)
@@ -173,7 +173,7 @@ class Crops:
         self.photographs = [
             reduce_by(photograph(name), factor) for name, factors in PHOTOGRAPHS.items() for factor in factors
         ]
-        # A large picture is seen more often, but not in proportion: the largest are not the most varied.
+        # A large image is seen more often, but not in proportion: the largest are not the most varied.
         self.weights = [math.sqrt(picture[0, 0].numel()) for picture in self.photographs]
 
     def batch(self) -> tuple[Tensor, Tensor]:
@@ -246,7 +246,7 @@ def train(model: Compact, crops: Crops, steps: int) -> Compact:
 def compare(model: nn.Module, names: Sequence[str] = HELD_OUT) -> list[tuple[str, float, float]]:
     """Return (name, PSNR of bicubic, PSNR of ``model``) for photographs reduced and enlarged again.
 
-    RGB, the whole picture without a margin, results clamped to [0, 1].
+    RGB, the whole image without a margin, results clamped to [0, 1].
     """
     rows: list[tuple[str, float, float]] = []
     for name in names:

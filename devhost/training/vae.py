@@ -1,4 +1,4 @@
-"""Train the toy world's autoencoder: a TAESD between scene latents and their crisp pictures.
+"""Train the toy world's autoencoder: a TAESD between scene latents and their crisp images.
 
 Run from the repository's root with ComfyUI on the module path; about twenty minutes on one CPU core::
 
@@ -43,7 +43,7 @@ def build_autoencoder() -> TAESD:
 
 
 def draw_crops(generator: torch.Generator) -> Scenes:
-    """Draw scenes whose objects are as large against the crop as in pictures up to four times its side."""
+    """Draw scenes whose objects are as large against the crop as in images up to four times its side."""
     return random_scenes(
         BATCH, CROP, generator, heights=(0.6, 0.9), close_ups=0.75, close_up_heights=(0.9, 3.2)
     )
@@ -62,13 +62,13 @@ def degrade(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def decoder_loss(autoencoder: TAESD, generator: torch.Generator) -> torch.Tensor:
-    """Compare decoded, degraded latents with the pictures."""
+    """Compare decoded, degraded latents with the images."""
     latents, pictures = draw_crops(generator).pairs()
     return _distance(autoencoder.taesd_decoder(degrade(latents, generator)), pictures)
 
 
 def encoder_loss(autoencoder: TAESD, generator: torch.Generator) -> torch.Tensor:
-    """Compare encoded pictures with the latents."""
+    """Compare encoded images with the latents."""
     latents, pictures = draw_crops(generator).pairs()
     return _distance(autoencoder.taesd_encoder(pictures), latents)
 

@@ -281,7 +281,7 @@ def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog):
         assert cut.keys() == options.keys()
         assert all(cut[name] is value for name, value in options.items())
     assert caplog.messages == [
-        f"positive, negative: {name} passes to every segment as it is; it is not cut to them."
+        f"positive, negative: {name} is not cropped; every segment gets all of it."
         for name in ("of_another_pack", "list", "keyframe_idxs")
     ]
 

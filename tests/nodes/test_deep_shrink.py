@@ -13,13 +13,13 @@ KNOWN = {
 }  # fmt: skip
 
 
-def test_the_known_inputs_alone_give_the_known_picture(sd15):
+def test_the_original_inputs_alone_give_the_known_picture(sd15):
     [ours] = MegapixelDeepShrink.execute(model=sd15, **KNOWN).args
     [host] = PatchModelAddDownscale.execute(sd15, **KNOWN).args
     assert torch.equal(sample(ours, steps=4), sample(host, steps=4))
 
 
-def test_known_inputs_come_first_with_the_known_defaults_and_ranges():
+def test_original_inputs_come_first_with_the_known_defaults_and_ranges():
     host = PatchModelAddDownscale.GET_SCHEMA().get_v1_info(PatchModelAddDownscale).input["required"]
     ours = MegapixelDeepShrink.GET_SCHEMA().get_v1_info(MegapixelDeepShrink).input["required"]
     assert list(ours) == list(host)

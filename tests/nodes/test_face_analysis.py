@@ -159,7 +159,7 @@ def test_other_networks_beside_it_are_not_kept(put):
 def test_a_missing_model_is_an_error_message_with_its_place(models):
     place = models / "insightface" / "models" / "antelopev2"
     assert refusal() == (
-        "folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx side by side, got no such folder (auto). "
+        "folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx in one folder, got no such folder (auto). "
         f"Unpack antelopev2.zip from insightface's model zoo into {place}."
     )
     assert offered() == ["auto"]
@@ -168,7 +168,7 @@ def test_a_missing_model_is_an_error_message_with_its_place(models):
 
 def test_half_a_model_is_none(put):
     (put() / FILES[1]).unlink()
-    assert refusal().startswith("folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx side by side")
+    assert refusal().startswith("folder: expected scrfd_10g_bnkps.onnx and glintr100.onnx in one folder")
 
 
 def test_a_folder_that_is_gone_is_named(put):
@@ -187,7 +187,7 @@ def test_a_truncated_file_is_named(name, length, put):
         f"folder: expected the networks of antelopev2 in {file.parent}, got files that do not load"
     )
     assert name in told
-    assert told.endswith("Copy them there again.")
+    assert told.endswith("Copy the files there again.")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -210,7 +210,7 @@ def test_a_provider_that_cannot_start_leaves_the_cpu_with_one_warning(provider, 
     else:
         [warning] = warnings
         assert warning.startswith(f"provider: expected {provider}, got ")
-        assert "the CPU does it" in warning
+        assert "The CPU is used" in warning
     assert len(find_faces(analysis, PICTURE)) == 1
 
 
@@ -221,7 +221,7 @@ def test_an_onnxruntime_for_the_cpu_gets_the_command_for_the_other_one(put, capl
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     load("CUDA")
     assert caplog.messages[-1] == (
-        "provider: expected CUDA, got an onnxruntime without it: the CPU does it. "
+        "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "
         f"Run {sys.executable} -m pip install --force-reinstall --no-deps onnxruntime-gpu"
     )
 
@@ -299,7 +299,7 @@ def test_another_runtime_is_not_written_over_for_cuda(put, caplog, monkeypatch):
     monkeypatch.setattr(face_packages, "other_runtimes", lambda: ["onnxruntime-openvino"])
     load("CUDA")
     assert caplog.messages[-1] == (
-        "provider: expected CUDA, got an onnxruntime without it: the CPU does it. "
+        "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "
         "onnxruntime-openvino lies in the folder of onnxruntime-gpu; one of them can be there."
     )
 
@@ -328,7 +328,7 @@ def test_a_missing_library_of_the_system_is_named(put, monkeypatch):
     assert "got an error in opencv-" in told
     assert "(libGL.so.1: cannot open shared object file" in told
     assert told.endswith(
-        "Install the library that it names with the system's package manager and restart ComfyUI."
+        "Install the library named in the error with the system's package manager and restart ComfyUI."
     )
 
 

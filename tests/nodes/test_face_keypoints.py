@@ -66,7 +66,7 @@ def test_a_batch_gives_one_entry_for_each_picture_and_black_without_a_face(face_
     [record] = [record for record in caplog.records if record.name == "megapixel"]
     assert record.levelno == logging.WARNING
     assert record.message == (
-        "image: expected the face that is asked for, got none in picture 2 of 4 (0 found), picture 4 of 4 (0 found). "
+        "image: expected the chosen face, got none in image 2 of 4 (0 found), image 4 of 4 (0 found). "
         "The result is black there."
     )
 
@@ -107,11 +107,11 @@ def test_the_boxes_are_numbered_as_the_choice_counts(face_analysis):
 def test_an_error_names_every_picture_without_the_face(face_analysis, refused):
     batch = image([LEFT], [], [LEFT, RIGHT])
     assert refused(face_analysis, batch, on_no_face="error") == (
-        "image: expected the face that is asked for, got none in picture 2 of 3 (0 found). "
-        "Looked for at 640 to 192 pixels, then in a margin. Take another picture or face_index, or set on_no_face to pass through."
+        "image: expected the chosen face, got none in image 2 of 3 (0 found). "
+        "Searched at 640 to 192 pixels, then with a margin. Use another image or face_index, or set on_no_face to pass through."
     )
     told = refused(face_analysis, batch, which_face="index", face_index=1, on_no_face="error")
-    assert "picture 1 of 3 (1 found), picture 2 of 3 (0 found)." in told
+    assert "image 1 of 3 (1 found), image 2 of 3 (0 found)." in told
     drawn, _ = keypoints(face_analysis, batch[[0, 2]], on_no_face="error")
     assert len(drawn) == 2
 
@@ -201,7 +201,7 @@ def test_another_recognition_network_gets_a_warning(face_analysis, caplog, monke
     monkeypatch.setattr(face_analysis.models["recognition"], "model_file", "/models/buffalo_l/w600k_r50.onnx")
     faces_in(face_analysis, image([LEFT]), "insightface")
     assert caplog.messages == [
-        "insightface: expected glintr100.onnx of antelopev2, got w600k_r50.onnx: InstantID will make somebody else."
+        "insightface: expected glintr100.onnx of antelopev2, got w600k_r50.onnx. InstantID will draw another person."
     ]
 
 
@@ -209,7 +209,7 @@ def test_another_recognition_network_gets_a_warning(face_analysis, caplog, monke
 def test_an_image_without_pictures_is_refused(shape, face_analysis, refused):
     told = refused(face_analysis, torch.zeros(shape))
     assert told.startswith(
-        f"image: expected pictures of at least 1x1 pixels, got a tensor of {'x'.join(map(str, shape))}."
+        f"image: expected images of at least 1x1 pixels, got a tensor of {'x'.join(map(str, shape))}."
     )
 
 

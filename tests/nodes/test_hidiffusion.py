@@ -29,5 +29,5 @@ def test_one_switch_is_all_that_is_required():
 
 
 def test_a_model_without_input_blocks_is_an_error_message():
-    with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. Models without"):
+    with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. Models without"):
         MegapixelHiDiffusion.execute(model=random_models.flux(), mode="auto")

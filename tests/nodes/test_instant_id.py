@@ -181,12 +181,14 @@ class TestLoader:
 
         torch.save({"image_proj": Code(), "ip_adapter": {}}, folder / "bad.bin")
         with pytest.raises(
-            ValueError, match=r"^instantid_file: expected weights alone, got bad\.bin, which asks for code"
+            ValueError,
+            match=r"^instantid_file: expected a file of weights only, got bad\.bin, which would run code",
         ):
             MegapixelInstantIDLoader.execute("bad.bin")
         (folder / "worse.bin").write_bytes(pickle.dumps(Code(), protocol=2))
         with pytest.raises(
-            ValueError, match=r"^instantid_file: expected weights alone, got worse\.bin, which asks for code"
+            ValueError,
+            match=r"^instantid_file: expected a file of weights only, got worse\.bin, which would run code",
         ):
             MegapixelInstantIDLoader.execute("worse.bin")
         assert not trace.exists()
@@ -202,14 +204,14 @@ class TestLoader:
         (folder / name).write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(
             ValueError,
-            match=rf"^instantid_file: expected a whole file of weights, got {re.escape(name)}, which cannot be",
+            match=rf"^instantid_file: expected a complete file of weights, got {re.escape(name)}, which is damaged",
         ):
             MegapixelInstantIDLoader.execute(name)
 
     def test_a_page_that_was_saved_in_place_of_the_file(self, folder):
         (folder / "page.bin").write_text("<!DOCTYPE html><html><body>Not found</body></html>")
         with pytest.raises(
-            ValueError, match=r"^instantid_file: expected a whole file of weights, got page\.bin"
+            ValueError, match=r"^instantid_file: expected a complete file of weights, got page\.bin"
         ):
             MegapixelInstantIDLoader.execute("page.bin")
 
@@ -226,7 +228,7 @@ class TestLoader:
         )
         without = {key: value for key, value in state.items() if "norm_out" not in key}
         assert complaint(without).startswith(
-            f"{start} whose image_proj.norm_out.weight, image_proj.norm_out.bias is missing or of another shape. Download"
+            f"{start} in which image_proj.norm_out.weight, image_proj.norm_out.bias is missing or has another shape. Download"
         )
         more = state | {f"ip_adapter.{key}.to_k_ip.weight": torch.zeros(1, 1) for key in (2, 4, 6, 8)}
         assert "without ip_adapter." in complaint(more)
@@ -240,11 +242,11 @@ class TestLoader:
         )
         odd = state | {"image_proj.proj_out.bias": torch.zeros(3)}
         assert complaint(odd).startswith(
-            f"{start} whose image_proj.proj_out.bias is missing or of another shape. "
+            f"{start} in which image_proj.proj_out.bias is missing or has another shape. "
         )
         adapter = state | {"image_proj.proj_in.weight": torch.zeros(128, 1280)}
         assert complaint(adapter).startswith(
-            f"{start} for faces of 1280 numbers instead of 512. An IP-Adapter is not"
+            f"{start} for face embeddings of 1280 values instead of 512. An IP-Adapter is not"
         )
 
     def test_the_folder_is_offered_beside_those_of_others(self, monkeypatch, tmp_path):
@@ -320,7 +322,8 @@ class TestAttention:
             assert "faces" not in caplog.text
             attention(picture_of(1, 2))
         assert (
-            "InstantID: a reference shows 2 faces, the largest is taken; which_face chooses." in caplog.text
+            "InstantID: a reference image shows 2 faces; the largest is used. Set which_face to choose another."
+            in caplog.text
         )
 
     def test_a_mask_of_two_dimensions_and_a_bool_one(self, attention, draw):
@@ -366,9 +369,7 @@ class TestReferences:
             (NOBODY, r"picture 1 of 1 \(0 found\)"),
             (torch.cat([ALICE, NOBODY, BOB]), r"picture 2 of 3 \(0 found\)"),
         ):
-            with pytest.raises(
-                ValueError, match=rf"^image: expected the face that is asked for, got none in {told}\. "
-            ):
+            with pytest.raises(ValueError, match=rf"^image: expected the chosen face, got none in {told}\. "):
                 run(batch)
         with pytest.raises(ValueError, match=r"got none in picture 1 of 1 \(2 found\)\. "):
             run(picture_of(1, 2), which_face="index", face_index=2)
@@ -377,7 +378,7 @@ class TestReferences:
         _, embeds = attention(torch.cat([ALICE, NOBODY, BOB]), on_no_face="pass through")
         _, expected = attention(torch.cat([ALICE, BOB]))
         assert torch.equal(embeds["cond"], expected["cond"])
-        assert "got none in picture 2 of 3 (0 found). InstantID leaves them out." in caplog.text
+        assert "got none in image 2 of 3 (0 found). InstantID skips them." in caplog.text
 
     def test_passed_through_without_any_face_nothing_changes(
         self, attention, apply, model, conditions, control_net
@@ -403,9 +404,7 @@ class TestReferences:
             assert relative(attention(picture)[1]["cond"], attention(ALICE)[1]["cond"]) < close
 
     def test_a_picture_of_16_pixels(self, attention):
-        with pytest.raises(
-            ValueError, match=r"^image: expected the face that is asked for, got none in picture 1 of 1"
-        ):
+        with pytest.raises(ValueError, match=r"^image: expected the chosen face, got none in image 1 of 1"):
             attention(torch.rand(1, 16, 16, 3, generator=torch.Generator()))
 
 
@@ -523,11 +522,11 @@ class TestOtherPacks:
 
     def test_something_else_is_an_error_message(self, attention, state):
         with pytest.raises(
-            ValueError, match=r"^instantid: expected a model of an InstantID loader, got int\. Connect"
+            ValueError, match=r"^instantid: expected a model from an InstantID loader, got int\. Connect"
         ):
             attention(instantid=3)
         with pytest.raises(
-            ValueError, match=r"^instantid: expected a model of an InstantID loader, got one without image_"
+            ValueError, match=r"^instantid: expected a model from an InstantID loader, got one without image_"
         ):
             attention(instantid={"image_proj": {}})
 
@@ -542,7 +541,8 @@ class TestOtherPacks:
         assert torch.equal(positive[0][1]["model_conds"]["megapixel_face_control_0"].cond, theirs["cond"])
         for wrong in ({"cond": 1}, 7):
             with pytest.raises(
-                ValueError, match=r"^face_embeds: expected those of an InstantID node, got \w+\. Connect"
+                ValueError,
+                match=r"^face_embeds: expected FACE_EMBEDS of an InstantID node, got \w+\. Connect",
             ):
                 run(wrong)
 
@@ -550,12 +550,12 @@ class TestOtherPacks:
 class TestWrongModels:
     def test_sd15_is_refused_before_any_face_is_looked_for(self, attention, sd15):
         with pytest.raises(
-            ValueError, match=r"^model: expected an SDXL model .* got SD15 with 16 to tokens of 768\."
+            ValueError, match=r"^model: expected an SDXL model .* got SD15 with 16 for tokens of 768\."
         ):
             attention(model=sd15, insightface=None)
 
     def test_a_transformer(self, attention):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet .* got Flux\. "):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .* got Flux\. "):
             attention(model=random_models.flux(), insightface=None)
 
     def test_a_controlnet_of_sd15(self, apply):
@@ -661,9 +661,9 @@ def test_a_reference_without_a_face_is_reported_by_each_of_the_three_nodes(
     guided = MegapixelInstantIDControlNet.execute(
         attention.args[1], control_net, NOBODY, *conditions, 1.0, 0.0, 1.0
     )
-    text = "InstantID: nothing to do, no reference shows the face that is asked for."
+    text = "InstantID: nothing to do, no reference image shows the chosen face."
     assert shown(applied) == shown(attention) == text
-    assert shown(guided) == "InstantID ControlNet: nothing to do, InstantID Attention has found no face."
+    assert shown(guided) == "InstantID ControlNet: nothing to do, InstantID Attention found no face."
     assert caplog.messages.count(text) == 2
     assert shown(guided) in caplog.messages
 
@@ -680,7 +680,7 @@ def test_a_picture_in_the_place_of_drawn_keypoints_is_reported(
     applied = MegapixelInstantIDApply.execute(
         instantid, analysis, control_net, ALICE, model, *conditions, **KNOWN, image_kps=NOBODY
     )
-    assert shown(guided).startswith("image_kps: expected drawn keypoints on black, got another picture")
+    assert shown(guided).startswith("image_kps: expected keypoints on black, got another image")
     assert shown(applied) == shown(guided)
     assert caplog.messages.count(shown(guided)) == 2
 
@@ -689,8 +689,8 @@ PARTLY_IDLE = {
     "attention": ({"weight": 0.0, "cn_strength": 0.5}, "InstantID: nothing to do in the attention, weight is 0."),
     "ControlNet": ({"cn_strength": 0.0}, "InstantID: nothing to do in the ControlNet, strength is 0."),
     "keypoints": (
-        {"image_kps": torch.zeros(1, 40, 40, 3)}, "image_kps: expected drawn keypoints on black, got black: the ControlNet has "
-        "no pose to follow. Choose a picture that shows a face.",
+        {"image_kps": torch.zeros(1, 40, 40, 3)}, "image_kps: expected keypoints on black, got black, which has "
+        "no pose to follow. Choose an image that shows a face.",
     ),
 }  # fmt: skip
 

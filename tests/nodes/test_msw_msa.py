@@ -70,7 +70,7 @@ class TestKnownInputs:
             "last_shift_strategy": ["increment", "decrement", "retry"],
         }
 
-    def test_the_simple_node_has_the_known_inputs(self):
+    def test_the_simple_node_has_the_original_inputs(self):
         sockets = MegapixelMSWMSASimple.GET_SCHEMA().inputs
         assert [(s.id, s.optional) for s in sockets] == [
             ("model_type", False), ("model", False), ("windows", True), ("trained_size", True)
@@ -131,7 +131,7 @@ class TestPresets:
 
     @pytest.mark.parametrize("node", [simple, advanced])
     def test_a_model_without_input_blocks_is_an_error_message(self, node):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. "):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. "):
             node(random_models.flux())
 
 
@@ -169,7 +169,7 @@ class TestBlockLists:
     @pytest.mark.parametrize("socket", NO_BLOCKS)
     def test_what_is_no_list_names_its_socket(self, sd15, socket):
         with pytest.raises(
-            ValueError, match=rf"^{socket}: expected block numbers with commas between, got 'all'\. "
+            ValueError, match=rf"^{socket}: expected block numbers separated by commas, got 'all'\. "
         ):
             advanced(sd15, **{socket: "all"})
 

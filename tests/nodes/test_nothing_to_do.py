@@ -106,7 +106,7 @@ MASKS = {
     "black": (BLACK, {}, "mask: nothing to do, the mask is black: there is no segment."),
     "specks": (
         torch.zeros(1, *SIZE).index_fill(2, torch.tensor(3), 1.0), {"drop_size": 60},
-        "mask: nothing to do, every part is smaller than drop_size: there is no segment.",
+        "mask: nothing to do, every region is smaller than drop_size: there is no segment.",
     ),
 }  # fmt: skip
 
@@ -122,7 +122,7 @@ def test_a_mask_without_a_segment(case, caplog):
 def test_tiles_under_a_black_mask(caplog):
     image, settings = torch.zeros(1, *SIZE, 3), {"tile_size": 32, "overlap": 8}
     result = run(MegapixelTilesToSEGS, image=image, mask=BLACK, **settings)
-    assert reported(result, caplog) == "mask: nothing to do, it is black: there is no tile."
+    assert reported(result, caplog) == "mask: nothing to do, the mask is black: there is no tile."
     caplog.clear()
     for mask in (None, torch.ones(1, *SIZE)):
         assert_silent(run(MegapixelTilesToSEGS, image=image, mask=mask, **settings), caplog)
@@ -138,11 +138,11 @@ NOBODY = torch.zeros(1, 200, 301, 3)
 
 def test_no_face(face_analysis, portrait, caplog):
     result = run(MegapixelFacesToSEGS, faceanalysis=face_analysis, image=NOBODY)
-    assert reported(result, caplog).startswith("image: nothing to do, no face is found: there is no segment.")
-    result = run(MegapixelFaceKeypoints, faceanalysis=face_analysis, image=NOBODY)
     assert reported(result, caplog).startswith(
-        "image: nothing to do, no picture shows the face that is asked for"
+        "image: nothing to do, no face was detected: there is no segment."
     )
+    result = run(MegapixelFaceKeypoints, faceanalysis=face_analysis, image=NOBODY)
+    assert reported(result, caplog).startswith("image: nothing to do, no image shows the chosen face")
     caplog.clear()
     for node in (MegapixelFacesToSEGS, MegapixelFaceKeypoints):
         assert_silent(run(node, faceanalysis=face_analysis, image=portrait), caplog)
@@ -150,9 +150,9 @@ def test_no_face(face_analysis, portrait, caplog):
 
 FILTERS = {
     "neutral": (TWO, {}, "segs: nothing to do, no condition is set."),
-    "none chosen": (TWO, {"labels": "other"}, "segs: nothing to do, none of 2 segments is chosen."),
-    "none given": (NONE, {}, "segs: nothing to do, none of 0 segments is chosen."),
-    "nothing found": (NOWHERE, {}, "segs: nothing to do, none of 0 segments is chosen."),
+    "none chosen": (TWO, {"labels": "other"}, "segs: nothing to do, none of 2 segments is selected."),
+    "none given": (NONE, {}, "segs: nothing to do, none of 0 segments is selected."),
+    "nothing found": (NOWHERE, {}, "segs: nothing to do, none of 0 segments is selected."),
 }
 
 
@@ -172,7 +172,7 @@ def test_a_filter_that_chooses_nothing_or_has_no_condition(case, caplog):
 
 
 SLICES = {
-    "one worker": (TWO, {"count": 1}, "segs: nothing to do, one worker has all segments."),
+    "one worker": (TWO, {"count": 1}, "segs: nothing to do, count is 1, so this worker has all segments."),
     "too many workers": (ONE, {"index": 1}, "segs: nothing to do, worker 1 gets none of 1 segments."),
     "no segment": (NONE, {}, "segs: nothing to do, worker 0 gets none of 0 segments."),
     "nothing found": (NOWHERE, {}, "segs: nothing to do, worker 0 gets none of 0 segments."),
@@ -190,7 +190,7 @@ def test_a_share_of_nothing_or_of_everything(case, caplog):
 def test_results_that_no_worker_has_changed(caplog, draw):
     image = draw(1, *SIZE, 3)
     result = run(MegapixelSEGSMerge, image=image, results=torch.cat([image, image]))
-    assert reported(result, caplog) == "results: nothing to do, no worker has changed a pixel of image."
+    assert reported(result, caplog) == "results: nothing to do, no worker changed a pixel of image."
     caplog.clear()
     changed = image.clone()
     changed[:, :8] = 0
@@ -220,31 +220,31 @@ def upscale(sd15, draw):
     return lambda segs, image=image: run(MegapixelSEGSUpscale, segs=segs, image=image, **fixed)
 
 
-FRAMES = "segs: {}1 of {} segments are left out, they belong to frames that image does not have, it has 1. "
+FRAMES = "segs: {}1 of {} segments are skipped: they belong to frames that image does not have (it has 1). "
 SEGMENTS = {
     "none": (NONE, "segs: nothing to do, there is no segment: the image is only enlarged."),
     "nothing found": (NOWHERE, "segs: nothing to do, there is no segment: the image is only enlarged."),
     "masks of other frames": (
         segs_of((0, 0, 32, 32), mask=np.ones((5, 1, 1))),
-        "segs: 1 segments have masks for 5 frames, image has 1: every frame gets all their masks together. Find them in these frames.",
+        "segs: 1 segments have masks for 5 frames, but image has 1: every frame gets all their masks together. Detect them in these frames.",
     ),
     "black": (
         segs_of((0, 0, 32, 32), mask=0.0),
-        "segs: nothing to do, 1 of 1 segments are left out, their masks are black. Look at them in Preview SEGS.",
+        "segs: nothing to do, 1 of 1 segments are skipped: their masks are black. Check them with Preview SEGS.",
     ),
     "another frame": (
-        segs_of((0, 0, 32, 32), frame=2), FRAMES.format("nothing to do, ", 1) + "Look at them in Preview SEGS.",
+        segs_of((0, 0, 32, 32), frame=2), FRAMES.format("nothing to do, ", 1) + "Check them with Preview SEGS.",
     ),
     "some in another frame": (
-        (SIZE, [*ONE[1], *segs_of((0, 0, 32, 32), frame=2)[1]]), FRAMES.format("", 2) + "Look at them in Preview SEGS.",
+        (SIZE, [*ONE[1], *segs_of((0, 0, 32, 32), frame=2)[1]]), FRAMES.format("", 2) + "Check them with Preview SEGS.",
     ),
     "outside": (
         segs_of((100, 100, 132, 132)),
-        "segs: nothing to do, 1 of 1 segments are left out, they are outside the picture. Look at them in Preview SEGS.",
+        "segs: nothing to do, 1 of 1 segments are skipped: they are outside the image. Check them with Preview SEGS.",
     ),
     "another aspect ratio": (
         segs_of((0, 0, 32, 32), size=(64, 64)),
-        "segs: found in a picture of 64x64, image has 64x48: the segments are stretched. Find them in this image.",
+        "segs: detected in an image of 64x64, but image has 64x48: the segments are stretched. Detect them in this image.",
     ),
 }  # fmt: skip
 
@@ -272,11 +272,11 @@ def test_hints_before_an_upscale_starts(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr(upscale_hints, "computes_natively", lambda dtype, device: False)
     assert upscale_hints.upscale_hints(None, "float16") == [
-        "precision: this processor has no instructions for float16, float32 is used. Choose auto."
+        "precision: this processor has no instructions for float16, so float32 is used. Set precision to auto."
     ]
     assert upscale_hints.upscale_hints(None, "auto") == []
     assert upscale_hints.upscale_hints(None, compile=True) == [
-        "compile: nothing to do, there is no C++ compiler (g++, clang++, cl): the model runs as it is. Switch it off."
+        "compile: nothing to do, C++ compiler (g++, clang++, cl) is not installed: the model runs uncompiled. Turn compile off."
     ]
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert upscale_hints.upscale_hints(None, "auto", compile=True) == []
@@ -291,12 +291,12 @@ SETTINGS = {
     "MSW-MSA, no block": (
         MegapixelMSWMSA, {"input_blocks": "", "middle_blocks": "", "output_blocks": ""}, "no block",
     ),
-    "MSW-MSA, order": (MegapixelMSWMSA, {"start_time": 0.8, "end_time": 0.2}, "start_time behind its end_time"),
+    "MSW-MSA, order": (MegapixelMSWMSA, {"start_time": 0.8, "end_time": 0.2}, "start_time is after end_time"),
     "RAU-Net, no block": (
         MegapixelRAUNet, {"input_blocks": "", "output_blocks": "", "ca_input_blocks": "", "ca_output_blocks": ""}, "no block",
     ),
     "RAU-Net, order": (
-        MegapixelRAUNet, {"start_time": 1.0, "end_time": 0.0, "ca_start_time": 1.0, "ca_end_time": 0.0}, "behind its end_time",
+        MegapixelRAUNet, {"start_time": 1.0, "end_time": 0.0, "ca_start_time": 1.0, "ca_end_time": 0.0}, "is after end_time",
     ),
     "RAU-Net, factor": (
         MegapixelRAUNet, {"input_blocks": "", "output_blocks": "", "ca_downscale_factor": 1.0}, "ca_downscale_factor is 1",
@@ -325,7 +325,10 @@ def test_a_plan_without_an_effect(sd15, caplog, monkeypatch, tmp_path):
     monkeypatch.setattr("folder_paths.get_temp_directory", lambda: str(tmp_path))
     settings = {"latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, "steps": 2, "scheduler": "normal"}
     result = run(MegapixelPlan, model=sd15, **settings)
-    assert reported(result, caplog) == "model: nothing to do, no effect of this pack is on it."
+    assert (
+        reported(result, caplog)
+        == "model: nothing to do, it has no Megapixel effect. Connect it after a Megapixel node."
+    )
     caplog.clear()
     [shrunk] = run(MegapixelDeepShrink, model=sd15).args
     assert_silent(run(MegapixelPlan, model=shrunk, **settings), caplog)
@@ -341,7 +344,7 @@ SAMPLED = {
     ),
     "HiDiffusion": (MegapixelHiDiffusion, {"trained_size": 256}, "not clearly above the trained size"),
     "MSW-MSA, native windows": (
-        MegapixelMSWMSA, {"windows": "native", "trained_size": 256}, "no step of this run is between its start and its end, or every block",
+        MegapixelMSWMSA, {"windows": "native", "trained_size": 256}, "no step of this run is between its start and end, or no block needs",
     ),
 }  # fmt: skip
 

@@ -128,7 +128,7 @@ class TestKnownInputs:
         assert len(further) == 14
         assert all(socket.advanced and socket.optional for socket in further)
 
-    def test_the_simple_node_has_the_known_inputs(self):
+    def test_the_simple_node_has_the_original_inputs(self):
         sockets = MegapixelRAUNetSimple.GET_SCHEMA().inputs
         required = [(s.id, getattr(s, "options", None)) for s in sockets if not s.optional]
         assert required == [
@@ -252,7 +252,7 @@ class TestPresets:
 
     @pytest.mark.parametrize("node", [simple, advanced])
     def test_a_model_without_input_blocks_is_an_error_message(self, node):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet .*, got Flux\. "):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. "):
             node(random_models.flux())
 
 
@@ -281,7 +281,7 @@ class TestTimes:
         )  # fmt: skip
         with caplog.at_level(logging.INFO, "megapixel"):
             assert torch.equal(sample(off, steps=2, cfg=1.0), sample(model, steps=2, cfg=1.0))
-        assert "nothing to do (no block, or a start_time behind its end_time)" in caplog.text
+        assert "nothing to do (no block is set, or start_time is after end_time)" in caplog.text
 
     def test_one_pair_off_leaves_the_other(self, sd15):
         no_ca = chosen(advanced(sd15, ca_start_time=1.0, ca_end_time=0.0))
@@ -308,7 +308,7 @@ class TestBlockLists:
     @pytest.mark.parametrize("socket", NO_BLOCKS)
     def test_what_is_no_list_names_its_socket(self, sd15, socket):
         with pytest.raises(
-            ValueError, match=rf"^{socket}: expected block numbers with commas between, got '3-8'\. "
+            ValueError, match=rf"^{socket}: expected block numbers separated by commas, got '3-8'\. "
         ):
             advanced(sd15, **{socket: "3-8"})
 

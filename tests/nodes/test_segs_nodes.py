@@ -110,7 +110,7 @@ def test_the_filter_chooses_joins_and_gives_back_the_rest():
 
 def test_lists_of_pictures_of_other_sizes_are_not_joined():
     with pytest.raises(
-        ValueError, match=r"more_segs: expected segments of a picture of 90x60 like segs, got 9x6\. "
+        ValueError, match=r"more_segs: expected segments of an image of 90x60, as in segs, got 9x6\. "
     ):
         MegapixelSEGSFilter.execute(
             ((60, 90), [segment(0, 0, 10)]), **ALL, more_segs=((6, 9), [segment(0, 0, 5)])
@@ -155,7 +155,7 @@ def test_results_are_merged_frame_by_frame_and_other_sizes_are_one_sentence():
     assert torch.equal(merged, expected)
     for results in (torch.zeros(3, 8, 9, 3), torch.zeros(2, 8, 8, 3)):
         with pytest.raises(
-            ValueError, match=r"results: expected pictures of 9x8 with 3 channels in multiples of 2, got "
+            ValueError, match=r"results: expected images of 9x8 with 3 channels, a multiple of 2 frames, got "
         ):
             MegapixelSEGSMerge.execute(image, results)
 
@@ -199,7 +199,7 @@ def test_sent_results_without_a_change_are_reported(plain, caplog):
     results = torch.cat([MegapixelSEGSSend.execute(plain, plain, share).args[0] for share in shares])
     merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE)
     assert torch.equal(merged.args[0], plain)
-    text = "results: nothing to do, no worker has changed a pixel of image."
+    text = "results: nothing to do, no worker changed a pixel of image."
     assert merged.ui.as_dict()["text"] == (text,)
     assert caplog.messages.count(text) == 1
 
@@ -211,7 +211,7 @@ def test_segments_of_a_lost_worker_come_out_as_missing_and_are_refined_like_a_sl
     lost = MegapixelSEGSSlice.execute(WHOLE, 1, 3, False).args[0][1]
     assert size == (60, 90)
     assert (missing.whole, missing.positions) == (WHOLE[1], lost.positions)
-    text = f"results: slice 1 of 0 to 2 did not arrive: {len(lost)} of 8 segments are not refined. They are in missing."
+    text = f"results: slice 1 of 0 to 2 is missing: {len(lost)} of 8 segments are not refined. They are in the output missing."
     assert merged.ui.as_dict()["text"] == (text,)
     assert caplog.messages.count(text) == 1
 
@@ -223,7 +223,7 @@ STOPS = {"stop": {"segs": WHOLE, "on_missing": "stop"}, "nobody can refine them"
 def test_a_lost_worker_ends_the_run_where_nobody_refines_its_segments(settings, plain):
     results = torch.cat([sent(plain, index, 3) for index in (0, 2)])
     with pytest.raises(
-        ValueError, match=r"^results: expected all of 3 slices, got less: slice 1 of 0 to 2 did not arrive: "
+        ValueError, match=r"^results: expected all 3 slices, got fewer: slice 1 of 0 to 2 is missing: "
     ):
         MegapixelSEGSMerge.execute(plain, results, **settings)
 
@@ -233,7 +233,7 @@ def test_a_count_above_the_number_of_workers_is_a_lost_worker(plain):
     merged = MegapixelSEGSMerge.execute(plain, results, segs=WHOLE, on_missing="leave")
     [text] = merged.ui.as_dict()["text"]
     assert text.startswith(
-        "results: slice 3 of 0 to 3 did not arrive: 2 of 8 segments are not refined. They stay "
+        "results: slice 3 of 0 to 3 is missing: 2 of 8 segments are not refined. They stay "
     )
 
 
@@ -244,24 +244,24 @@ def test_pictures_of_eight_bits_without_a_description_are_reported(plain, caplog
     eight_bits = (result * 255).byte().float() / 255
     merged = MegapixelSEGSMerge.execute(plain, torch.cat([result, eight_bits]), 0.002)
     [text] = merged.ui.as_dict()["text"]
-    assert text.startswith("results: a worker's picture has 8 bits, ")
+    assert text.startswith("results: a worker's image has only 8 bits, ")
     assert caplog.messages.count(text) == 1
     caplog.clear()
     assert MegapixelSEGSMerge.execute(plain, torch.cat([result, result])).ui is None
 
 
 def test_what_cannot_be_merged_or_sent_is_an_error_message(plain):
-    with pytest.raises(ValueError, match=r"^results: expected the workers' pictures, got nothing\. "):
+    with pytest.raises(ValueError, match=r"^results: expected the workers' images, got nothing\. "):
         MegapixelSEGSMerge.execute(plain)
     with pytest.raises(
         ValueError,
-        match=r"^results: expected the frames of Send SEGS Result where image is missing, got none",
+        match=r"^results: expected frames of Send SEGS Result, because image is not connected, got none",
     ):
         MegapixelSEGSMerge.execute(results=plain)
     with pytest.raises(ValueError, match=r"^segs: expected the 8 segments of the workers, got 1\. "):
         MegapixelSEGSMerge.execute(plain, sent(plain, 0, 1), segs=((60, 90), WHOLE[1][:1]))
     with pytest.raises(
-        ValueError, match=r"^result: expected pictures of 90x60 with 3 channels like image, got 90x59 "
+        ValueError, match=r"^result: expected images of 90x60 with 3 channels, as in image, got 90x59 "
     ):
         MegapixelSEGSSend.execute(plain[:, 1:], plain, WHOLE)
 
@@ -313,7 +313,8 @@ def test_a_curve_without_a_zero_at_its_end_keeps_both_ends():
 
 def test_one_noise_level_is_no_schedule():
     with pytest.raises(
-        ValueError, match=r"sigmas: expected at least 2 noise levels, got 1\. One step has two ends\."
+        ValueError,
+        match=r"sigmas: expected at least 2 noise levels, got 1\. A single step needs two noise levels, its start and its end\.",
     ):
         MegapixelSchedulerFunction.execute(torch.ones(1))
 
@@ -367,10 +368,14 @@ def test_tiles_of_size_0_are_of_the_models_trained_size_when_they_are_enlarged(s
 
 def test_tiles_of_size_0_need_a_model_that_is_known(sd15):
     image = torch.zeros(1, 64, 64, 3)
-    with pytest.raises(ValueError, match=r"^tile_size: expected a model for 0, got none\. Connect model\."):
+    with pytest.raises(
+        ValueError, match=r"^tile_size: expected a connected model, which 0 needs, got none\. Connect model\."
+    ):
         MegapixelTilesToSEGS.execute(image, 0, 16)
     unknown = FAMILIES["Anima"].model()
-    with pytest.raises(ValueError, match=r"^tile_size: expected the side of a tile for Anima, whose trained"):
+    with pytest.raises(
+        ValueError, match=r"^tile_size: expected a size in pixels, because the trained size of Anima"
+    ):
         MegapixelTilesToSEGS.execute(image, 0, 16, model=unknown)
     with pytest.raises(ValueError, match=r"^tile_size: expected 0 or at least 32, got 24"):
         MegapixelTilesToSEGS.execute(image, 24, 16)

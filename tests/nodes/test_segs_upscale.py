@@ -661,7 +661,7 @@ def test_a_segment_that_is_no_number_stays_as_it_was_and_says_so(batch_size, ups
     for number in (0, 2):
         assert_close(part(result, BOXES[number]), part(expected, BOXES[number]))
     [message] = [message for message in caplog.messages if message.startswith("SEGS")]
-    assert message == "SEGS: segment 1 came back with NaN and is left as it was. Try another precision."
+    assert message == "SEGS: segment 1 contains NaN and was left unchanged. Try another precision."
 
 
 def test_a_vae_that_gives_no_numbers_leaves_the_picture(upscale, image, caplog):
@@ -669,7 +669,7 @@ def test_a_vae_that_gives_no_numbers_leaves_the_picture(upscale, image, caplog):
     with torch.no_grad():
         vae.first_stage_model.decoder.conv_out.bias[0] = float("nan")
     assert torch.equal(upscale(vae=vae), image)
-    assert sum("came back with NaN" in message for message in caplog.messages) == 3
+    assert sum("contains NaN" in message for message in caplog.messages) == 3
 
 
 def interrupting(model, call):
@@ -773,7 +773,7 @@ def test_the_run_after_an_interrupt_samples_only_what_is_left(
     assert after != before  # or the host would take the unfinished picture from its cache
     assert torch.equal(in_queue(lambda: upscale(segs, **settings)), expected)
     assert len(calls) == 6 + 2
-    assert "SEGS: 2 segments were sampled by the run that ended early." in caplog.messages
+    assert "SEGS: 2 segments were already sampled by the interrupted run." in caplog.messages
     assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) == after  # complete, and cached as such
     assert torch.equal(in_queue(lambda: upscale(segs, **settings)), expected)
     assert len(calls) == 6 + 2 + 6  # nothing is kept after a complete run

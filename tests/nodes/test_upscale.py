@@ -36,7 +36,9 @@ from devhost.tiny.random_models import random_state
 # float32 in the memory format that is faster on this processor; half of half an 8-bit step is 1e-3.
 SAME = 5e-6
 SHIPPED = "megapixel-compact-4x.safetensors"
-MEASURING = "Upscale: measuring how far this model looks and what is fastest here, once."
+MEASURING = (
+    "Upscale: measuring this model's receptive field and the fastest settings, once per model and device."
+)
 
 
 def compact(channels=3, scale=2):
@@ -350,15 +352,15 @@ def bare_inpainting():
 REFUSED = {
     "no picture": (
         "compact", (0, 5, 6, 3), {},
-        "image: expected pictures of at least 1x1 pixels, got a tensor of 0x5x6x3. Check the node before.",
+        "image: expected images of at least 1x1 pixels, got a tensor of 0x5x6x3. Check the node that made it.",
     ),
     "no height": (
         "compact", (1, 0, 6, 3), {},
-        "image: expected pictures of at least 1x1 pixels, got a tensor of 1x0x6x3. Check the node before.",
+        "image: expected images of at least 1x1 pixels, got a tensor of 1x0x6x3. Check the node that made it.",
     ),
     "no batch": (
         "compact", (5, 6, 3), {},
-        "image: expected pictures of at least 1x1 pixels, got a tensor of 5x6x3. Check the node before.",
+        "image: expected images of at least 1x1 pixels, got a tensor of 5x6x3. Check the node that made it.",
     ),
     "five channels": (
         "compact", (1, 5, 6, 5), {},
@@ -366,28 +368,28 @@ REFUSED = {
     ),
     "inpainting": (
         bare_inpainting, (1, 5, 6, 3), {},
-        "upscale_model: expected a model that enlarges a picture, got one that fills masked parts (inpainting). "
+        "upscale_model: expected a model that enlarges images, got an inpainting model. "
         "Choose an upscale model.",
     ),
     "a layer": (
         lambda: torch.nn.Linear(2, 2), (1, 5, 6, 3), {},
-        "upscale_model: expected a model as Load Upscale Model gives it, got Linear. Connect that loader.",
+        "upscale_model: expected a model from Load Upscale Model, got Linear. Connect Load Upscale Model.",
     ),
     "nothing": (
         lambda: None, (1, 5, 6, 3), {},
-        "upscale_model: expected a model as Load Upscale Model gives it, got NoneType. Connect that loader.",
+        "upscale_model: expected a model from Load Upscale Model, got NoneType. Connect Load Upscale Model.",
     ),
     "two channels": (
         "two channels", (1, 5, 6, 3), {},
-        "upscale_model: expected a model for pictures of 1, 3 or 4 channels, got one for 2. Choose another model.",
+        "upscale_model: expected a model for images with 1, 3 or 4 channels, got one for 2. Choose another model.",
     ),
     "float16": (
         "swinir", (1, 20, 26, 3), {"precision": "float16"},
-        "precision: expected a type that this model allows, got float16. Use auto or bfloat16.",
+        "precision: expected a type that this model supports, got float16. Use auto or bfloat16.",
     ),
     "no half precision at all": (
         "compact, float32 only", (1, 20, 26, 3), {"precision": "bfloat16"},
-        "precision: expected a type that this model allows, got bfloat16. Use auto or float32.",
+        "precision: expected a type that this model supports, got bfloat16. Use auto or float32.",
     ),
 }  # fmt: skip
 
@@ -417,7 +419,7 @@ def test_a_result_beyond_the_memory_is_refused_at_once_with_the_numbers(picture)
     video = picture(1, 1, 1, 3).expand(1000, 512, 512, 3)  # one pixel in memory
     sentence = (
         r"^image: expected a result that fits [\d.]+ GB of free memory, got 3000\.0 GB for 1000 of 16384x16384\. "
-        r"Take a smaller scale_by or fewer frames\.$"
+        r"Use a smaller scale_by or fewer frames\.$"
     )
     with pytest.raises(MemoryError, match=sentence):
         upscale(model, video, scale_by=32.0)
@@ -432,7 +434,7 @@ def test_what_is_no_number_becomes_black_and_is_told_once(picture, caplog):
     with caplog.at_level("WARNING", "megapixel"):
         ours = upscale(model, given, precision="float32")
     assert caplog.messages == [
-        "image: expected numbers, got 3 values that are none (NaN or infinite). NaN is taken as black."
+        "image: expected finite numbers, got 3 values that are NaN or infinite. NaN is treated as black."
     ]
     assert torch.equal(given.nan_to_num(7.0), spoiled.nan_to_num(7.0))
     assert torch.equal(ours, upscale(model, spoiled.nan_to_num(0.0), precision="float32"))
@@ -812,7 +814,7 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(picture, c
         # The memory format is chosen again.
         torch.testing.assert_close(output.args[0], expected, rtol=0, atol=SAME)
         [line] = caplog.messages
-        assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
+        assert re.fullmatch(r"compile: torch\.compile failed \(\w+\)\. Continuing without it\.", line)
         assert output.ui.as_dict()["text"] == (line,)
 
 

@@ -117,7 +117,7 @@ def test_a_video_that_mostly_stands_still_gives_the_same_frames_for_a_fraction_o
         pictures[index, :, 30:50, 80 : 84 + index] = 0.2
     file = write_video(folders / "input" / "a.mkv", pictures, "ffv1", "bgr0", options={})
     output = run(model, file="a.mkv", codec="ffv1")
-    computed = int(re.search(r"(\d+)% of the pictures computed", output.ui["text"][0])[1])
+    computed = int(re.search(r"(\d+)% of the pixels computed", output.ui["text"][0])[1])
     assert computed <= 12  # the first frame of 12 is whole; 11 are a tile of 66x66
     expected = (image_node(model, file) * 255).round().to(torch.uint8)
     assert torch.equal(numbers_of(file_of(output)), expected)
@@ -205,7 +205,7 @@ def test_an_odd_size_becomes_even_and_the_node_says_so(model, clip):
     clip()
     output = run(model, file="a.mp4", width=75)
     assert output.args[0].get_dimensions() == (76, 42)
-    assert "h264 needs even sizes: 76x42 instead of 75x42." in output.ui["text"][0]
+    assert "h264 needs even width and height: 76x42 instead of 75x42." in output.ui["text"][0]
 
 
 def test_a_video_from_a_file_is_streamed_from_it_and_trimmed(model, clip, monkeypatch):
@@ -222,7 +222,7 @@ def test_a_video_in_memory_is_taken_as_it_is(model, folders, caplog):
     components = Types.VideoComponents(images=images, audio=sound, frame_rate=Fraction(12))
     with caplog.at_level("INFO", "megapixel"):
         output = run(model, video=InputImpl.VideoFromComponents(components), codec="ffv1")
-    assert "Video: its frames are in memory already and are taken from there." in caplog.messages
+    assert "Video: its frames are already in memory and are read from there." in caplog.messages
     with torch.inference_mode():
         [expected] = MegapixelUpscale.execute(model, images, scale_by=2.0, precision="float32").args
     assert torch.equal(numbers_of(file_of(output)), (expected * 255).round().to(torch.uint8))
@@ -250,7 +250,7 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, cli
         output = run(model, file="a.mp4", codec="ffv1", filename_prefix="video/compiled", compile=True)
     assert torch.equal(numbers_of(file_of(output)), expected)
     [line] = caplog.messages
-    assert re.fullmatch(r"compile: torch\.compile fails here \(\w+\)\. Going on without it\.", line)
+    assert re.fullmatch(r"compile: torch\.compile failed \(\w+\)\. Continuing without it\.", line)
     assert line in output.ui["text"][0]
 
 
@@ -285,7 +285,7 @@ def test_cancel_leaves_a_file_that_plays_and_the_same_prompt_goes_on(model, clip
     assert file_of(output) == str(partial)
     assert partial.read_bytes() == Path(whole).read_bytes()
     assert output.ui["text"][0].startswith("130 frames, 80 of them in ")
-    assert "50 frames were done by an earlier run." in output.ui["text"][0]
+    assert "50 frames were finished by an earlier run." in output.ui["text"][0]
     assert files_in(folders / "output") == ["part_00001_.mp4", "whole_00001_.mp4"]
 
 
@@ -408,9 +408,7 @@ def test_what_browsers_do_not_play_is_shown_as_a_picture(model, clip, folders):
 def test_a_name_that_leads_outside_is_an_error_message(model, folders, name):
     (folders / "secret.mp4").write_bytes(b"secret")
     (folders / "input" / "link.mp4").symlink_to(folders / "secret.mp4")
-    message = (
-        r"file: expected a name inside the input, output or temp folder, got '.*', which leads outside\."
-    )
+    message = r"file: expected a name inside the input, output or temp folder, got '.*', which is outside\."
     with pytest.raises(ValueError, match=message):
         run(model, file=name.format(base=folders))
 
@@ -426,10 +424,10 @@ def test_a_prefix_that_leads_outside_is_an_error_message(model, clip, folders, p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"video: expected a connected VIDEO, or a name at file, got neither\. Give one of them\."),
+        ({}, r"video: expected either a connected VIDEO or a name in file, got neither\. Use one of them\."),
         (
             {"file": "b.mp4"},
-            r"file: expected the name of a video file or a folder of pictures, got 'b\.mp4', which is",
+            r"file: expected the name of a video file or a folder of images, got 'b\.mp4', which does",
         ),
         ({"file": "a.mp4", "quality": 60}, r"quality: expected -1 to 51 for h264, got 60\."),
     ],

@@ -10,7 +10,7 @@ import torch
 from comfy_extras.nodes_freelunch import FreeU_V2
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.msw_msa import apply_msw_msa, known_preset
+from megapixel.patches.msw_msa import apply_msw_msa, original_preset
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_published import pairs_of
 from megapixel.patches.rau_net_settings import RAUNet
@@ -38,7 +38,7 @@ def rau_net(model):
 
 
 def windows(model):
-    return apply_msw_msa(model, known_preset(topology_of(model.get_model_object("diffusion_model")), 0.0))
+    return apply_msw_msa(model, original_preset(topology_of(model.get_model_object("diffusion_model")), 0.0))
 
 
 EFFECTS = {

@@ -404,7 +404,7 @@ class TestBadInput:
 
     def test_a_model_without_input_blocks(self):
         flux = random_models.flux()
-        with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. "):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. "):
             apply_deep_shrink(flux, DeepShrink())
 
     def test_a_video_latent(self, sd15):

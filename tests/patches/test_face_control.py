@@ -420,7 +420,7 @@ class TestGuard:
         with torch.device("meta"):
             control = comfy.controlnet.ControlNet(torch.nn.Linear(1, 1), load_device="cpu")
         with pytest.raises(
-            ValueError, match=r"^control_net: .*, got one for another kind of model \(Linear\)\. Load"
+            ValueError, match=r"^control_net: .*, got one for another model family \(Linear\)\. Load"
         ):
             check_control_net(control, 2048)
 

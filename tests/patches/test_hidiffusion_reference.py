@@ -9,7 +9,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
-from megapixel.patches.msw_msa import WindowPlan, apply_msw_msa, known_preset
+from megapixel.patches.msw_msa import WindowPlan, apply_msw_msa, original_preset
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_effect import RescalePlan
 from megapixel.patches.rau_net_published import Published
@@ -76,7 +76,7 @@ def models(sd15):
 
 def with_windows(model):
     unet = model.get_model_object("diffusion_model")
-    return apply_msw_msa(model, known_preset(topology_of(unet), start=0.0))
+    return apply_msw_msa(model, original_preset(topology_of(unet), start=0.0))
 
 
 def patched(model, effects):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.msw_msa import apply_msw_msa, known_preset as known_windows
+from megapixel.patches.msw_msa import apply_msw_msa, original_preset as original_windows
 from megapixel.patches.rau_net import apply_rau_net
-from megapixel.patches.rau_net_preset import Resolution, known_preset
+from megapixel.patches.rau_net_preset import Resolution, original_preset
 from megapixel.patches.rau_net_published import Published
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.topology import topology_of
@@ -74,9 +74,9 @@ def hidiffusion(model, settings):
     if recipe == "published":
         model = apply_rau_net(model, Published())
     elif recipe is not None:
-        model = apply_rau_net(model, known_preset(topology, recipe) if isinstance(recipe, str) else recipe)
+        model = apply_rau_net(model, original_preset(topology, recipe) if isinstance(recipe, str) else recipe)
     if settings["windows"] is not None:
-        windows = known_windows(topology, 0.0, windows=settings["windows"], trained_size=TRAINED)
+        windows = original_windows(topology, 0.0, windows=settings["windows"], trained_size=TRAINED)
         model = apply_msw_msa(model, windows)
     return model
 

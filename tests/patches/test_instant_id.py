@@ -439,7 +439,7 @@ class TestMasksOnOtherSizes:
             assert torch.equal(sample(applied(base, person, "masked"), SIZE), sample(base, SIZE))
         assert not torch.equal(sample(applied(base, person, "one"), SIZE), sample(base, SIZE))
         assert (
-            caplog.text.count("InstantID: nothing at middle block 0, another patch has changed its tokens")
+            caplog.text.count("InstantID: skipped middle block 0, because another patch changed its tokens")
             == 1
         )
 
@@ -818,16 +818,19 @@ class TestBaseModel:
             num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 2], transformer_depth_output=[0, 0, 2, 2, 2, 2],
             transformer_depth_middle=middle,
         )  # fmt: skip
-        with pytest.raises(ValueError, match=rf"got SDXL with {count} to tokens of 2048\. .*KOALA"):
+        with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048\. .*KOALA"):
             check_base_model(koala, network.widths, network.context)
 
     def test_others_are_one_sentence(self, sd15, sdxl, network):
-        for model, got in ((sd15, "SD15 with 16 to tokens of 768"), (sdxl, "SDXL with 70 to tokens of 2048")):
+        for model, got in (
+            (sd15, "SD15 with 16 for tokens of 768"),
+            (sdxl, "SDXL with 70 for tokens of 2048"),
+        ):
             with pytest.raises(
                 ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"
             ):
                 check_base_model(model, network.widths, network.context)
-        with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. [A-Z]"):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. [A-Z]"):
             check_base_model(random_models.flux(), network.widths, network.context)
 
 

@@ -16,7 +16,7 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from megapixel.patches import msw_msa
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
-from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, known_preset
+from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa, original_preset
 from megapixel.patches.topology import topology_of
 from megapixel.patches.wrapper import planned
 from torch.overrides import TorchFunctionMode
@@ -386,9 +386,9 @@ class TestNeighbours:
         with caplog.at_level(logging.INFO, "megapixel"):
             result = repeatable(model, (32, 24), steps=3)
         assert torch.equal(result, repeatable(lay(sd15), (32, 24), steps=3))
-        said = [record.message for record in caplog.records if "nothing at" in record.message]
+        said = [record.message for record in caplog.records if ": skipped " in record.message]
         assert sorted(said) == sorted(
-            f"MSW-MSA: nothing at {kind} block {number}, another patch has changed its tokens"
+            f"MSW-MSA: skipped {kind} block {number}, because another patch changed its tokens"
             for kind, number in BLOCKS
         )
 
@@ -426,10 +426,10 @@ class TestBadInput:
             ValueError, match=r"^input_blocks: .* \(4, 5, 7, 8 in this UNet\), got 1\. Choose"
         ):
             apply_msw_msa(sdxl, MSWMSA())
-        apply_msw_msa(sdxl, known_preset(topology_of(sdxl.get_model_object("diffusion_model"))))
+        apply_msw_msa(sdxl, original_preset(topology_of(sdxl.get_model_object("diffusion_model"))))
 
     def test_a_model_without_input_blocks(self):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. [A-Z]"):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. [A-Z]"):
             apply_msw_msa(random_models.flux(), MSWMSA())
 
     @pytest.mark.parametrize("settings", [{"windows": "native"}, {"above_trained_size": True}])
@@ -438,7 +438,8 @@ class TestBadInput:
         apply_msw_msa(sd15, MSWMSA())
         apply_msw_msa(sd15, MSWMSA(trained_size=512, **settings))
         with pytest.raises(
-            ValueError, match=r"^trained_size: expected the pixels of a side for BaseModel, got 0\. Type"
+            ValueError,
+            match=r"^trained_size: expected a size in pixels, because the trained size of BaseModel is unknown, got 0\. Enter",
         ):
             apply_msw_msa(sd15, MSWMSA(**settings))
 
@@ -446,8 +447,8 @@ class TestBadInput:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        (MSWMSA((), (), ()), ": nothing to do (no block, or a start_time behind its end_time)"),
-        (MSWMSA(start_time=1.0, end_time=0.0), ": nothing to do (no block, or a start_time"),
+        (MSWMSA((), (), ()), ": nothing to do (no block is set, or start_time is after end_time)"),
+        (MSWMSA(start_time=1.0, end_time=0.0), ": nothing to do (no block is set, or start_time"),
         (MSWMSA(windows="native", trained_size=128), "windows native, trained_size 128"),
         (MSWMSA(time_mode="steps", end_time=0.5), "start_time 0, end_time 0.5 steps, windows 2x2"),
     ],

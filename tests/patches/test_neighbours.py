@@ -129,7 +129,7 @@ def test_small_features_beside_supir_are_an_error_before_the_first_step(shallow_
         return apply_deep_shrink(model, DeepShrink())
 
     both = supir(shrink(shallow_sdxl)) if ours_first else shrink(supir(shallow_sdxl))
-    message = r"^model: expected a model without SUPIR for Deep Shrink, got SUPIR on it\. "
+    message = r"^model: expected a model without SUPIR for Deep Shrink, got one with SUPIR\. "
     with pytest.raises(ValueError, match=message):
         sample(both, (16, 12))
     windows = apply_msw_msa(supir(shallow_sdxl), MSWMSA((4, 5), (), (3, 4, 5)))  # these change no size

@@ -72,8 +72,8 @@ def test_shares_of_the_steps_of_a_part_are_logged(sd15, effect, first, last, cou
     sigmas = sigmas_of(sd15)[first : last + 1]
     [only] = effects_of(model).values()
     line = only.log_line(start := first_call(model, SIZE, sigmas), only.why_idle(start))
-    assert ("of this run alone" in line) == (counted is not None)
-    assert counted is None or f"shares of {counted} of this run alone" in line
+    assert ("of this run only" in line) == (counted is not None)
+    assert counted is None or f"shares of {counted} of this run only" in line
     assert ("nothing to do" in line) == (effect == "RAU-Net" and counted is not None)  # int(0.4 * 2) is 0
 
 

@@ -18,7 +18,7 @@ from megapixel.host.upsample import reaches_upsample
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.rau_net import apply_rau_net
 from megapixel.patches.rau_net_effect import Pooling, RescalePlan, _pool_before_skip
-from megapixel.patches.rau_net_preset import known_preset
+from megapixel.patches.rau_net_preset import original_preset
 from megapixel.patches.rau_net_published import Published
 from megapixel.patches.rau_net_settings import RAUNet
 from megapixel.patches.run_plan import plan_run
@@ -306,7 +306,7 @@ class TestRule:
         assert torch.equal(sample(apply_rau_net(sd15, settings), (14, 10), steps=1, cfg=1.0), plain)
 
     def test_the_simple_preset_pools_in_squares(self, sd15):
-        settings = known_preset(topology_of(sd15.model.diffusion_model), "high")
+        settings = original_preset(topology_of(sd15.model.diffusion_model), "high")
         assert Pooling(settings, settings.factors).size((48, 40)) == (24, 20)
 
 
@@ -576,7 +576,7 @@ class TestState:
     def test_two_models_do_not_see_each_other(self, sd15, shallow_sdxl):
         a = apply_rau_net(sd15, BOTH)
         b = apply_rau_net(
-            shallow_sdxl, known_preset(topology_of(shallow_sdxl.model.diffusion_model), "ultra")
+            shallow_sdxl, original_preset(topology_of(shallow_sdxl.model.diffusion_model), "ultra")
         )
         alone = [sample(model, SIZE) for model in (a, b)]
 
@@ -823,7 +823,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("recipe", [RAUNet(), Published()], ids=["fixed", "published"])
     def test_a_model_without_input_blocks(self, recipe):
-        with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Flux\. [A-Z]"):
+        with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Flux\. [A-Z]"):
             apply_rau_net(random_models.flux(), recipe)
 
     @pytest.mark.parametrize("socket", ["ca_downscale_factor", "ca_downscale_factor_w"])
@@ -862,7 +862,7 @@ class TestBadInput:
         )
         with caplog.at_level(logging.INFO, "megapixel"):
             assert torch.equal(sample(model, SIZE), sample(sd15, SIZE))
-        assert "nothing to do (no block, or a start_time behind its end_time)" in caplog.text
+        assert "nothing to do (no block is set, or start_time is after end_time)" in caplog.text
 
 
 @pytest.mark.parametrize("emptied", [{"input_blocks": ()}, {"ca_input_blocks": ()}], ids=str)

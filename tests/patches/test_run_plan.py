@@ -95,7 +95,7 @@ def test_marks_name_the_effect_at_its_blocks(sd15):
 
 def test_native_windows_are_counted_by_the_size_that_a_level_was_trained_at(sdxl):
     topology = topology_of(sdxl.get_model_object("diffusion_model"))
-    model = apply_msw_msa(sdxl, msw_msa.known_preset(topology, 0.0, windows="native", trained_size=128))
+    model = apply_msw_msa(sdxl, msw_msa.original_preset(topology, 0.0, windows="native", trained_size=128))
     marks = plan_run(model, (64, 48), sigmas_of(model)).steps[0].marks
     assert set(marks.values()) == {(("msw_msa", "4x3 windows"),)}
 

@@ -64,5 +64,5 @@ def test_block_numbers_are_checked_against_the_unet(sdxl):
 
 
 def test_a_model_without_blocks_is_refused_in_a_sentence():
-    with pytest.raises(ValueError, match=r"^model: expected a UNet of the SD 1\.x, .*, got Identity\. "):
+    with pytest.raises(ValueError, match=r"^model: expected an SD 1\.x, .*, got Identity\. "):
         topology_of(torch.nn.Identity())

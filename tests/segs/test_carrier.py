@@ -71,5 +71,5 @@ def test_pictures_alone_are_no_row(noise):
 
 
 def test_a_picture_without_room_is_an_error_message():
-    with pytest.raises(ValueError, match=r"image: expected a picture of more than 29 values, got 3x3\. "):
+    with pytest.raises(ValueError, match=r"image: expected an image of more than 29 values, got 3x3\. "):
         carry_bytes(b"a", torch.zeros(1, 3, 3, 3))

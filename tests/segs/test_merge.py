@@ -89,7 +89,7 @@ def test_frames_alpha_and_a_master_s_floats_beside_truncated_ones(work):
 
 def test_a_picture_of_another_size_is_an_error_message(work, noise):
     _, _, sent = work(2)
-    with pytest.raises(ValueError, match=r"results: expected pictures of \(1, 5, 6\) like image, got "):
+    with pytest.raises(ValueError, match=r"results: expected images of \(1, 5, 6\), as in image, got "):
         merge_arrived(read_results(torch.cat(sent)), noise(1, 5, 6, 3))
 
 
@@ -125,7 +125,7 @@ def test_results_of_other_segments_are_one_sentence(work):
 def test_bytes_of_something_else_are_one_sentence():
     for data in (b"", b"something else", b"PK\x03\x04" + bytes(40)):
         with pytest.raises(
-            ValueError, match=r"results: expected what Send SEGS Result of this version packs, got "
+            ValueError, match=r"results: expected frames of Send SEGS Result of this version, got "
         ):
             unpack_share(data)
 

@@ -279,5 +279,5 @@ def test_nothing_found_has_no_size(segs):
 def test_segments_of_a_picture_without_a_pixel_are_one_sentence(segment):
     found = [segment((0, 0, 9, 9))]
     for entries in (found, Slice(found, [])):
-        with pytest.raises(ValueError, match=r"segs: expected a picture of at least 1x1, got 0x0\. "):
+        with pytest.raises(ValueError, match=r"segs: expected an image of at least 1x1, got 0x0\. "):
             read_shape(((0, 0), entries))

@@ -54,8 +54,8 @@ def test_no_face_is_an_error_message_and_the_queue_goes_on(keypoints):
     [failure] = raised.value.failures
     assert failure.node_type == "MegapixelFaceKeypoints"
     assert failure.message.strip() == (
-        "image: expected the face that is asked for, got none in picture 1 of 1 (0 found). "
-        "Looked for at 640 to 192 pixels, then in a margin. Take another picture or face_index, or set on_no_face to pass through."
+        "image: expected the chosen face, got none in image 1 of 1 (0 found). "
+        "Searched at 640 to 192 pixels, then with a margin. Use another image or face_index, or set on_no_face to pass through."
     )
     drawn, _ = keypoints(on_no_face="pass through")
     assert not drawn.any()

@@ -31,4 +31,4 @@ def test_an_example_runs_with_tiny_models_in_place_of_its_loaders(server, name, 
     assert torch.isfinite(picture).all()
     if name == "segs_qwen_image_edit":
         assert "reference_latents: reference 1" in log
-        assert "is cut to each segment" in log
+        assert "is cropped to each segment" in log

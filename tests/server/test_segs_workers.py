@@ -160,11 +160,11 @@ def test_what_a_lost_worker_should_have_refined_is_refined_by_the_master(server,
     far = F.max_pool2d(figures.mask[None, None], 17, 1, 8)
     outside = F.interpolate(far, scale_factor=SCALE)[0, 0] == 0
     assert torch.equal(picture[..., outside], plain[..., outside])
-    assert "slice 1 of 0 to 1 did not arrive" in server.log.read_text()
+    assert "slice 1 of 0 to 1 is missing" in server.log.read_text()
 
 
 def test_a_lost_worker_ends_the_run_where_nobody_can_refine(server, sent):
-    with pytest.raises(PromptFailure, match="slice 0 of 0 to 1 did not arrive"):
+    with pytest.raises(PromptFailure, match="slice 0 of 0 to 1 is missing"):
         server.run(with_batch({"9": enlarged_prompt("merge")["9"]}, *sent))
 
 

@@ -57,6 +57,6 @@ def test_progress_and_previews_come_and_cancel_leaves_a_video_that_the_same_prom
     with pytest.raises(PromptFailure, match="stopped by a person"):
         server.result(seen.prompt_id)
     history = server.run(prompt)
-    assert "frames were done by an earlier run" in history["outputs"][NODE]["text"][0]
+    assert "frames were finished by an earlier run" in history["outputs"][NODE]["text"][0]
     assert server.images(history, NODE) == [partial]
     assert times_of(partial) == times_of(long)

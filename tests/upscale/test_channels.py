@@ -114,8 +114,8 @@ def test_a_white_disc_on_transparent_black_keeps_a_white_edge(takes, alpha):
 @pytest.mark.parametrize(("has", "takes", "start"), [
     (0, 3, "image: expected 1 to 4 channels (grey, RGB, with or without alpha), got 0. "),
     (5, 3, "image: expected 1 to 4 channels (grey, RGB, with or without alpha), got 5. "),
-    (3, 2, "upscale_model: expected a model for pictures of 1, 3 or 4 channels, got one for 2. "),
-    (3, 12, "upscale_model: expected a model for pictures of 1, 3 or 4 channels, got one for 12. "),
+    (3, 2, "upscale_model: expected a model for images with 1, 3 or 4 channels, got one for 2. "),
+    (3, 12, "upscale_model: expected a model for images with 1, 3 or 4 channels, got one for 12. "),
 ])  # fmt: skip
 def test_wrong_channels_are_one_sentence(has, takes, start):
     with pytest.raises(ValueError, match=r"expected") as raised:

@@ -388,7 +388,9 @@ def test_no_numbers_in_float32_either_is_an_error_message(fp32_fallback, workers
     run = SpoiledInHalf(70, 33, always=True)
     half = {"dtype": torch.float16, "fp32_fallback": run} if fp32_fallback else {}
     reports, before = [], threading.active_count()
-    with pytest.raises(NotANumber, match=r"^upscale_model: expected numbers for the tile at \(") as raised:
+    with pytest.raises(
+        NotANumber, match=r"^upscale_model: expected finite numbers for the tile at \("
+    ) as raised:
         run_tiled(
             position(100, 131),
             stage_of([run] * workers, 2, ReceptiveField(4), **half),

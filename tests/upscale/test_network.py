@@ -168,7 +168,9 @@ class TestForms:
     @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
     def test_a_half_that_the_model_does_not_allow_is_a_sentence(self, compact, precision):
         compact.supports_half = compact.supports_bfloat16 = False
-        sentence = f"precision: expected a type that this model allows, got {precision}. Use auto or float32."
+        sentence = (
+            f"precision: expected a type that this model supports, got {precision}. Use auto or float32."
+        )
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             choose_form(compact, CPU, load, precision, {})
 

@@ -121,9 +121,9 @@ def test_damaged_packets_are_left_out_and_counted(tmp_path):
     [
         (
             b"no video",
-            r"video: expected a file that can be opened, got a\.mp4 \(.+\)\. Is it damaged, or no video\?",
+            r"video: expected a file that can be opened, got a\.mp4 \(.+\)\. Check that it is an undamaged video\.",
         ),
-        (None, r"video: expected a file with pictures, got one without\. Choose another file\."),
+        (None, r"video: expected a file with a video stream, got one without\. Choose another file\."),
     ],
     ids=["no video at all", "only sound"],
 )

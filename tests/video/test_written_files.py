@@ -100,7 +100,7 @@ def test_a_lower_quality_number_is_a_larger_file(tmp_path):
 @pytest.mark.parametrize(
     ("codec", "quality", "message"),
     [
-        ("h264", 60, r"quality: expected -1 to 51 for h264, got 60\. The usual one is 23\."),
+        ("h264", 60, r"quality: expected -1 to 51 for h264, got 60\. The default is 23\."),
         ("ffv1", 10, r"quality: expected -1 for ffv1, which is lossless, got 10\."),
     ],
 )
@@ -112,7 +112,7 @@ def test_a_quality_out_of_range_is_an_error_message(codec, quality, message):
 def test_an_encoder_that_is_not_installed_is_an_error_message(monkeypatch):
     monkeypatch.setitem(CODECS, "h264", replace(CODECS["h264"], encoders=("no_such_encoder",)))
     with pytest.raises(
-        ValueError, match=r"codec: expected one that the installed av package can write, got h264"
+        ValueError, match=r"codec: expected a codec that the installed av package can write, got h264"
     ):
         choose_encoding("h264", -1, FORM, 68, 120, [])
 
@@ -120,7 +120,7 @@ def test_an_encoder_that_is_not_installed_is_an_error_message(monkeypatch):
 def test_what_cannot_be_kept_is_noted():
     notes = []
     choose_encoding("vp9", -1, replace(FORM, bits=10), 68, 120, notes)
-    assert notes == ["libvpx-vp9 here writes 8 bits, the source has 10. h265 and av1 keep 10."]
+    assert notes == ["libvpx-vp9 writes 8 bits here, the source has 10. h265 and av1 keep 10."]
 
 
 def test_odd_sizes_become_even_where_colours_are_shared():
@@ -152,7 +152,7 @@ def test_sound_that_the_container_cannot_hold_is_encoded_again_and_said(tmp_path
     source = write_video(tmp_path / "a.mp4", PICTURES, sound="aac")
     given = FileSound(str(source))
     packets = sound_of(written(tmp_path, "vp9", given))
-    assert given.notes == ["This kind of file cannot hold aac sound: encoded again as libopus."]
+    assert given.notes == ["This file type cannot contain aac audio: encoded again as libopus."]
     assert packets[-1][0] == pytest.approx(sound_of(source)[-1][0], abs=0.05)
 
 

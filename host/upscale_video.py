@@ -168,7 +168,7 @@ def _write_parts(
         return None, progress.summary
     run = _Run(model, settings, (form.height, form.width))
     size = encoding.height, encoding.width
-    grid = plan_grid(run.network, form.height, form.width, size)
+    grid = plan_grid(run.network, form.height, form.width, size, one_shape=settings.compile)
     upscaler = FrameUpscaler(run, size, grid, settings.change_threshold / 255)
     picture, computed = None, 0.0
     with (

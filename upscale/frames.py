@@ -1,9 +1,9 @@
-"""Frames of a video through a network, where tiles that did not change are not computed again.
+"""Frames of a video through a network, where what did not change is not computed again.
 
-A network with a limited receptive field gives a tile the same result if the tile and its margin have the same values. So
-each frame is compared with the values from which its tiles were computed; changed tiles are computed separately, and the
-rest is copied from the previous frame. If most of a frame changed, the whole frame is computed in the usual way, which
-costs less than all tiles with their margins.
+A network of limited receptive field gives a pixel the same value whenever what it sees holds the same values. So each
+frame is compared, cell by cell, with what the cells were computed from. The cells that see a change are joined to tiles,
+which go through the network on their own, and the rest is taken from the frame before. Where most of a frame changed, the
+frame goes through in the usual way, which costs less than all tiles with their margins.
 
 F frames, C channels, H and W pixels.
 """
@@ -12,51 +12,139 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..scaling.box import Box
 from ..scaling.size import Size
 from .network import Network
 from .placement import Line, Placement
-from .tiles import ReceptiveField, Span, TilePlan, plan_tiles
+from .tiles import ReceptiveField, Span, cut_evenly, plan_tiles
 
+Tile: TypeAlias = tuple[Span, Span]
 Run = Callable[[Tensor, "Size | None"], Tensor]  # (F, C, H, W) to this size, or to the network's own
 
-WASTE = 1.5  # pixels computed divided by pixels needed, at most, in the tiles that are compared
-SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+CELL = 16  # pixels a side of the cells that are compared
 CALL_PIXELS = 512 * 512  # of the tiles that go through together
+WASTE = 1.5  # pixels computed divided by pixels needed, at most, in tiles of one shape
+SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # of those, margins included
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The compared tiles, and the positions of their enlargements."""
+    """The cells that are compared, and where the enlargements of tiles go.
 
-    plan: TilePlan
+    Attributes:
+        rows, columns: the core of each cell, and what it sees.
+        field: the receptive field, in image pixels.
+        joins: whether neighbouring cells are joined to one tile; else each is a tile, and all have one shape.
+    """
+
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
     placement: Placement
+    field: ReceptiveField
+    joins: bool
 
-    def tile_of(self, picture: Tensor, row: Span, column: Span) -> Tensor:
-        """Return what the network sees of (C, H, W) for a tile."""
-        return picture[:, row.start : row.start + row.size, column.start : column.start + column.size]
+    @property
+    def size(self) -> Size:
+        """Height and width of the image."""
+        return self.placement.rows.length, self.placement.columns.length
+
+    def tiles(self, differs: Tensor) -> list[Tile]:
+        """Return the tiles that must be computed where the pixels in `differs` (H, W) have changed."""
+        boxes = self._changed(differs)
+        if self.joins:  # twice: a box that has grown may have reached another one
+            boxes = self._joined(self._joined(boxes))
+        height, width = self.size
+        return [
+            (
+                self._span(self.rows, height, box.top, box.bottom),
+                self._span(self.columns, width, box.left, box.right),
+            )
+            for box in boxes
+        ]
+
+    def _changed(self, differs: Tensor) -> list[Box]:
+        """Return the cells that see a change, counted in cells: neighbours in a row as one box where they are joined."""
+        in_rows = torch.stack([differs[row.start : row.start + row.size].any(0) for row in self.rows])
+        in_cells = [in_rows[:, one.start : one.start + one.size].any(1) for one in self.columns]
+        boxes: list[Box] = []
+        for row, cells in enumerate(torch.stack(in_cells, dim=1).tolist()):
+            for changed, run in groupby(range(len(cells)), key=cells.__getitem__):
+                columns = list(run) if changed else []
+                runs = (
+                    [(columns[0], columns[-1])] if self.joins and columns else [(one, one) for one in columns]
+                )
+                boxes += [Box(row, first, row + 1, last + 1) for first, last in runs]
+        return boxes
+
+    def _joined(self, boxes: Sequence[Box]) -> list[Box]:
+        """Return the boxes with those joined that are less work together than apart."""
+        joined: list[Box] = []
+        for box in boxes:
+            best = min(joined, key=lambda one: self._work(_union(one, box)) - self._work(one), default=box)
+            union = _union(best, box)
+            if joined and self._work(union) <= min(CALL_PIXELS, self._work(best) + self._work(box)):
+                joined[joined.index(best)] = union
+            else:
+                joined.append(box)
+        return joined
+
+    def _work(self, box: Box) -> int:
+        """Return how many pixels the network sees of a box of cells."""
+        top, bottom = self.rows[box.top], self.rows[box.bottom - 1]
+        left, right = self.columns[box.left], self.columns[box.right - 1]
+        return (bottom.start + bottom.size - top.start) * (right.start + right.size - left.start)
+
+    def _span(self, cells: Sequence[Span], length: int, first: int, end: int) -> Span:
+        if end - first == 1:
+            return cells[first]
+        [span] = cut_evenly(length, self.field, cells[first].low, cells[end - 1].high, 1)
+        return span
 
 
-def plan_grid(network: Network, height: int, width: int, size: Size) -> Grid | None:
-    """Return the smallest tiles that waste little; None if no tile can be computed separately.
+def _union(one: Box, other: Box) -> Box:
+    return Box(
+        min(one.top, other.top),
+        min(one.left, other.left),
+        max(one.bottom, other.bottom),
+        max(one.right, other.right),
+    )
+
+
+def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: bool = False) -> Grid | None:
+    """Return the cells to compare; None if no tile can be computed separately.
 
     That is so for networks that look at the whole image or tile it themselves, and if the receptive field is as large as
     the image.
+
+    Args:
+        one_shape: whether all tiles must have one shape, as for a network that is compiled anew for every shape.
     """
-    reach = None if network.tiles_itself else receptive_field_in_pixels(network)
+    field = None if network.tiles_itself else receptive_field_in_pixels(network)
+    if field is None:
+        return None
     lines = [
         Line(length, network.scale, target) for length, target in zip((height, width), size, strict=True)
     ]
-    if reach is None:
-        return None
-    wider = replace(reach, margin=reach.margin + max(line.support for line in lines))
-    plans = (plan_tiles(height, width, wider, side) for side in SIDES)
-    plan = next((plan for plan in plans if len(plan.tiles) > 1 and plan.redundancy <= WASTE), None)
-    return None if plan is None else Grid(plan, Placement(*lines))
+    wider = field.with_margin(max(line.support for line in lines))
+    if one_shape:
+        plans = (plan_tiles(height, width, wider, side) for side in SIDES)
+        plan = next((plan for plan in plans if len(plan.tiles) > 1 and plan.redundancy <= WASTE), None)
+        return plan and Grid(plan.rows, plan.columns, Placement(*lines), wider, joins=False)
+    rows, columns = _cells(height, wider), _cells(width, wider)
+    smallest = min(row.size for row in rows) * min(column.size for column in columns)
+    return Grid(rows, columns, Placement(*lines), wider, joins=True) if smallest < height * width else None
+
+
+def _cells(length: int, field: ReceptiveField) -> tuple[Span, ...]:
+    bounds = [*range(0, length, CELL), length]
+    return tuple(cut_evenly(length, field, low, high, 1)[0] for low, high in pairwise(bounds))
 
 
 def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
@@ -76,7 +164,7 @@ class Enlarged:
 
     Attributes:
         picture: (C, h, w); the same tensor as for the previous frame if nothing changed. Do not modify it.
-        computed: share of the frame's tiles that were computed; 1 if the whole frame was computed.
+        computed: computed pixels, as a share of the frame's; 1 if the whole frame was computed.
     """
 
     picture: Tensor
@@ -89,7 +177,7 @@ class _Work:
 
     picture: Tensor
     whole: bool
-    changed: list[tuple[Span, Span]]
+    changed: list[Tile]
 
 
 class FrameUpscaler:
@@ -135,25 +223,16 @@ class FrameUpscaler:
             self._reference = picture
         return _Work(picture, False, changed)
 
-    def _changed(self, picture: Tensor, reference: Tensor) -> list[tuple[Span, Span]] | None:
-        """Return the tiles that changed; None if the whole frame is less work."""
+    def _changed(self, picture: Tensor, reference: Tensor) -> list[Tile] | None:
+        """Return the tiles that must be computed; None if the whole frame is less work."""
         if self._threshold:
             differs = ((picture - reference).abs() > self._threshold).any(0)
         else:
             differs = (picture != reference).any(0)
         if self._grid is None:
             return None if bool(differs.any()) else []
-        plan = self._grid.plan
-        changed: list[tuple[Span, Span]] = []
-        for row in plan.rows:
-            columns = differs[row.start : row.start + row.size].any(0)
-            changed += [
-                (row, column)
-                for column in plan.columns
-                if bool(columns[column.start : column.start + column.size].any())
-            ]
-        height, width = plan.tile_size
-        return None if len(changed) * height * width >= plan.height * plan.width else changed
+        tiles = self._grid.tiles(differs)
+        return None if _pixels(tiles) >= math.prod(self._grid.size) else tiles
 
     def _enlarge_whole(self, pictures: list[Tensor]) -> Sequence[Tensor]:
         return list(self._run(torch.stack(pictures), self._size)) if pictures else []
@@ -164,15 +243,19 @@ class FrameUpscaler:
         jobs = [(work.picture, row, column) for work in works for row, column in work.changed]
         if grid is None or not jobs:
             return []
-        count = max(1, CALL_PIXELS // math.prod(grid.plan.tile_size))
-        written: list[Tensor] = []
-        for at in range(0, len(jobs), count):
-            some = jobs[at : at + count]
-            enlarged = self._run(torch.stack([grid.tile_of(*job) for job in some]), None)
-            written += [
-                grid.placement.fit(part[None], row, column)[0]
-                for part, (_, row, column) in zip(enlarged, some, strict=True)
-            ]
+        # Tiles of one shape go together, so that several devices have something to share.
+        of_shape: dict[Size, list[int]] = {}
+        for index, (_, row, column) in enumerate(jobs):
+            of_shape.setdefault((row.size, column.size), []).append(index)
+        written = [torch.empty(0)] * len(jobs)
+        for shape, indices in of_shape.items():
+            count = max(1, CALL_PIXELS // math.prod(shape))
+            for at in range(0, len(indices), count):
+                some = indices[at : at + count]
+                enlarged = self._run(torch.stack([_seen(*jobs[index]) for index in some]), None)
+                for index, part in zip(some, enlarged, strict=True):
+                    _, row, column = jobs[index]
+                    written[index] = grid.placement.fit(part[None], row, column)[0]
         return written
 
     def _put_together(self, work: _Work, wholes: Iterator[Tensor], tiles: Iterator[Tensor]) -> Enlarged:
@@ -187,4 +270,13 @@ class FrameUpscaler:
         for (row, column), written in zip(work.changed, tiles, strict=False):
             self._grid.placement.write(result, written, row, column)
         self._result = result
-        return Enlarged(result, len(work.changed) / len(self._grid.plan.tiles))
+        return Enlarged(result, _pixels(work.changed) / math.prod(self._grid.size))
+
+
+def _pixels(tiles: Sequence[Tile]) -> int:
+    return sum(row.size * column.size for row, column in tiles)
+
+
+def _seen(picture: Tensor, row: Span, column: Span) -> Tensor:
+    """Return what the network sees of (C, H, W) for a tile."""
+    return picture[:, row.start : row.start + row.size, column.start : column.start + column.size]

@@ -10,7 +10,9 @@ B tiles, C channels, H and W in pixels of the result.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,6 +20,8 @@ from torch import Tensor
 from ..scaling.resample import Axis, Band, apply_bands, resample_bands
 from .tiles import Span
 from .transfer import upload
+
+FITS = 128  # positions, of both axes, whose weights are cached: a video may have tiles anywhere
 
 
 @dataclass(frozen=True)
@@ -93,14 +97,19 @@ class _Fit:
     weights: Tensor | None
 
 
+def _compute_fit(line: Line, span: Span, device: torch.device) -> _Fit:
+    bands = [replace(band, weights=upload(band.weights, device)) for band in line.bands(span)]
+    return _Fit(bands, upload(line.weights(span), device) if line.blend else None)
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Both axes of an image. The weights of a position are computed and uploaded once for each device."""
+    """Both axes of an image. The weights of the last FITS positions are computed and uploaded once for each device."""
 
     rows: Line
     columns: Line
-    _fits: dict[tuple[Line, Span, torch.device], _Fit] = field(
-        init=False, default_factory=dict[tuple[Line, Span, torch.device], _Fit], repr=False, compare=False
+    _fit: Callable[[Line, Span, torch.device], _Fit] = field(
+        init=False, default_factory=lambda: lru_cache(FITS)(_compute_fit), repr=False, compare=False
     )
 
     @property
@@ -133,13 +142,6 @@ class Placement:
         if down.weights is not None and across.weights is not None:
             fitted = fitted * (down.weights[:, None] * across.weights).to(fitted)
         return fitted
-
-    def _fit(self, line: Line, span: Span, device: torch.device) -> _Fit:
-        key = line, span, device
-        if key not in self._fits:
-            bands = [replace(band, weights=upload(band.weights, device)) for band in line.bands(span)]
-            self._fits[key] = _Fit(bands, upload(line.weights(span), device) if self.mixes else None)
-        return self._fits[key]
 
     def write(self, result: Tensor, fitted: Tensor, row: Span, column: Span) -> None:
         """Write the result of `fit` to its position in `result`: (C, H, W)."""

@@ -99,44 +99,35 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
         left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and H.265;
             else in its centre.
     """
-    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1).contiguous()
+    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:
         return _rgb_planes(picture, pixels)
-    to_luma, to_differences = _matrices(pixels.bits, colour)
-    luma = _product(to_luma.weights, picture) + to_luma.offset
-    # Means first: the same numbers for a quarter of the work.
-    shrunk = _shrunk(picture, pixels.shrink, left)
-    differences = _product(to_differences.weights, shrunk) + to_differences.offset
-    planes = luma[0], differences[0], differences[1]
-    return [_integers(plane, pixels.bits) for plane in planes]
-
-
-@dataclass(frozen=True)
-class _Linear:
-    """RGB times `weights` (n, 3), plus `offset`."""
-
-    weights: Tensor
-    offset: float
+    luma, blue, red = _product(_matrix(pixels.bits, colour), picture)
+    black, grey = _offsets(pixels.bits, colour)
+    differences = _shrunk(torch.stack([blue, red]), pixels.shrink, left) + grey
+    return [_integers(plane, pixels.bits) for plane in (luma + black, *differences)]
 
 
 def _product(weights: Tensor, picture: Tensor) -> Tensor:
-    """Return (n, 3) times (3, H, W) as (n, H, W)."""
+    """Return (n, 3) times (3, H, W) as (n, H, W), whose planes follow each other in memory, whatever the picture's do."""
     return (weights @ picture.flatten(1)).reshape(len(weights), *picture.shape[1:])
 
 
-def _matrices(bits: int, colour: Colour) -> tuple[_Linear, _Linear]:
-    """Return the matrices from RGB in [0, 1] to luma, and to the two colour differences."""
+def _matrix(bits: int, colour: Colour) -> Tensor:
+    """Return the matrix (3, 3) from RGB in [0, 1] to luma and the two colour differences, without offsets."""
     red, blue = colour.weights
-    luma = torch.tensor([[red, 1 - red - blue, blue]], dtype=torch.float64)
+    luma = torch.tensor([red, 1 - red - blue, blue], dtype=torch.float64)
     unit = torch.eye(3, dtype=torch.float64)
-    differences = torch.stack([(unit[2] - luma[0]) / (2 - 2 * blue), (unit[0] - luma[0]) / (2 - 2 * red)])
+    differences = (unit[2] - luma) / (2 - 2 * blue), (unit[0] - luma) / (2 - 2 * red)
     top, step = 2**bits - 1, 2 ** (bits - 8)
-    limited = 219.0 * step, 16.0 * step, 224.0 * step
-    scale, black, difference_scale = (top, 0.0, top) if colour.range == FULL else limited
-    return (
-        _Linear((luma * scale).float(), black),
-        _Linear((differences * difference_scale).float(), 128.0 * step),
-    )
+    scale, difference_scale = (top, top) if colour.range == FULL else (219 * step, 224 * step)
+    return torch.stack([luma * scale, *(difference * difference_scale for difference in differences)]).float()
+
+
+def _offsets(bits: int, colour: Colour) -> tuple[int, int]:
+    """Return the number of black in luma, and of grey in a colour difference."""
+    step = 2 ** (bits - 8)
+    return (0 if colour.range == FULL else 16 * step), 128 * step
 
 
 def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
@@ -148,13 +139,16 @@ def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
 
 def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
     """Return the means of blocks of `factors`, across about the left column where `left`; edges are repeated."""
-    height, width = planes.shape[-2:]
-    down, across = -height % factors[0], -width % factors[1]
-    padded = F.pad(planes[None], (int(left), across, 0, down), mode="replicate")[0]
-    if left and factors[1] == 2:
-        padded = (padded[..., :-1:2] + 2 * padded[..., 1::2] + padded[..., 2::2]) / 4
-        return F.avg_pool2d(padded, (factors[0], 1))
-    return F.avg_pool2d(padded, factors)
+    down, across = -planes.shape[-2] % factors[0], -planes.shape[-1] % factors[1]
+    if down or across:
+        planes = F.pad(planes[None], (0, across, 0, down), mode="replicate")[0]
+    if factors[0] == 2:
+        planes = (planes[:, ::2] + planes[:, 1::2]) / 2
+    even, odd = planes[..., ::2], planes[..., 1::2]
+    if not left:
+        return (even + odd) / 2
+    before = torch.cat([even[..., :1], odd[..., :-1]], dim=-1)
+    return (before + 2 * even + odd) / 4
 
 
 def _integers(plane: Tensor, bits: int) -> NDArray[Any]:

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,9 @@ from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.host.video import Job, remove_stale
 from megapixel.nodes.upscale import MegapixelUpscale
 from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
+from megapixel.upscale.frames import FrameUpscaler
 from megapixel.video.file_reader import FileReader
+from megapixel.video.frame_loop import AHEAD
 from PIL import Image
 
 from devhost.environment import ROOT
@@ -111,14 +114,50 @@ def test_frames_are_bit_for_bit_those_of_the_node_for_pictures(model, clip, sett
 
 def test_a_video_that_mostly_stands_still_gives_the_same_frames_for_a_fraction_of_the_work(model, folders):
     pictures = moving_pictures(1, 270, 480).repeat(12, 1, 1, 1)
-    for index in range(12):  # on the border of two tiles of 18
+    for index in range(12):
         pictures[index, :, 30:50, 80 : 84 + index] = 0.2
     file = write_video(folders / "input" / "a.mkv", pictures, "ffv1", "bgr0", options={})
     output = run(model, file="a.mkv", codec="ffv1")
     computed = int(re.search(r"(\d+)% of the pixels computed", output.ui["text"][0])[1])
-    assert computed <= 20
+    assert computed <= 12  # the first frame of 12 is whole, and of the others one tile
     expected = (image_node(model, file) * 255).round().to(torch.uint8)
-    assert torch.equal(numbers_of(file_of(output)), expected)
+    # Tiles of another shape round otherwise in the last bit of a float, which may turn the rounding to 8 bits.
+    difference = (numbers_of(file_of(output)).int() - expected.int()).abs()
+    assert difference.max() <= 1
+    assert difference.count_nonzero() < 1e-5 * difference.numel()
+
+
+def test_no_more_frames_are_in_memory_for_a_longer_video(model, clip, monkeypatch):
+    alive, most = set(), 0
+
+    def note(picture):
+        nonlocal most
+        alive.add(id(picture))
+        weakref.finalize(picture, alive.discard, id(picture))
+        most = max(most, len(alive))
+
+    class Noted(FileReader):
+        def frames(self, skip=0):
+            for frame in super().frames(skip):
+                note(frame.picture)
+                yield frame
+
+    enlarge = FrameUpscaler.__call__
+
+    def enlarge_noted(self, pictures, fresh):
+        results = enlarge(self, pictures, fresh)
+        for result in results:
+            note(result.picture)
+        return results
+
+    monkeypatch.setattr(FrameUpscaler, "__call__", enlarge_noted)
+    settings = VideoSettings(scale_by=1.0, precision="float32")
+    for count in (10, 50, 200):
+        file, most = clip(count, f"{count}.mp4"), 0
+        with torch.inference_mode():
+            upscale_video(model, Noted(str(file)), settings)
+        # On either side those that wait, one in hand and one at the door; those to be written have their frame with them.
+        assert 2 <= most <= 3 * (AHEAD + 2)
 
 
 KINDS = {
@@ -274,7 +313,9 @@ folder_paths.set_output_directory(sys.argv[3])
 folder_paths.set_user_directory(sys.argv[4])
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
+from megapixel.upscale.frames import FrameUpscaler
 from megapixel.video.file_reader import FileReader
+from megapixel.video.frame_loop import AHEAD
 from devhost.tiny.random_upscalers import random_upscaler
 
 class Killed(FileReader):

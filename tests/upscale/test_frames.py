@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 
 import pytest
 import torch
-from megapixel.upscale.frames import FrameUpscaler, plan_grid, receptive_field_in_pixels
+from megapixel.upscale.frames import CELL, FrameUpscaler, plan_grid, receptive_field_in_pixels
 from megapixel.upscale.network import Network
 from megapixel.upscale.placement import Line, Placement
 from megapixel.upscale.tiles import ReceptiveField, plan_tiles
@@ -96,7 +97,7 @@ def test_earlier_results_are_not_written_into(network, picture):
     assert torch.equal(first.picture, before)
 
 
-def test_one_changed_pixel_recomputes_every_tile_that_sees_it(network, picture):
+def test_one_changed_pixel_is_one_tile_that_ends_where_the_network_does_not_see_it(network, picture):
     size = SIZES["own scale"]
     grid = grid_for(network, size)
     upscaler = FrameUpscaler(Run(network), size, grid)
@@ -105,14 +106,76 @@ def test_one_changed_pixel_recomputes_every_tile_that_sees_it(network, picture):
     for row, column in ((0, 0), (75, 80), (149, 179)):
         changed = frame.clone()
         changed[:, row, column] = 0.95
-        seen = sum(
-            rows.start <= row < rows.start + rows.size
-            and columns.start <= column < columns.start + columns.size
-            for rows, columns in grid.plan.tiles
-        )
         [result] = upscaler([changed], [False])
-        assert result.computed == pytest.approx(seen / len(grid.plan.tiles))
+        side = 1 + 4 * grid.field.margin + 2 * CELL  # what sees the pixel, and what that sees
+        assert 0 < result.computed <= side**2 / (HEIGHT * WIDTH)
+        whole = Run(network)(changed[None], size)[0]
+        assert (result.picture - whole).abs().max() < 1e-6
         upscaler([frame], [True])
+
+
+@pytest.mark.parametrize("one_shape", [False, True], ids=["joined", "one shape"])
+def test_tiles_hold_all_that_sees_a_change_and_all_that_this_sees(one_shape):
+    draw, tried = random.Random(0), 0
+    for _ in range(60):
+        height, width, changes = draw.randint(1, 150), draw.randint(1, 150), draw.randint(0, 12)
+        field = ReceptiveField(draw.randint(0, 40), draw.choice([1, 2, 8]), 0, draw.choice([1, 16]))
+        stage = SimpleNamespace(reach=lambda field=field: field)
+        network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=False)
+        size = draw.choice([(4 * height, 4 * width), (2 * height, 3 * width)])
+        if grid := plan_grid(network, height, width, size, one_shape):
+            places = [(draw.randrange(height), draw.randrange(width)) for _ in range(changes)]
+            check_tiles(grid, height, width, places)
+            tried += 1
+    assert tried > 20
+
+
+def check_tiles(grid, height, width, places):
+    """Assert the laws of the tiles where the pixels at `places` have changed."""
+    differs = torch.zeros(height, width, dtype=torch.bool)
+    expected = torch.zeros(height, width, dtype=torch.bool)
+    margin = grid.field.margin
+    for row, column in places:
+        differs[row, column] = True
+        expected[max(0, row - margin) : row + margin + 1, max(0, column - margin) : column + margin + 1] = (
+            True
+        )
+    written = torch.zeros(height, width, dtype=torch.bool)
+    tiles = grid.tiles(differs)
+    for tile in tiles:
+        for span, length in zip(tile, (height, width), strict=True):
+            assert span.start % grid.field.period == 0
+            assert span.size >= min(grid.field.minimum, length)
+            assert span.start <= max(0, span.low - margin)
+            assert span.start + span.size >= min(length, span.high + margin)
+            assert span.start + span.size <= length
+        row, column = tile
+        written[row.low : row.high, column.low : column.high] = True
+    assert bool((written | ~expected).all())
+    assert bool(tiles) == bool(places)
+    if not grid.joins:
+        assert len({(row.size, column.size) for row, column in tiles}) <= 1
+
+
+def test_neighbouring_changes_are_one_tile_and_distant_ones_are_several(network):
+    grid = grid_for(network, SIZES["half"])
+    differs = torch.zeros(HEIGHT, WIDTH, dtype=torch.bool)
+    differs[0:40, 0:40] = True
+    [together] = grid.tiles(differs)
+    assert together[0].high <= 40 + grid.field.margin + CELL
+    differs[149, 179] = True
+    assert len(grid.tiles(differs)) == 2
+
+
+def test_tiles_of_all_frames_of_one_shape_go_together(network, picture):
+    run = Run(network)
+    upscaler = FrameUpscaler(run, SIZES["half"], grid_for(network, SIZES["half"]))
+    frames = [picture(3, HEIGHT, WIDTH)]
+    for value in (0.1, 0.2, 0.3):
+        frames.append(frames[-1].clone())
+        frames[-1][:, 75, 90] = value
+    upscaler(frames, [True, False, False, False])
+    assert run.calls == 2
 
 
 def test_a_frame_that_changed_all_over_goes_through_whole(network, picture):

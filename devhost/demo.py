@@ -139,9 +139,11 @@ def workflow_prompt(
     }  # fmt: skip
     prompt = {
         _CHECKPOINT: prompt_node(checkpoint_class, "Checkpoint", ckpt_name=checkpoint),
-        _POSITIVE: prompt_node("CLIPTextEncode", "Text", text=text, clip=[_CHECKPOINT, 1]),
-        _NEGATIVE: prompt_node("CLIPTextEncode", "Negative text", text=negative_text, clip=[_CHECKPOINT, 1]),
-        _LATENT: prompt_node("EmptyLatentImage", "Picture size", width=size, height=size, batch_size=batch),
+        _POSITIVE: prompt_node("CLIPTextEncode", "Prompt", text=text, clip=[_CHECKPOINT, 1]),
+        _NEGATIVE: prompt_node(
+            "CLIPTextEncode", "Negative prompt", text=negative_text, clip=[_CHECKPOINT, 1]
+        ),
+        _LATENT: prompt_node("EmptyLatentImage", "Image size", width=size, height=size, batch_size=batch),
     }
     effects = {
         "deep_shrink": prompt_node(
@@ -160,7 +162,7 @@ def workflow_prompt(
             prompt[_EFFECTS[branch]] = effects[branch]
         if branch == "hidiffusion":
             prompt[_PLAN] = prompt_node(
-                "MegapixelPlan", "What will happen when",
+                "MegapixelPlan", "Plan Preview",
                 model=[_EFFECTS[branch], 0], latent_image=[_LATENT, 0], steps=steps, scheduler=scheduler, denoise=1.0,
             )  # fmt: skip
         prompt |= _branch(branch, _EFFECTS.get(branch, _CHECKPOINT), settings)

@@ -67,7 +67,7 @@ def krea2_prompt() -> Prompt:
     return {
         **_loaders("krea2_turbo_fp8_scaled.safetensors", CAPTIONER, "krea2", "qwen_image_vae.safetensors"),
         "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["3", 0], text="highly detailed photo, sharp focus"),
-        "7": prompt_node("ConditioningZeroOut", "Nothing: cfg is 1", conditioning=["6", 0]),
+        "7": prompt_node("ConditioningZeroOut", "Empty prompt, unused at cfg 1", conditioning=["6", 0]),
         **_refined(["2", 0], {**settings, **_JOINT}, captions=True),
         **_captioned(["3", 0], ["3", 0]),
     }  # fmt: skip
@@ -85,7 +85,7 @@ def sdxl_prompt() -> Prompt:
     refined = _refined(["2", 0], {**settings, **_JOINT}, captions=True)
     refined[UPSCALE]["inputs"].update(clip=["2", 1], vae=["2", 2])
     return {
-        "1": prompt_node("LoadImage", "Picture", image="example.png"),
+        "1": prompt_node("LoadImage", "Image", image="example.png"),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name="sd_xl_base_1.0.safetensors"),
         "3": prompt_node("CLIPLoader", "Captions: any that sees pictures", clip_name=CAPTIONER, type="ideogram4", device="default"),
         "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["2", 1], text="highly detailed photo, sharp focus"),

@@ -44,7 +44,7 @@ def test_the_workflow_runs_shows_its_plan_and_says_what_it_chose(server):
     )
     assert ours.shape == plain.shape == (256, 256, 3)
     assert not np.array_equal(ours, plain)
-    assert pixels(server, history, titled(prompt, "What will happen when")).shape[1] == 1280
+    assert pixels(server, history, titled(prompt, "Plan Preview")).shape[1] == 1280
     assert re.search(
         r"Deep Shrink: block_number 3, downscale_factor 2, .* latent 32x32, .* \| MSW-MSA: input_blocks 1,2, .* windows native",
         server.log.read_text(),
@@ -53,7 +53,7 @@ def test_the_workflow_runs_shows_its_plan_and_says_what_it_chose(server):
 
 def test_a_run_that_is_too_short_to_have_a_step_is_an_error_message_and_the_queue_goes_on(server):
     prompt = tiny_prompt()
-    plan = titled(prompt, "What will happen when")
+    plan = titled(prompt, "Plan Preview")
     prompt["91"] = {"class_type": "SplitSigmas", "inputs": {"sigmas": ["92", 0], "step": 0}}
     prompt["92"] = {
         "class_type": "BasicScheduler",

@@ -102,7 +102,7 @@ def count(model: Any) -> tuple[int, int]:
     """Return the graphs and the breaks of a model over all runs and sizes.
 
     Raises:
-        AssertionError: a compiled run gives other values than an uncompiled one.
+        AssertionError: if a compiled run gives other values than an uncompiled one.
     """
     torch._dynamo.reset()
     counters.clear()

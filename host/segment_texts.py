@@ -28,7 +28,7 @@ def encode_captions(
     Equal captions are encoded once. `segments` is how many there are, where that is known.
 
     Raises:
-        ValueError: there are more or fewer captions than labels or segments, or a label comes twice.
+        ValueError: when there are more or fewer captions than labels or segments, or a label comes twice.
     """
     if labels:
         if len(labels) != len(captions) or len(set(labels)) != len(labels):
@@ -51,7 +51,7 @@ def text_notices(texts: SegmentTexts | None, segs: Any) -> list[str]:
     """Return a text for the labels that no segment has.
 
     Raises:
-        ValueError: the texts go by number, and there are more or fewer than segments of all workers.
+        ValueError: when the texts go by number, and there are more or fewer than segments of all workers.
     """
     if texts is None:
         return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.images import check_pixels
 from ..host.notice import nothing_to_do
 from ..host.segment_texts import encode_captions
 from ..segs.picture import crop_pictures_of
@@ -44,6 +45,7 @@ class MegapixelSEGSImages(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, segs) -> io.NodeOutput:
+        check_pixels(image)
         pictures = crop_pictures_of(image, *read_shape(segs))
         if pictures:
             return io.NodeOutput(pictures)

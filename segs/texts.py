@@ -33,7 +33,7 @@ def check_count(socket: str, captions: int, segments: int) -> None:
     """Check that there is a caption for each segment.
 
     Raises:
-        ValueError: there are more captions, or fewer.
+        ValueError: when there are more captions, or fewer.
     """
     if captions != segments:
         expected = f"a caption for each of {segments} segments"

@@ -71,7 +71,7 @@ def read_facts(path: Path) -> Facts:
     """Read the metadata of a file.
 
     Raises:
-        ValueError: it lacks some.
+        ValueError: when it lacks some.
     """
     with safe_open(path, "pt") as file:
         metadata: dict[str, str] = file.metadata() or {}

@@ -88,7 +88,7 @@ def _model(text: str) -> Model:
     """Return the model that an argument names.
 
     Raises:
-        argparse.ArgumentTypeError: the file does not exist, or there is no such name.
+        argparse.ArgumentTypeError: when the file does not exist, or there is no such name.
     """
     name, is_file, file = text.partition("=")
     found = {model.name: model for model in MODELS}

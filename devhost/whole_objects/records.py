@@ -46,7 +46,7 @@ def record_of(line: str) -> Record:
     """Return what `as_json` made a line of.
 
     Raises:
-        ValueError: it is not such a line, or not a whole one.
+        ValueError: when it is not such a line, or not a whole one.
     """
     try:
         values: dict[str, Any] = json.loads(line)

@@ -57,7 +57,7 @@ def usual(sd15, face_analysis):
         "image": image, "result": image, "results": image, "mask": torch.ones(1, *size), "sigmas": torch.tensor([9.0, 1.0, 0.0]),
         "segs": (size, [SEG(None, np.ones((32, 32), np.float32), 0.9, BOX, BOX, "", None)]), "faceanalysis": face_analysis,
         "latent_image": {"samples": torch.zeros(1, 4, 32, 32)}, "upscale_model": random_upscaler("Compact 16x4"), "steps": 1,
-        "sampler_name": "euler", "scheduler": "normal", "rescale_factor": 1.0, "tile_size": 0,
+        "clip": None, "captions": "a caption", "sampler_name": "euler", "scheduler": "normal", "rescale_factor": 1.0, "tile_size": 0,
     }  # fmt: skip
 
 
@@ -78,6 +78,11 @@ def inputs_of(node, usual):
     return {name: value for name, value in values.items() if name in taken}
 
 
+def as_the_host_gives(node, values):
+    """A node that takes whole lists gets one for each socket."""
+    return {name: [value] for name, value in values.items()} if node.define_schema().is_input_list else values
+
+
 @pytest.mark.parametrize(
     ("node", "socket", "name", "value"),
     CASES,
@@ -88,5 +93,5 @@ def test_it_is_an_error_message(node, socket, name, value, usual):
         pytest.raises(ValueError, match=r"^(more_)?\w+: expected .+, got .+\. ") as raised,
         torch.inference_mode(),
     ):
-        node.execute(**{**inputs_of(node, usual), socket: value})
+        node.execute(**as_the_host_gives(node, {**inputs_of(node, usual), socket: value}))
     assert "\n" not in str(raised.value)

@@ -185,7 +185,7 @@ def _refuse_slices(segments: list[Segment]) -> None:
     """Check that one worker has all segments.
 
     Raises:
-        ValueError: other workers have some of them: joint sampling needs all in each step.
+        ValueError: when other workers have some of them: joint sampling needs all in each step.
     """
     if any(not segment.wanted for segment in segments):
         hint = "Take Slice SEGS away, or set overlaps to independent."

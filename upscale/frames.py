@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ class Grid:
         in_rows = torch.stack([differs[row.start : row.start + row.size].any(0) for row in self.rows])
         in_cells = [in_rows[:, one.start : one.start + one.size].any(1) for one in self.columns]
         boxes: list[Box] = []
-        for row, cells in enumerate(torch.stack(in_cells, dim=1).tolist()):
+        for row, cells in enumerate(cast("list[list[bool]]", torch.stack(in_cells, dim=1).tolist())):  # pyright: ignore[reportUnknownMemberType]
             for changed, run in groupby(range(len(cells)), key=cells.__getitem__):
                 columns = list(run) if changed else []
                 runs = (

@@ -164,7 +164,7 @@ OLD = {  # a graph with nodes of other packs, which of them, and what their widg
     "SEGS": (
         "SEGSUpscaler", "MegapixelSEGSUpscale",
         [4.0, "nearest", "true", 8, 7, "randomize", 2, 3.0, "euler", "karras", 0.4, 5, False, 20, "in order", 0, 8, 0, True, 0, 1536,
-         "auto"],
+         "auto", "all", False],
     ),
 }  # fmt: skip
 

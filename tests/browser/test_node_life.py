@@ -37,6 +37,8 @@ PASSES = {  # node: what each output gives when the node is bypassed, with every
     "MegapixelSEGSSlice": {"SEGS": "segs"},
     "MegapixelSEGSSend": {"IMAGE": "result"},
     "MegapixelSEGSMerge": {"IMAGE": "image", "missing": "segs"},
+    "MegapixelSEGSImages": {"images": "image"},
+    "MegapixelSEGSTexts": {"segment_texts": None},
     "MegapixelSaveProgressHook": {"UPSCALER_HOOK": None},
     "MegapixelSchedulerFunction": {"SCHEDULER_FUNC": None},
     "MegapixelFaceAnalysis": {"FACEANALYSIS": None},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..errors import bad_input
+from ..host.compat import SHOWN_AGAIN
 from ..host.images import check_pixels
 from ..host.notice import nothing_to_do
 from ..host.segment_texts import encode_captions
@@ -41,6 +42,7 @@ class MegapixelSEGSImages(io.ComfyNode):
                     tooltip="One image for each segment, in their order.",
                 )
             ],
+            **SHOWN_AGAIN,
         )
 
     @classmethod

@@ -390,6 +390,7 @@ class TestReferences:
             run(picture_of(1, 2), which_face="index", face_index=2)
 
     def test_passed_through_the_others_are_enough(self, attention, caplog):
+        caplog.set_level("INFO")
         _, embeds = attention(torch.cat([ALICE, NOBODY, BOB]), on_no_face="pass through")
         _, expected = attention(torch.cat([ALICE, BOB]))
         assert torch.equal(embeds["cond"], expected["cond"])
@@ -412,7 +413,7 @@ class TestReferences:
             "bfloat16": lambda: ALICE.bfloat16(),
         }[kind]()
         if kind == "grey":  # the drawn faces are known by their colours
-            with pytest.raises(ValueError, match=r"^image: expected the face"):
+            with pytest.raises(ValueError, match=r"^image: expected the chosen face"):
                 attention(picture)
         else:
             close = 1e-5 if kind == "RGBA" else 0.05

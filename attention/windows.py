@@ -51,8 +51,7 @@ class WindowGrid:
 def native_count(size: Size, trained: Size) -> Size:
     """Return how many windows have about as many tokens as a grid of the `trained` size: 1 or more per side.
 
-    A window's side is never below 7/8 of the trained one: in smaller ones objects are duplicated
-    (bench/results/effect.md).
+    A window's side is never below 7/8 of the trained one: in smaller ones the tiny models duplicate objects.
     """
     rows, columns = (max(1, int(side / own + 0.25)) for side, own in zip(size, trained, strict=True))
     return rows, columns

@@ -839,7 +839,7 @@ class TestBadInput:
         with pytest.raises(
             ValueError,
             match=said(
-                f"{socket}: expected a whole number for ca_downscale_mode avg_pool2d, got 1.5. adaptive"
+                f"{socket}: expected a whole number for ca_downscale_mode avg_pool2d, got 1.5. Use adaptive_avg_pool2d"
             ),
         ):
             RAUNet(ca_downscale_mode="avg_pool2d", **{socket: 1.5})

@@ -104,8 +104,8 @@ def test_a_fade_in_steps(sampling):
     assert strengths == pytest.approx([1, 1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
 
 
-def test_steps_without_a_sampler_that_tells_them_is_a_sentence(sampling):
-    with pytest.raises(ValueError, match=r"^time_mode: expected a sampler that publishes its sigmas"):
+def test_steps_with_a_sampler_that_does_not_publish_them_are_an_error(sampling):
+    with pytest.raises(ValueError, match=r"^time_mode: expected a unit other than steps"):
         schedule_in("steps", 0.0, 0.4).resolve(sampling, None)
 
 

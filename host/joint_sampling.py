@@ -20,10 +20,10 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
-from ..scaling.size import Size
 from ..segs.fuse import Fusion, cut
 from .crop_conditioning import Conditioning
 from .log import log_once
+from .tiled_guider import TiledGuider
 
 WRAPPER_KEY = "megapixel_joint"
 NAMES = ("positive", "negative")
@@ -54,7 +54,7 @@ class TileBatch:
         return own | {"transformer_options": own["transformer_options"] | self.patches}
 
 
-class JointGuider(comfy.samplers.CFGGuider):
+class JointGuider(TiledGuider):
     """The host's guider on one latent, of which each batch of tiles is evaluated separately."""
 
     def __init__(self, model: Any, cfg: float, batches: Sequence[TileBatch], fusion: Fusion) -> None:
@@ -62,6 +62,7 @@ class JointGuider(comfy.samplers.CFGGuider):
         self.model_options = comfy.model_patcher.create_model_options_clone(model.model_options)
         self._wrap(WrappersMP.PREPARE_SAMPLING, self._prepare)
         self._batches, self._fusion = batches, fusion
+        self.tile_size = max(fusion.boxes, key=lambda box: box.area).size
         self._fitted: list[dict[str, Any]] = []  # conditionings of each batch, as the host evaluates them
         self._whole: dict[str, Any] = {}  # stand for those of the whole latent
         self.set_cfg(cfg)
@@ -140,11 +141,6 @@ class JointGuider(comfy.samplers.CFGGuider):
         """Return tiles (n, C, …, h, w) of a field (1, C, …, H, W)."""
         return torch.cat([cut(field, self._fusion.boxes[tile]) for tile in tiles])
 
-    @property
-    def largest(self) -> Size:
-        """(height, width) of the largest tile."""
-        return max((box.size for box in self._fusion.boxes), key=lambda size: size[0] * size[1])
-
     def _prepare(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, **named: Any
     ) -> Any:
@@ -182,11 +178,6 @@ class JointGuider(comfy.samplers.CFGGuider):
         if cond is None:
             return None
         return next((name for name, whole in self._whole.items() if cond is whole), "")
-
-
-def tile_size(guider: Any) -> Size | None:
-    """Return (height, width) of the latents on which a guider calls the model where it samples tiles; None for any other."""
-    return guider.largest if isinstance(guider, JointGuider) else None
 
 
 def _key(name: str, number: int) -> str:

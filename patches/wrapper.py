@@ -27,8 +27,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..host.joint_sampling import tile_size
 from ..host.log import forget_lines, log
+from ..host.tiled_guider import TiledGuider
 from ..scaling.size import Size
 from .control_residuals import fit_control
 from .effect import Effect, Effects, Run
@@ -165,7 +165,7 @@ class _Wrapper:
         """Log once per sampling run what the effects will do, and prepare it (the host's OUTER_SAMPLE)."""
         forget_lines()
         guider = executor.class_obj
-        size = tile_size(guider) or latent_size_of(noise)
+        size = guider.tile_size if isinstance(guider, TiledGuider) else latent_size_of(noise)
         start = first_call(guider.model_patcher, size, sigmas, seed or 0)
         reasons = {name: effect.why_idle(start) for name, effect in self.effects.items()}
         log.info(" | ".join(effect.log_line(start, reasons[name]) for name, effect in self.effects.items()))

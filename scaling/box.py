@@ -67,6 +67,11 @@ class Box:
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Box(top, left, max(top, bottom), max(left, right))
 
+    def union(self, other: Box) -> Box:
+        """Return the smallest box that contains both."""
+        top, left = min(self.top, other.top), min(self.left, other.left)
+        return Box(top, left, max(self.bottom, other.bottom), max(self.right, other.right))
+
     def clamped(self, size: Size) -> Box:
         """Return the part inside an image; its area is 0 if there is none."""
         return self.shared(Box(0, 0, *size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -35,12 +36,7 @@ class JointTiles:
     def of(cls, pieces: Sequence[Piece], size: Size, cell: int) -> JointTiles:
         """Return the tiles of pieces, cut at multiples of `cell` from an image of `size`."""
         boxes = [piece.cut.box for piece in pieces]
-        around = Box(
-            min(box.top for box in boxes),
-            min(box.left for box in boxes),
-            max(box.bottom for box in boxes),
-            max(box.right for box in boxes),
-        )
+        around = reduce(Box.union, boxes)
         place = _in_cells(around, cell)
         height, width = (-(-length // cell) for length in size)
         picture = max(height, place.bottom), max(width, place.right)

@@ -1,4 +1,4 @@
-"""A drawing of segments: each in its own colour, with its number, over their image."""
+"""Pictures of segments: all of them drawn over their image, in their own colours with their numbers, and the region of each."""
 
 from __future__ import annotations
 

@@ -87,8 +87,8 @@ class Grid:
         """Return the boxes with those joined that are less work together than apart."""
         joined: list[Box] = []
         for box in boxes:
-            best = min(joined, key=lambda one: self._work(_union(one, box)) - self._work(one), default=box)
-            union = _union(best, box)
+            best = min(joined, key=lambda one: self._work(one.union(box)) - self._work(one), default=box)
+            union = best.union(box)
             if joined and self._work(union) <= min(CALL_PIXELS, self._work(best) + self._work(box)):
                 joined[joined.index(best)] = union
             else:
@@ -106,15 +106,6 @@ class Grid:
             return cells[first]
         [span] = cut_evenly(length, self.field, cells[first].low, cells[end - 1].high, 1)
         return span
-
-
-def _union(one: Box, other: Box) -> Box:
-    return Box(
-        min(one.top, other.top),
-        min(one.left, other.left),
-        max(one.bottom, other.bottom),
-        max(one.right, other.right),
-    )
 
 
 def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: bool = False) -> Grid | None:

@@ -282,35 +282,35 @@ class SegmentSampler:
         if latents is not None:
             yield from zip(batch, latents.split(1), strict=True)
             return
-        comfy.model_management.soft_empty_cache()
-        self._most = half = len(batch) // 2
-        log.info("SEGS: out of memory with %d segments at once; continuing with %d.", len(batch), half)
+        half = self._halve(len(batch))
         yield from self._sample_within_memory(batch[:half])
         yield from self._sample_within_memory(batch[half:])
 
     def _sample_jointly(self, group: Sequence[_Encoded]) -> Iterator[tuple[_Encoded, Tensor]]:
-        """Yield what came of segments that overlap: cuts of one latent."""
-        batches, latent = [list(group)], None
-        while latent is None:
+        """Yield segments that overlap with their latents: cuts of one."""
+        while True:
             batches = list(self._batches(group))
             largest = max(map(len, batches))
             try:
-                latent = self._sample_whole(batches)
+                yield from self._sample_whole(batches)
+                return
             except Exception as error:
                 if largest == 1 or not is_out_of_memory(error):
                     raise
-            if latent is None:
-                comfy.model_management.soft_empty_cache()
-                self._most = largest // 2
-                log.info(
-                    "SEGS: out of memory with %d segments at once; going on with %d.", largest, self._most
-                )
-        entries = [entry for batch in batches for entry in batch]
-        tiles = JointTiles.of([entry.piece for entry in entries], self._canvas.size, self._canvas.cell)
-        yield from ((entry, cut(latent, box)) for entry, box in zip(entries, tiles.boxes, strict=True))
+            self._halve(largest)
 
-    def _sample_whole(self, batches: Sequence[Sequence[_Encoded]]) -> Tensor:
-        """Return the latent (1, C, …) of segments that overlap, which go through the model in these batches."""
+    def _halve(self, count: int) -> int:
+        """Let half as many segments go through the model together as did not fit, and return how many."""
+        comfy.model_management.soft_empty_cache()
+        self._most = half = count // 2
+        log.info("SEGS: out of memory with %d segments at once; continuing with %d.", count, half)
+        return half
+
+    def _sample_whole(self, batches: Sequence[Sequence[_Encoded]]) -> list[tuple[_Encoded, Tensor]]:
+        """Return segments that overlap with their cuts of the latent that they share.
+
+        They go through the model in these batches.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
         settings, seed = self._settings, self._settings.seed
         entries = [entry for batch in batches for entry in batch]
@@ -334,7 +334,8 @@ class SegmentSampler:
             True,  # one bar for all segments, not a line in the console for each
             seed,
         )
-        return sampled.to(comfy.model_management.intermediate_device(), intermediate_dtype())
+        sampled = sampled.to(comfy.model_management.intermediate_device(), intermediate_dtype())
+        return [(entry, cut(sampled, box)) for entry, box in zip(entries, tiles.boxes, strict=True)]
 
     def _tile_batches(self, batches: Sequence[Sequence[_Encoded]]) -> Iterator[TileBatch]:
         first = 0

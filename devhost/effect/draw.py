@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from ..host import import_host
+from ..record_lines import digest
 from ..tiny import forms, scenes
 from ..tiny.counting import count_objects
 from ..tiny.forms import TEXTS
 from ..tiny.scenes import random_scenes, random_several_objects
-from .kept import Kept, Record, digest
+from .kept import Kept, Record
 from .methods import DRAWN, SETTLED, curve_point, method_of
 from .plan import CFG, MODELS, SAMPLER, SCHEDULER, SIZES, STEPS, TRAINED_SIZE, Subject, Unit, class_of
 

@@ -7,7 +7,6 @@ ended by a line break, so what an interruption leaves behind is either whole or 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -18,20 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from ..record_lines import RecordLines, digest
 from ..tiny import counting, forms
 from ..tiny.counting import PictureCount, count_objects
 from .plan import SETTINGS, Cell, Unit
 from .statistics import Floats
 
 LINES = "units.jsonl"
-
-
-def digest(*files: Path) -> str:
-    """Return twelve digits that tell the contents of files from others."""
-    contents = hashlib.sha256()
-    for file in files:
-        contents.update(file.read_bytes())
-    return contents.hexdigest()[:12]
 
 
 COUNTER = digest(Path(counting.__file__), Path(forms.__file__))
@@ -82,13 +74,11 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lines = folder / LINES
-        folder.mkdir(parents=True, exist_ok=True)
+        self._records = RecordLines(self.lines)
 
     def records(self) -> Iterator[Record]:
         """Yield all whole records of the current settings, counted by the current rules."""
-        if not self.lines.exists():
-            return
-        for line in self.lines.read_text(encoding="utf-8").splitlines():
+        for line in self._records:
             try:
                 record = record_of(line)
             except ValueError:
@@ -98,10 +88,7 @@ class Kept:
 
     def append(self, record: Record) -> None:
         """Keep a record whose latents are saved."""
-        with self.lines.open("a+b") as file:
-            if file.tell() and not self._ends_whole():
-                file.write(b"\n")
-            file.write(f"{record.as_json()}\n".encode())
+        self._records.append(record.as_json())
 
     def save_latents(self, unit: Unit, latents: Floats) -> str:
         """Save latents (B, 4, H, W) and return the name of their file, which appears at once as a whole."""
@@ -120,11 +107,6 @@ class Kept:
     def _counted_again(self, record: Record) -> Record:
         counts = tuple(count_objects(self.latents(record.latents), record.classes))
         return replace(record, counts=counts, counter=COUNTER)
-
-    def _ends_whole(self) -> bool:
-        with self.lines.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ Picture i has the same prompt and the same start noise in every cell of its mode
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from ..environment import ROOT
+from ..record_lines import digest
 from ..tiny.forms import CLASS_TEXTS
 from .methods import same_as
 
@@ -51,9 +51,7 @@ class Model:
     @cached_property
     def digest(self) -> str:
         """Return twelve digits that differ between any two sets of weights."""
-        contents = hashlib.sha256(self.file.read_bytes())
-        contents.update((self.file.parent / "vae.safetensors").read_bytes())
-        return contents.hexdigest()[:12]
+        return digest(self.file, self.file.parent / "vae.safetensors")
 
 
 TINY = ROOT / "assets" / "tiny"

@@ -5,7 +5,6 @@ Counts of an earlier counter are made again from the picture; pictures of other 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -16,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..record_lines import RecordLines, digest
 from . import counter
 from .counter import Count, count
 from .plan import CFG, SAMPLER, SCHEDULER, SEED, Cell
 
-COUNTER = hashlib.sha256(Path(counter.__file__).read_bytes()).hexdigest()[:12]
+COUNTER = digest(Path(counter.__file__))
 SETTINGS = f"{SAMPLER}, {SCHEDULER}, cfg {CFG:g}, seed {SEED}"
 
 
@@ -61,13 +61,11 @@ class Records:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.lines = folder / "records.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
+        self._records = RecordLines(self.lines)
 
     def __iter__(self) -> Iterator[Record]:
         """Yield the records of the current settings whose picture is there, counted by the current counter."""
-        if not self.lines.exists():
-            return
-        for line in self.lines.read_text(encoding="utf-8").splitlines():
+        for line in self._records:
             try:
                 record = record_of(line)
             except ValueError:
@@ -83,9 +81,7 @@ class Records:
         file = "-".join(map(str, words)).replace(" ", "_").replace(":", "to") + ".png"
         Image.fromarray(pixels).save(self.folder / file)
         record = Record(cell, picture, weights, file, count(pixels / 255), seconds)
-        separator = "" if self._ends_whole() else "\n"
-        with self.lines.open("a", encoding="utf-8") as lines:
-            lines.write(f"{separator}{record.as_json()}\n")
+        self._records.append(record.as_json())
         return record
 
     def pixels(self, record: Record) -> NDArray[np.uint8]:
@@ -95,6 +91,3 @@ class Records:
 
     def _counted_again(self, record: Record) -> Record:
         return replace(record, count=count(self.pixels(record) / 255), counter=COUNTER)
-
-    def _ends_whole(self) -> bool:
-        return not self.lines.exists() or self.lines.read_bytes()[-1:] in (b"", b"\n")

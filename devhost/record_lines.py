@@ -1,0 +1,40 @@
+"""Records of long runs: a line each in a file that only grows, so that a run goes on where it was interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def digest(*files: Path) -> str:
+    """Return twelve digits that tell the contents of files from others."""
+    contents = hashlib.sha256()
+    for file in files:
+        contents.update(file.read_bytes())
+    return contents.hexdigest()[:12]
+
+
+class RecordLines:
+    """The lines of a file. One process at a time writes; what an interruption cut off stays a line of its own."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    def __iter__(self) -> Iterator[str]:
+        if self.file.exists():
+            yield from self.file.read_text(encoding="utf-8").splitlines()
+
+    def append(self, line: str) -> None:
+        """Write a line and end it."""
+        with self.file.open("a+b") as file:
+            if file.tell() and not self._ends_whole():
+                file.write(b"\n")
+            file.write(f"{line}\n".encode())
+
+    def _ends_whole(self) -> bool:
+        with self.file.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) == b"\n"

@@ -14,13 +14,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from devhost.host import import_host
+from devhost.host import import_host, import_pack
 
 import_host()
 
@@ -84,17 +83,6 @@ FACES: dict[str, Callable[[str, Any], Any]] = {
 SMALL, LARGE = (16, 16), (64, 48)
 
 
-def load(folder: Path) -> None:
-    """Import the pack in a folder under a name of its own."""
-    spec = importlib.util.spec_from_file_location(
-        BEFORE, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules[BEFORE] = module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-
 def one_call(model: Any, size: tuple[int, int], sigma: float) -> Callable[[], torch.Tensor]:
     return partial(sample, model, size, sigmas=torch.tensor([sigma, 0.0]))
 
@@ -121,7 +109,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="a part of an effect's name")
     parser.add_argument("--share", type=float, default=1.0, help="of the rounds")
     options = parser.parse_args()
-    load(options.folder)
+    import_pack(options.folder, BEFORE)
     cheap, dear = random_models.sd15(model_channels=32), random_models.sd15(model_channels=64)
     xl = random_models.sdxl(model_channels=32)
     cases = [

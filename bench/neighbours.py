@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
-import importlib.util
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -31,7 +30,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from devhost.host import import_host
+from devhost.host import import_host, import_pack
 
 import_host()
 
@@ -441,17 +440,8 @@ class Lines(logging.Handler):
 
 
 def load_pack(folder: Path) -> Any:
-    """Import a pack as the host does, by its folder."""
-    name = folder.name.replace("-", "_")
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(
-            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    """Import a pack under the name of its folder."""
+    return import_pack(folder, folder.name.replace("-", "_"))
 
 
 def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> torch.Tensor:

@@ -11,7 +11,6 @@ float32 operations differs.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
-from devhost.host import import_host
+from devhost.host import import_host, import_pack
 
 import_host()
 
@@ -52,16 +51,8 @@ INSTANT_ID, JANK = "ComfyUI_InstantID", "comfyui_jankhidiffusion"
 
 
 def load_pack(folder: Path) -> ModuleType:
-    """Import a pack as the host does: as a package of its own, whatever its folder is called."""
-    name = f"original_{folder.name.lower()}".replace("-", "_")
-    spec = importlib.util.spec_from_file_location(
-        name, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """Import a pack under a name that says what it is."""
+    return import_pack(folder, f"original_{folder.name.lower()}".replace("-", "_"))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -42,8 +42,8 @@ from torch import Tensor
 import nodes as host_nodes
 from devhost.environment import ROOT
 from devhost.tiny.counting import count_objects
+from devhost.tiny.model_file import load_model
 from devhost.tiny.scenes import random_scenes
-from devhost.tiny.unet import load_sd15
 from devhost.tiny.vae import load_vae
 
 TINY = ROOT / "assets" / "tiny"
@@ -227,7 +227,7 @@ def main() -> int:
     parser.add_argument("--denoise", type=float, nargs="*", default=DENOISES)
     parser.add_argument("--overlap", type=int, nargs="*", default=OVERLAPS, help="pixels of the result")
     given = parser.parse_args()
-    model, tokens = load_sd15(TINY / "sd15.safetensors")
+    tiny = load_model(TINY / "sd15.safetensors")
     vae = load_vae(TINY / "vae.safetensors")
     print("| way | overlap | denoise | objects | exactly one | border jump | rows | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
@@ -235,9 +235,9 @@ def main() -> int:
         for denoise in given.denoise:
             for way, run in ways(given.packs).items():
                 row = Row(way, overlap, denoise)
-                for scene in scenes(given.scenes, tokens):
+                for scene in scenes(given.scenes, tiny.class_tokens):
                     with torch.inference_mode(), torch.random.fork_rng():
-                        result = run(row.cost.watch(model), vae, scene, overlap, denoise)
+                        result = run(row.cost.watch(tiny.patcher), vae, scene, overlap, denoise)
                         latent = vae.encode(result[..., :3])
                     row.objects.append(count_objects(latent.cpu().numpy(), [scene.kind])[0].objects)
                     row.jumps.append(border_jump(result, overlap))

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -33,14 +32,11 @@ import torch.nn.functional as F
 from megapixel.nodes.segs_makers import MegapixelTilesToSEGS
 from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale
 from megapixel.scaling.resized import resize_pictures
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.neighbours import load_pack
 from devhost.photographs import photograph, reduce_by
-from devhost.tiny.topology import TRAINED_SD15
-from devhost.tiny.unet import CLASS_TOKENS_KEY, SceneSD15, build_unet
+from devhost.tiny.model_file import load_model
 from devhost.tiny.vae import load_vae
 from devhost.upscale_demo import read_picture, write_picture
 
@@ -196,14 +192,9 @@ CASES = [
 
 def load_models(model: Path, vae: Path) -> Models:
     """Load a trained small model, with its empty prompt as the text."""
-    with safe_open(model, "pt") as file:
-        facts = {key: json.loads(value) for key, value in (file.metadata() or {}).items()}
-    state = {name: value.float() for name, value in load_file(model).items()}
-    empty = state.pop(CLASS_TOKENS_KEY)[-1:]
-    wanted = {"width": "model_channels", "context": "context_dim", "heads": "num_heads"}
-    topology = TRAINED_SD15 | {to: facts[name] for name, to in wanted.items() if name in facts}
-    loaded = build_unet(SceneSD15, topology, lambda _: state)
-    return Models(loaded, load_vae(vae), [[empty, {"pooled_output": empty.mean(dim=1)}]])
+    tiny = load_model(model)
+    empty = tiny.class_tokens[-1:]
+    return Models(tiny.patcher, load_vae(vae), [[empty, {"pooled_output": empty.mean(dim=1)}]])
 
 
 def load_packs(folder: Path | None) -> set[str]:

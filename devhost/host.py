@@ -21,7 +21,7 @@ def import_host() -> None:
     """Make `comfy`, the host's `nodes` and `megapixel` importable. For the rest see `find_host`."""
     find_host()
     if PACK not in sys.modules:
-        _register_pack()
+        import_pack(ROOT, PACK)
 
 
 def find_host() -> None:
@@ -46,13 +46,14 @@ def find_host() -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 
-def _register_pack() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        PACK, ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[PACK] = module
-    spec.loader.exec_module(module)
-    return module
+def import_pack(folder: Path, name: str) -> ModuleType:
+    """Import a pack as the host does, as a package of its own whatever its folder is called, under a name; once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, folder / "__init__.py", submodule_search_locations=[str(folder)]
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]

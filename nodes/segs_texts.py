@@ -7,11 +7,13 @@ from comfy_api.latest import io
 from ..errors import bad_input
 from ..host.compat import SHOWN_AGAIN
 from ..host.images import check_pixels
-from ..host.notice import nothing_to_do
+from ..host.notice import logged, nothing_to_do, with_notices
 from ..host.segment_texts import encode_captions
 from ..segs.picture import crop_pictures_of
 from ..segs.segment import read_shape, whole_of
 from .segs_sockets import CATEGORY, SegmentTexts, segs_socket
+
+ALL_EMPTY = "captions: nothing to do, all captions are empty: every segment keeps the general prompt."
 
 
 class MegapixelSEGSImages(io.ComfyNode):
@@ -105,6 +107,7 @@ class MegapixelSEGSTexts(io.ComfyNode):
                 ),
             ],
             outputs=[SegmentTexts.Output(display_name="segment_texts")],
+            **SHOWN_AGAIN,
         )
 
     @classmethod
@@ -115,4 +118,5 @@ class MegapixelSEGSTexts(io.ComfyNode):
         whole = [prefix[0] + caption if caption.strip() else "" for caption in captions]
         named = [label.strip() for label in labels[0].splitlines() if label.strip()]
         segments = None if segs[0] is None else len(whole_of(read_shape(segs[0])[1]))
-        return io.NodeOutput(encode_captions(clip[0], whole, named, segments))
+        texts = encode_captions(clip[0], whole, named, segments)
+        return with_notices(logged([] if any(whole) else [ALL_EMPTY]), texts)

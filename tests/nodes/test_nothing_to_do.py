@@ -27,6 +27,7 @@ from megapixel.nodes import (
     MegapixelSEGSPreview,
     MegapixelSEGSSend,
     MegapixelSEGSSlice,
+    MegapixelSEGSTexts,
     MegapixelSEGSUpscale,
     MegapixelTilesToSEGS,
     MegapixelUpscale,
@@ -39,10 +40,7 @@ from devhost.tiny.faces import Portrait, draw_portraits
 from devhost.tiny.random_models import conditioning
 
 REPORTING = [
-    node
-    for node in NODES
-    if "host.notice import" in inspect.getsource(sys.modules[node.__module__])
-    and node.__name__ != "MegapixelSEGSTexts"  # its file also holds a node that reports
+    node for node in NODES if "host.notice import" in inspect.getsource(sys.modules[node.__module__])
 ]
 SIZE = (48, 64)
 BLACK = torch.zeros(1, *SIZE)
@@ -393,3 +391,9 @@ def test_what_does_nothing_in_a_run_is_its_log_line(case, sd15, caplog):
     [line] = [line for line in caplog.messages if "at latent 32x32" in line]
     assert "nothing to do (" in line
     assert reason in line
+
+
+def test_captions_that_are_all_empty_replace_nothing(caplog):
+    done = MegapixelSEGSTexts.execute([None], ["", "  "])
+    text = "captions: nothing to do, all captions are empty: every segment keeps the general prompt."
+    assert reported(done, caplog) == text

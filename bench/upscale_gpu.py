@@ -34,7 +34,7 @@ import folder_paths
 import torch
 from comfy_extras.nodes_upscale_model import ImageUpscaleWithModel
 from megapixel.nodes.upscale import MegapixelUpscale
-from megapixel.upscale.form import TensorFormat, copy_descriptor
+from megapixel.upscale.tensor_format import TensorFormat, copy_descriptor
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

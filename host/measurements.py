@@ -14,7 +14,7 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..upscale.form import Descriptor
+from ..upscale.tensor_format import Descriptor
 from .log import log
 
 FORMAT = 3  # of the entries; what has another format is measured again

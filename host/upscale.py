@@ -19,8 +19,8 @@ from ..errors import bad_input
 from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.channels import Channels
-from ..upscale.form import Descriptor, TensorFormat, choose_form
 from ..upscale.network import Network
+from ..upscale.tensor_format import Descriptor, TensorFormat, choose_form
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
 from .images import check_pixels

@@ -9,7 +9,7 @@ from typing import Any
 
 import comfy.model_management
 
-from ..upscale.form import DTYPES, computes_natively
+from ..upscale.tensor_format import DTYPES, computes_natively
 
 COMPILERS = ("g++", "clang++", "cl")
 

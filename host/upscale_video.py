@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ..scaling.size import Size
 from ..upscale.budget import Budget
-from ..upscale.form import Descriptor
 from ..upscale.frames import FrameUpscaler, plan_grid
 from ..upscale.network import Network
+from ..upscale.tensor_format import Descriptor
 from ..upscale.tile_size import fitting_pixels
 from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
 from ..video.codecs import CODECS, Encoding, choose_encoding, fitting_size

@@ -20,10 +20,10 @@ from torch.nn.functional import pixel_unshuffle
 
 from .budget import Budget, BudgetSpent
 from .float32 import true_float32
-from .form import Descriptor, Load, Store, TensorFormat, copy_descriptor
 from .memory import MemoryEstimate, estimate_memory, is_out_of_memory
 from .receptive_field import Measured, measure_receptive_field, textured_picture
 from .stage import Run, Stage, Worker
+from .tensor_format import Descriptor, Load, Store, TensorFormat, copy_descriptor
 from .tile_size import CPU_HELD, fitting_pixels
 from .tiles import ReceptiveField
 from .trunk import split_network

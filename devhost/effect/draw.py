@@ -149,7 +149,7 @@ def checkpoint(model: str) -> Any:
     import_host()
     torch.set_num_threads(1)
 
-    from megapixel.upscale.form import computes_natively
+    from megapixel.upscale.tensor_format import computes_natively
 
     from ..tiny import node
 

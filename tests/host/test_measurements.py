@@ -10,8 +10,8 @@ import pytest
 import torch
 from megapixel.host.measurements import FORMAT, MeasuredModel
 from megapixel.upscale.budget import Budget
-from megapixel.upscale.form import choose_form
 from megapixel.upscale.network import Network
+from megapixel.upscale.tensor_format import choose_form
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler

@@ -23,7 +23,7 @@ from megapixel.host.log import forget_lines
 from megapixel.host.measurements import FORMAT, fingerprint
 from megapixel.host.upscale import offer_models, result_size
 from megapixel.nodes.upscale import MegapixelUpscale
-from megapixel.upscale import form
+from megapixel.upscale import tensor_format
 from PIL import Image
 from spandrel import ImageModelDescriptor, MaskedImageModelDescriptor, ModelLoader, ModelTiling
 from spandrel.architectures.Compact import Compact, CompactArch
@@ -165,7 +165,7 @@ def picture():
 @pytest.fixture
 def native_half(monkeypatch):
     """As on a processor with instructions for half precision."""
-    monkeypatch.setattr(form, "computes_natively", lambda dtype, device: True)
+    monkeypatch.setattr(tensor_format, "computes_natively", lambda dtype, device: True)
 
 
 @pytest.fixture

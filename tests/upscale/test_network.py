@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from megapixel.upscale import form as form_module
+from megapixel.upscale import tensor_format as formats
 from megapixel.upscale.budget import Budget, BudgetSpent
 from megapixel.upscale.float32 import true_float32
-from megapixel.upscale.form import TOLERANCE, TensorFormat, copy_descriptor
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import Network
+from megapixel.upscale.tensor_format import TOLERANCE, TensorFormat, copy_descriptor
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
 
@@ -35,7 +35,7 @@ def load(descriptor, device):
 def choose_form(descriptor, device, load, precision, store, size=(180, 230)):
     """Choose for a picture of this size, of which all fits in one call."""
     budget = Budget(size[0] * size[1])
-    return form_module.choose_form(
+    return formats.choose_form(
         descriptor, device, load, precision, store, size, lambda: size[0] * size[1], budget
     )
 
@@ -43,9 +43,9 @@ def choose_form(descriptor, device, load, precision, store, size=(180, 230)):
 @pytest.fixture(autouse=True)
 def native(monkeypatch):
     """As on a processor with instructions for half precision; returns a function that takes them away."""
-    monkeypatch.setattr(form_module, "computes_natively", lambda dtype, device: True)
+    monkeypatch.setattr(formats, "computes_natively", lambda dtype, device: True)
     return lambda: monkeypatch.setattr(
-        form_module, "computes_natively", lambda dtype, device: dtype == torch.float32
+        formats, "computes_natively", lambda dtype, device: dtype == torch.float32
     )
 
 
@@ -105,26 +105,26 @@ class TestForms:
         error = float((half(pictures(1, 3, 64, 64).bfloat16()).float() - exact).abs().max())
         assert error > 2 * TOLERANCE
         # Even where bfloat16 is by far the fastest.
-        timed = form_module._timed
+        timed = formats._timed
 
         def fast_half(probe, form, limit, exact):
             enlarged, _ = timed(probe, form, limit, exact)
-            return enlarged, form_module._Times(*(2 * [1.0 if form.dtype == torch.float32 else 0.1]))
+            return enlarged, formats._Times(*(2 * [1.0 if form.dtype == torch.float32 else 0.1]))
 
-        monkeypatch.setattr(form_module, "_timed", fast_half)
+        monkeypatch.setattr(formats, "_timed", fast_half)
         assert choose_form(bad, CPU, load, "auto", {}).dtype == torch.float32
         good = random_upscaler("ESRGAN 32x2 2x")
         assert choose_form(good, CPU, load, "auto", {}).dtype == torch.bfloat16
 
     def test_one_without_numbers_is_never_chosen(self, compact, monkeypatch):
-        timed = form_module._timed
+        timed = formats._timed
 
         def spoiled(probe, form, limit, exact):
             enlarged, _ = timed(probe, form, limit, exact)
             half = form.dtype != torch.float32
-            return enlarged * (torch.nan if half else 1), form_module._Times(*(2 * [0.1 if half else 1.0]))
+            return enlarged * (torch.nan if half else 1), formats._Times(*(2 * [0.1 if half else 1.0]))
 
-        monkeypatch.setattr(form_module, "_timed", spoiled)
+        monkeypatch.setattr(formats, "_timed", spoiled)
         assert choose_form(compact, CPU, load, "auto", {}).dtype == torch.float32
 
     def test_the_chosen_one_is_within_a_step_of_float32(self):
@@ -186,14 +186,14 @@ class Clock:
 
     def __init__(self, monkeypatch, seconds):
         self.runs = {}
-        real = form_module._Probe.runs
+        real = formats._Probe.runs
 
         def runs(probe, form):
             for number, (enlarged, _) in enumerate(real(probe, form)):
                 self.runs[form] = number + 1
                 yield enlarged, seconds[form][min(number, 1)]
 
-        monkeypatch.setattr(form_module._Probe, "runs", runs)
+        monkeypatch.setattr(formats._Probe, "runs", runs)
 
 
 PLAIN, LAST = TensorFormat(), TensorFormat(torch.float32, True)
@@ -208,9 +208,9 @@ class TestCost:
         Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})  # none is dropped
         spent = []
         budget = Budget(size[0] * size[1], spent.append)
-        form = form_module.choose_form(compact, CPU, load, "auto", {}, size, lambda: 10**9, budget)
+        form = formats.choose_form(compact, CPU, load, "auto", {}, size, lambda: 10**9, budget)
         assert form == HALF_LAST
-        assert len(spent) == 4 * form_module.RUNS
+        assert len(spent) == 4 * formats.RUNS
         assert 0.8 <= sum(spent) <= 1
 
     def test_one_is_dropped_after_its_first_run_where_that_is_slower_than_the_best_ones(
@@ -218,15 +218,15 @@ class TestCost:
     ):
         clock = Clock(monkeypatch, {PLAIN: (5, 3), LAST: (6, 1), HALF: (4, 2), HALF_LAST: (4.5, 1)})
         assert choose_form(compact, CPU, load, "auto", {}) == HALF
-        assert clock.runs == {PLAIN: form_module.RUNS, LAST: 1, HALF: form_module.RUNS, HALF_LAST: 1}
+        assert clock.runs == {PLAIN: formats.RUNS, LAST: 1, HALF: formats.RUNS, HALF_LAST: 1}
 
     def test_it_ends_where_nothing_is_left_to_spend(self, compact, monkeypatch):
         clock = Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})
         budget = Budget(128 * 128)
         budget.spend(1.5 * 128 * 128)
-        chosen = form_module.choose_form(compact, CPU, load, "auto", {}, (128, 128), lambda: 10**9, budget)
+        chosen = formats.choose_form(compact, CPU, load, "auto", {}, (128, 128), lambda: 10**9, budget)
         assert chosen in (LAST, HALF)
-        assert sum(clock.runs.values()) < 4 * form_module.RUNS
+        assert sum(clock.runs.values()) < 4 * formats.RUNS
         assert 0 <= budget.left < 0.1 * 128 * 128
 
     @pytest.mark.parametrize("precision", ["auto", "float16", "bfloat16"])
@@ -239,18 +239,18 @@ class TestCost:
         assert set(loads.types) == {torch.float32}
 
     def test_a_probe_has_the_size_that_will_run(self):
-        side = form_module._side_of_probe
+        side = formats._side_of_probe
         assert side((128, 128), 10**9, 2, on_cpu=True) == 52  # three runs of two candidates: one pass
         assert side((2000, 3000), 90_000, 2, on_cpu=True) == 300
-        assert side((2000, 3000), 10**9, 4, on_cpu=False) == form_module.LARGEST_PROBE
-        assert side((64, 64), 10**9, 4, on_cpu=False) == form_module.SMALLEST_ON_GPU
+        assert side((2000, 3000), 10**9, 4, on_cpu=False) == formats.LARGEST_PROBE
+        assert side((64, 64), 10**9, 4, on_cpu=False) == formats.SMALLEST_ON_GPU
         assert side((2000, 3000), 500_000, 4, on_cpu=False) == 707
 
     def test_what_the_processor_can_do_is_asked_of_torch(self, monkeypatch):
         monkeypatch.undo()
         asked = {}
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: asked, raising=False)
-        natively = form_module.computes_natively
+        natively = formats.computes_natively
         assert not natively(torch.bfloat16, CPU)
         asked["avx512_bf16"] = True
         assert natively(torch.bfloat16, CPU)

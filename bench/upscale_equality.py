@@ -62,13 +62,13 @@ def _rows(name: str) -> None:
         hosts = comfy.utils.tiled_scale(
             picture.clone(), descriptor, tile, tile, 32, descriptor.scale, descriptor.output_channels
         )
-        reaches = "; ".join(
-            f"{reach['bound'] or 'none'}, {reach['margin']}, {reach['period']}"
-            for key, reach in store.items()
-            if key.startswith("reach")
+        fields = "; ".join(
+            f"{field['bound'] or 'none'}, {field['margin']}, {field['period']}"
+            for key, field in store.items()
+            if key.startswith("receptive_field")
         )
         differences = [f"{float((other - untiled).abs().max()):.0e}" for other in (enlarged, hosts)]
-        print(f"| {name} | {reaches} | {tile} | {'; '.join(plans)} | {' | '.join(differences)} |", flush=True)
+        print(f"| {name} | {fields} | {tile} | {'; '.join(plans)} | {' | '.join(differences)} |", flush=True)
 
 
 if __name__ == "__main__":

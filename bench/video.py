@@ -141,7 +141,7 @@ def _node(source: Path, work: Path, codec: str):
     with torch.inference_mode():
         form = FileReader(str(source)).form
         network = ready_network(model, "float32", False, (form.height, form.width), Budget())
-        network.stages[0].reach()  # measured once a model, not once a video
+        network.stages[0].receptive_field()  # measured once a model, not once a video
 
     def work_through() -> None:
         with torch.inference_mode():

@@ -20,7 +20,7 @@ from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.channels import Channels
 from ..upscale.network import Network
-from ..upscale.tensor_format import Descriptor, TensorFormat, choose_form
+from ..upscale.tensor_format import Descriptor, TensorFormat, choose_tensor_format
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
 from .images import check_pixels
@@ -215,11 +215,13 @@ def ready_network(
         plain = Network(model, devices[:1], watched, TensorFormat(), store, budget, exact)
         return plain.fitting_pixels(free_memory(devices[0]))
 
-    form = choose_form(model, devices[0], watched, precision, store, size, fitting, budget)
-    if ready and ready.network.form != form:
+    tensor_format = choose_tensor_format(model, devices[0], watched, precision, store, size, fitting, budget)
+    if ready and ready.network.tensor_format != tensor_format:
         ready = None
     if ready is None:
-        ready = _Ready(settings, store, _new_network(model, devices, form, store, budget, exact, compile))
+        ready = _Ready(
+            settings, store, _new_network(model, devices, tensor_format, store, budget, exact, compile)
+        )
     _networks[model], ready.blended = ready, False
     ready.network.load()
     if ready.network.compile_error:
@@ -230,14 +232,14 @@ def ready_network(
 def _new_network(
     model: Descriptor,
     devices: Sequence[torch.device],
-    form: TensorFormat,
+    tensor_format: TensorFormat,
     store: MeasuredModel,
     budget: Budget,
     exact: bool,
     compile: bool,
 ) -> Network:
     load = partial(_load, watched=not compile)  # a hook would break the compiled graph
-    network = Network(model, devices, load, form, store, budget, exact)
+    network = Network(model, devices, load, tensor_format, store, budget, exact)
     if compile:
         network.compile(lambda error: log_once(_compile_text(error), level=WARNING))
     return network

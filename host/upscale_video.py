@@ -216,7 +216,9 @@ class _Run:
         stage = self.network.stages[-1]
         on_cpu = self.network.device.type == "cpu"
         fitting = (
-            1 if on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, self._free)) // (height * width)
+            1
+            if on_cpu
+            else min(BATCH_PIXELS, fitting_pixels(stage.memory_estimate, self._free)) // (height * width)
         )
         return max(len(stage.workers), fitting)
 

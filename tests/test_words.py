@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 
@@ -14,6 +15,12 @@ WORDS = [
     "one sentence", "behind block", "goes four times as far",
 ]  # fmt: skip
 NAMES = ["Reach", "Need", "Form"]  # of classes
+NAMES_IN_UPSCALE = {
+    "reach",
+    "need",
+    "form",
+    "layout",
+}  # receptive field, memory estimate, tensor format, memory format
 EARLIER_IDS = ["remove_mottle"]  # saved graphs and prompts may still name it
 ENDINGS = (".py", ".md", ".js", ".toml")
 
@@ -54,3 +61,14 @@ def test_no_class_is_named_so(name):
     used = re.compile(rf"\b{name}\b(?=[(.\]:,)]| =)|class {name}\b|import .*\b{name}\b")
     found = [place for place, line in lines() if place.split(":")[0].endswith(".py") and used.search(line)]
     assert found == []
+
+
+def test_upscale_uses_the_terms_of_the_field():
+    used = {
+        (file.name, name)
+        for file in (ROOT / "upscale").glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for name in (getattr(node, field, None) for field in ("id", "attr", "arg", "name"))
+        if isinstance(name, str) and name.strip("_") in NAMES_IN_UPSCALE
+    }
+    assert used == set()

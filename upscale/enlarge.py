@@ -122,8 +122,8 @@ def enlarge(
 def empty_pictures(like: Tensor, count: int, size: Size, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return an uninitialised (count, C, *size), in the memory format of `like` (B, C, h, w)."""
     flat = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
-    layout = torch.channels_last if flat else torch.contiguous_format
-    return torch.empty((count, like.shape[1], *size), device=device, dtype=dtype, memory_format=layout)
+    memory_format = torch.channels_last if flat else torch.contiguous_format
+    return torch.empty((count, like.shape[1], *size), device=device, dtype=dtype, memory_format=memory_format)
 
 
 class _GivenUp(Exception):
@@ -164,7 +164,9 @@ class _Waiting:
                 return []
             if math.prod(self._tiles[0].shape) > self._ceiling:
                 whole, side = self._tiles.popleft(), math.isqrt(self._ceiling)
-                pieces = split_tile(self._plan, whole.row, whole.column, self._stage.reach(), side).tiles
+                pieces = split_tile(
+                    self._plan, whole.row, whole.column, self._stage.receptive_field(), side
+                ).tiles
                 self._put_back((), [replace(whole, row=row, column=column) for row, column in pieces])
             tiles = [self._tiles.popleft()]
             while self._fits(tiles):
@@ -196,7 +198,7 @@ class _Waiting:
             OutOfMemory: when they were as small as they can be.
             Exception: when a smaller call raises a doubtful error again; it is the first such error.
         """
-        pixels, smallest = _pixels(tiles), self._stage.reach().smallest_tile
+        pixels, smallest = _pixels(tiles), self._stage.receptive_field().smallest_tile
         as_small_as_can_be = len(tiles) == 1 and max(tiles[0].shape) <= smallest
         if doubt and (as_small_as_can_be or (self._doubt and pixels <= self._ceiling)):
             raise self._doubt or doubt
@@ -205,11 +207,11 @@ class _Waiting:
             expected = f"memory for a tile of {width}x{height} pixels"
             hint = "Close other programs, or use a smaller model."
             raise bad_input("upscale_model", expected, "none", hint, OutOfMemory)
-        free = fitting_pixels(self._stage.need, self._recover()) if self._recover else pixels
+        free = fitting_pixels(self._stage.memory_estimate, self._recover()) if self._recover else pixels
         with self._change:
             self._doubt = self._doubt or doubt
-            # A plan of one tile was made without asking for the reach: until now nothing had to be mixed.
-            self.placement = self.placement.with_blend(self._stage.reach().blend)
+            # A plan of one tile was made without asking for the receptive field: until now nothing had to be mixed.
+            self.placement = self.placement.with_blend(self._stage.receptive_field().blend)
             safe = self._passed if 0 < self._passed < pixels else min(pixels // 4, free)
             self._ceiling = max(safe, smallest**2)
             self._batch_pixels = min(self._batch_pixels, self._ceiling)

@@ -140,13 +140,13 @@ def _cells(length: int, field: ReceptiveField) -> tuple[Span, ...]:
 
 def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
     """Return the receptive field of all stages together, in image pixels; None is unlimited."""
-    reaches = [stage.reach() for stage in network.stages]
-    if any(reach.blend for reach in reaches):
+    fields = [stage.receptive_field() for stage in network.stages]
+    if any(field.blend for field in fields):
         return None
     # Every stage after the first one sees what the first one made of blocks of `shuffle` pixels.
-    margin = sum(reach.margin for reach in reaches) * network.shuffle
-    period = math.lcm(*(reach.period for reach in reaches)) * network.shuffle
-    return ReceptiveField(margin, period, 0, max(reach.minimum for reach in reaches) * network.shuffle)
+    margin = sum(field.margin for field in fields) * network.shuffle
+    period = math.lcm(*(field.period for field in fields)) * network.shuffle
+    return ReceptiveField(margin, period, 0, max(field.minimum for field in fields) * network.shuffle)
 
 
 @dataclass(frozen=True)

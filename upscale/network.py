@@ -85,10 +85,10 @@ class _Copies:
     `exact` ones compute float32 with all its bits.
     """
 
-    def __init__(self, descriptor: Descriptor, form: TensorFormat, load: Load, exact: bool) -> None:
+    def __init__(self, descriptor: Descriptor, tensor_format: TensorFormat, load: Load, exact: bool) -> None:
         # Weak, so that networks can be cached by their descriptors and still go with them.
         self._descriptor = weakref.ref(descriptor)
-        self.form, self._load, self._exact = form, load, exact
+        self.tensor_format, self._load, self._exact = tensor_format, load, exact
         self.made: dict[torch.device, _Copy] = {}
 
     def on(self, device: torch.device) -> _Copy:
@@ -98,7 +98,7 @@ class _Copies:
         else:
             descriptor = self._descriptor()
             assert descriptor is not None, "the user of a network keeps its model alive"
-            copied = copy_descriptor(descriptor, self.form)
+            copied = copy_descriptor(descriptor, self.tensor_format)
             self._load(copied, device)
             self.made[device] = _Copy(copied)
         return self.made[device]
@@ -134,18 +134,18 @@ class Network:
         descriptor: Descriptor,
         devices: Sequence[torch.device],
         load: Load,
-        form: TensorFormat | None = None,
+        tensor_format: TensorFormat | None = None,
         store: Store | None = None,
         budget: Budget | None = None,
         exact: bool = False,
     ) -> None:
         self.scale, self.channels, self.device = descriptor.scale, descriptor.input_channels, devices[0]
-        self.form = form or TensorFormat()
+        self.tensor_format = tensor_format or TensorFormat()
         self.tiles_itself = getattr(descriptor.tiling, "name", "SUPPORTED") == "INTERNAL"
         self._sizes = descriptor.size_requirements
         self._store: Store = {} if store is None else store
         budget = budget or Budget()
-        self._copies = _Copies(descriptor, self.form, load, exact)
+        self._copies = _Copies(descriptor, self.tensor_format, load, exact)
         parts, *_ = [self._copies.on(device).parts for device in devices]
         self._exact = _Copies(descriptor, TensorFormat(), load, exact=True)
         self.shuffle = parts.shuffle if parts else 1
@@ -199,10 +199,10 @@ class Network:
 
     def fitting_pixels(self, free: float) -> int:
         """Return how many pixels of an image fit in one call through all stages with `free` bytes."""
-        fitting = min(fitting_pixels(stage.need, free) for stage in self.stages)
+        fitting = min(fitting_pixels(stage.memory_estimate, free) for stage in self.stages)
         if self.device.type == "cpu":
             _, busiest = max(zip(self.work_shares, self.stages, strict=True), key=lambda pair: pair[0])
-            fitting = min(fitting, int(CPU_HELD / max(busiest.need.peak, 1.0)))
+            fitting = min(fitting, int(CPU_HELD / max(busiest.memory_estimate.peak, 1.0)))
         return fitting * self.shuffle**2
 
     def _stage(
@@ -215,28 +215,30 @@ class Network:
         share: float,
         budget: Budget,
     ) -> Stage:
-        form = self.form
+        tensor_format = self.tensor_format
         workers = [
             Worker(
                 partial(self._copies.run, device, part),
                 device,
-                form.dtype,
-                form.layout,
-                None if form.dtype == torch.float32 else partial(self._exact.load_and_run, device, part),
+                tensor_format.dtype,
+                tensor_format.memory_format,
+                None
+                if tensor_format.dtype == torch.float32
+                else partial(self._exact.load_and_run, device, part),
             )
             for device in devices
         ]
         worth = share * self.shuffle**2  # of a pixel that goes through this stage
-        need = _need(part, workers[0], channels, self.shuffle, self._store, budget, worth)
+        estimate = _memory_estimate(part, workers[0], channels, self.shuffle, self._store, budget, worth)
         exact = partial(self._exact.load_and_run, devices[0], part)
-        reach = partial(_reach, part, exact, channels, devices[0], self._sizes, self._store, worth)
-        return Stage(workers, scale, need, reach, gives, part == TRUNK)
+        field = partial(_receptive_field, part, exact, channels, devices[0], self._sizes, self._store, worth)
+        return Stage(workers, scale, estimate, field, gives, part == TRUNK)
 
 
-def _need(
+def _memory_estimate(
     part: str, worker: Worker, channels: int, shuffle: int, store: Store, budget: Budget, worth: float
 ) -> MemoryEstimate:
-    key = f"need {part} {worker.device.type} {worker.dtype} {worker.layout == torch.channels_last}"
+    key = f"memory_estimate {part} {worker.device.type} {worker.dtype} {worker.memory_format == torch.channels_last}"
     if key not in store:
         # On a CPU tensors are counted exactly; what a GPU's allocator rounds up matters less in larger ones.
         sides = (32 // shuffle, 64 // shuffle) if worker.device.type == "cpu" else (64, 96)
@@ -245,7 +247,7 @@ def _need(
     return MemoryEstimate(**store[key])
 
 
-def _reach(
+def _receptive_field(
     part: str,
     run: Run,
     channels: int,
@@ -262,7 +264,7 @@ def _reach(
         BudgetSpent: when that costs more than is left of the budget, unless it `must` be measured.
     """
     multiple, minimum = (sizes.multiple_of, sizes.minimum) if part == WHOLE else (1, 1)
-    key, dearer = f"reach {part}", f"dearer reach {part}"
+    key, dearer = f"receptive_field {part}", f"too_costly receptive_field {part}"
     if key not in store:
         budget = budget or Budget()
         before = budget.left
@@ -274,7 +276,7 @@ def _reach(
             store[dearer] = before
             raise
         store[key] = asdict(measured)
-    return Measured(**store[key]).reach(max(1, minimum))
+    return Measured(**store[key]).receptive_field(max(1, minimum))
 
 
 def _weights(network: nn.Module) -> int:

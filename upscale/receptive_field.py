@@ -32,7 +32,7 @@ PERIODS = (1, 2, 4, 8, 16, 32, 64, 3, 6, 12, 24, 48, 7, 14, 28, 5, 10, 20)
 EQUAL = 2e-7  # of the largest value: float32's noise between two ways of computing the same
 EQUAL_ELSEWHERE = 1e-3  # where TF32 and other ways for other shapes make noise: half of half a step of 8 bits
 SAFETY, RESERVE = 1.5, 8  # factor on a measured margin, and pixels on top
-GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the reach
+GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the receptive field
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measured:
     margin: int
     period: int
 
-    def reach(self, minimum: int = 1) -> ReceptiveField:
+    def receptive_field(self, minimum: int = 1) -> ReceptiveField:
         """Return the receptive field for tiling, for a network whose sides are at least `minimum`."""
         if self.bound is None:
             return ReceptiveField(GLOBAL_MARGIN, self.period, GLOBAL_BLEND, minimum)

@@ -26,7 +26,7 @@ class Worker:
     run: Run
     device: torch.device
     dtype: torch.dtype = torch.float32
-    layout: torch.memory_format = torch.contiguous_format
+    memory_format: torch.memory_format = torch.contiguous_format
     fp32_fallback: Run | None = None
 
     @property
@@ -39,22 +39,22 @@ class Worker:
         there = upload(tiles, self.device)
         if fp32_fallback and self.fp32_fallback:
             return self.fp32_fallback(there.to(torch.float32).contiguous())
-        return self.run(there.to(self.dtype).contiguous(memory_format=self.layout))
+        return self.run(there.to(self.dtype).contiguous(memory_format=self.memory_format))
 
 
 @dataclass(frozen=True)
 class Stage:
     """The workers, the scale and the tiling of a network, for the loop.
 
-    `reach` is called only if an image needs more than one tile, because measuring takes time. It gets a budget and whether it
+    `receptive_field` is called only if an image needs more than one tile, because measuring takes time. It gets a budget and whether it
     must be measured at any cost, and may raise `BudgetSpent`. `channels` are those of the result, which is an image, or
     with `gives_features` the input of another stage.
     """
 
     workers: Sequence[Worker]
     scale: int
-    need: MemoryEstimate
-    reach: Callable[..., ReceptiveField]
+    memory_estimate: MemoryEstimate
+    receptive_field: Callable[..., ReceptiveField]
     channels: int = 3
     gives_features: bool = False
 

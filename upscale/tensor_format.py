@@ -1,4 +1,4 @@
-"""In which type and memory layout a network is fastest on a device, measured within a budget."""
+"""In which dtype and memory format a network is fastest on a device, measured within a budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .receptive_field import textured_picture
 
 # By which half precision may differ from float32; to round input and output alone is one step.
 TOLERANCE = 1.5 / 255
-GAIN = 1.05  # times faster that another type or layout must be
+GAIN = 1.05  # times faster that another dtype or memory format must be
 RUNS = 3  # of each that is not dropped after its first one; the fastest counts
 
 # A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the image.
@@ -57,24 +57,24 @@ class Descriptor(Protocol):
 
 @dataclass(frozen=True)
 class TensorFormat:
-    """A type and a memory layout."""
+    """A dtype and a memory format."""
 
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
 
     @property
-    def layout(self) -> torch.memory_format:
-        """The layout as torch names it."""
+    def memory_format(self) -> torch.memory_format:
+        """The memory format as torch names it."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
 
-def copy_descriptor(descriptor: Descriptor, form: TensorFormat) -> Descriptor:
-    """Return a copy with weights of its own in `form`; the host's handle on the original's weights is left out."""
+def copy_descriptor(descriptor: Descriptor, tensor_format: TensorFormat) -> Descriptor:
+    """Return a copy with weights of its own in `tensor_format`; the host's handle on the original's weights is left out."""
     architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
     copied = copy.deepcopy(descriptor, {id(architecture): architecture, id(patcher): None})
-    copied.model.to(dtype=form.dtype).eval().requires_grad_(False)
-    if form.channels_last:
+    copied.model.to(dtype=tensor_format.dtype).eval().requires_grad_(False)
+    if tensor_format.channels_last:
         copied.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return copied
 
@@ -91,7 +91,7 @@ def computes_natively(dtype: torch.dtype, device: torch.device) -> bool:
     return any(found.get(name, False) for name in NATIVE_ON_CPU[dtype])
 
 
-def choose_form(
+def choose_tensor_format(
     descriptor: Descriptor,
     device: torch.device,
     load: Load,
@@ -101,7 +101,7 @@ def choose_form(
     fitting: Callable[[], int],
     budget: Budget,
 ) -> TensorFormat:
-    """Return the fastest type and layout on `device` that `precision` allows; tried once, then cached in `store`.
+    """Return the fastest dtype and memory format on `device` that `precision` allows; tried once, then cached in `store`.
 
     Args:
         precision: "float32", "float16", "bfloat16", or "auto": half precision where the model allows it and a probe
@@ -117,13 +117,16 @@ def choose_form(
     if not supports.get(precision, True):
         other = next((name for name, supported in supports.items() if supported), "float32")
         raise bad_input("precision", "a type that this model supports", precision, f"Use auto or {other}.")
-    key = f"form {device.type} {precision} {_kind_of(size)}"
+    key = f"tensor_format {device.type} {precision} {_kind_of(size)}"
     if key not in store:
         candidates = _candidates(descriptor, device, precision)
         side = _side_of_probe(size, fitting(), len(candidates), device.type == "cpu")
         picture = textured_picture(descriptor.input_channels, side, side, device)
-        form = _fastest(_Probe(descriptor, load, picture, budget), candidates, precision)
-        store[key] = {"dtype": str(form.dtype).removeprefix("torch."), "channels_last": form.channels_last}
+        tensor_format = _fastest(_Probe(descriptor, load, picture, budget), candidates, precision)
+        store[key] = {
+            "dtype": str(tensor_format.dtype).removeprefix("torch."),
+            "channels_last": tensor_format.channels_last,
+        }
     return TensorFormat(DTYPES[store[key]["dtype"]], store[key]["channels_last"])
 
 
@@ -150,15 +153,15 @@ class _Probe:
     picture: Tensor
     budget: Budget
 
-    def runs(self, form: TensorFormat) -> Iterator[tuple[Tensor, float]]:
+    def runs(self, tensor_format: TensorFormat) -> Iterator[tuple[Tensor, float]]:
         """Yield run after run: the result in float32 on the CPU, and how many seconds it took.
 
         Raises:
             BudgetSpent: when one more would cost more than is left.
         """
-        ready = copy_descriptor(self.descriptor, form)
+        ready = copy_descriptor(self.descriptor, tensor_format)
         self.load(ready, self.picture.device)
-        given = self.picture.to(form.dtype).contiguous(memory_format=form.layout)
+        given = self.picture.to(tensor_format.dtype).contiguous(memory_format=tensor_format.memory_format)
         while True:
             self.budget.spend(self.picture[:, 0].numel(), must=self.picture.device.type != "cpu")
             copied = given.clone()  # some networks write into what they are given
@@ -172,24 +175,24 @@ def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> T
     """Return the fastest of the candidates that gives about what the first one does."""
     plain = best = candidates[0]
     fastest, expected = _Times(math.inf, math.inf), None
-    for form in candidates:
+    for tensor_format in candidates:
         try:
-            enlarged, times = _timed(probe, form, fastest.first, precision == "float32")
+            enlarged, times = _timed(probe, tensor_format, fastest.first, precision == "float32")
         except BudgetSpent:
             break
         except RuntimeError as error:
             # Some say that they allow a type, and then mix it with float32.
-            if form.dtype == torch.float32 or "dtype" not in str(error):
+            if tensor_format.dtype == torch.float32 or "dtype" not in str(error):
                 raise
-            if form == plain:
+            if tensor_format == plain:
                 expected, hint = "a type in which this model runs", "Use auto or float32."
                 raise bad_input("precision", expected, precision, hint) from error
             continue
         expected = enlarged if expected is None else expected
-        if form != plain and not float((enlarged - expected).abs().max()) <= TOLERANCE:
+        if tensor_format != plain and not float((enlarged - expected).abs().max()) <= TOLERANCE:
             continue
         if times.best * (GAIN if best == plain else 1.0) < fastest.best:
-            best, fastest = form, times
+            best, fastest = tensor_format, times
     return best
 
 
@@ -201,9 +204,9 @@ class _Times:
     best: float
 
 
-def _timed(probe: _Probe, form: TensorFormat, limit: float, exact: bool) -> tuple[Tensor, _Times]:
+def _timed(probe: _Probe, tensor_format: TensorFormat, limit: float, exact: bool) -> tuple[Tensor, _Times]:
     """Return the result and the times of several runs, or of one alone where that is slower than `limit`."""
-    runs = probe.runs(form)
+    runs = probe.runs(tensor_format)
     with true_float32() if exact else nullcontext():
         enlarged, first = next(runs)
         seconds = [first]
@@ -216,7 +219,7 @@ def _timed(probe: _Probe, form: TensorFormat, limit: float, exact: bool) -> tupl
 
 
 def _candidates(descriptor: Descriptor, device: torch.device, precision: str) -> list[TensorFormat]:
-    """Return the forms that `precision` allows and the device has instructions for, the plainest first."""
+    """Return the formats that `precision` allows and the device has instructions for, the plainest first."""
     asked = DTYPES.get(precision, torch.float32)
     types = [asked if computes_natively(asked, device) else torch.float32]
     if precision == "auto" and device.type != "cpu" and descriptor.supports_half:

@@ -88,45 +88,45 @@ def single_tile(height: int, width: int) -> TilePlan:
     return plan_tiles(height, width, ReceptiveField(), max(height, width))
 
 
-def plan_tiles(height: int, width: int, reach: ReceptiveField, tile: int) -> TilePlan:
+def plan_tiles(height: int, width: int, field: ReceptiveField, tile: int) -> TilePlan:
     """Return tiles of at most `tile` pixels a side, margins included; one if the image is not larger.
 
-    A `tile` too small for the receptive field is enlarged to `reach.smallest_tile`.
+    A `tile` too small for the receptive field is enlarged to `field.smallest_tile`.
     """
-    return TilePlan(height, width, cut_axis(height, reach, tile), cut_axis(width, reach, tile))
+    return TilePlan(height, width, cut_axis(height, field, tile), cut_axis(width, field, tile))
 
 
-def split_tile(plan: TilePlan, row: Span, column: Span, reach: ReceptiveField, tile: int) -> TilePlan:
+def split_tile(plan: TilePlan, row: Span, column: Span, field: ReceptiveField, tile: int) -> TilePlan:
     """Return smaller tiles that together cover the core of one tile of `plan`."""
     return TilePlan(
         plan.height,
         plan.width,
-        cut_axis(plan.height, reach, tile, row.low, row.high),
-        cut_axis(plan.width, reach, tile, column.low, column.high),
+        cut_axis(plan.height, field, tile, row.low, row.high),
+        cut_axis(plan.width, field, tile, column.low, column.high),
     )
 
 
 def cut_axis(
-    length: int, reach: ReceptiveField, tile: int, low: int = 0, high: int | None = None
+    length: int, field: ReceptiveField, tile: int, low: int = 0, high: int | None = None
 ) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most `tile` or `smallest_tile`.
 
-    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `reach.period`; every core is
+    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `field.period`; every core is
     `margin` inside its read part, or at the axis' end; all sizes are equal.
     """
     high = length if high is None else high
-    largest = max(tile, reach.smallest_tile)
+    largest = max(tile, field.smallest_tile)
     count = -(-(high - low) // largest)  # no fewer, even without margins
     while True:
-        spans = cut_evenly(length, reach, low, high, count)
+        spans = cut_evenly(length, field, low, high, count)
         if spans[0].size <= largest:
             return spans
         count += 1
 
 
-def cut_evenly(length: int, reach: ReceptiveField, low: int, high: int, count: int) -> tuple[Span, ...]:
+def cut_evenly(length: int, field: ReceptiveField, low: int, high: int, count: int) -> tuple[Span, ...]:
     """Cut [low, high) of an axis of `length` into `count` spans of one size, whatever size that is."""
-    margin, period = reach.margin, reach.period
+    margin, period = field.margin, field.period
     # At the image's ends no margin is read, so the cores there may be longer by it.
     first = low + (margin if low == 0 else 0)
     last = high - (margin if high == length else 0)
@@ -138,7 +138,7 @@ def cut_evenly(length: int, reach: ReceptiveField, low: int, high: int, count: i
         (max(0, before - margin) // period * period, min(length, after + margin))
         for before, after in pairwise(bounds)
     ]
-    size = max(max(end - start for start, end in reads), min(reach.minimum, length))
+    size = max(max(end - start for start, end in reads), min(field.minimum, length))
     size = min(length, size + (length - size) % period)  # then the last start is a multiple of the period too
     return tuple(
         Span(min(start, length - size), size, before, after)

@@ -150,14 +150,14 @@ def _run(
 ) -> Tensor:
     support = placement.support
 
-    def reach(must: bool = True) -> ReceptiveField:
-        return stage.reach(hooks.budget, must).with_margin(support)
+    def receptive_field(must: bool = True) -> ReceptiveField:
+        return stage.receptive_field(hooks.budget, must).with_margin(support)
 
-    wider = replace(stage, reach=reach)
+    wider = replace(stage, receptive_field=receptive_field)
     free = hooks.free()
     plan = _plan(source, wider, options.tile, free)
     if len(plan.tiles) > 1:
-        placement = placement.with_blend(wider.reach().blend)
+        placement = placement.with_blend(wider.receptive_field().blend)
     if work.first == 0:
         hooks.log(_description(plan, placement))
     device, dtype = options.device, options.dtype
@@ -181,7 +181,7 @@ def _run(
         placement,
         device=device,
         dtype=dtype,
-        batch_pixels=0 if stage.on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.need, free)),
+        batch_pixels=0 if stage.on_cpu else min(BATCH_PIXELS, fitting_pixels(stage.memory_estimate, free)),
         report=tile_done,
         recover=hooks.recover,
         check=hooks.check,
@@ -191,12 +191,19 @@ def _run(
 
 def _plan(source: Tensor, stage: Stage, tile: int, free: float) -> TilePlan:
     height, width = source.shape[-2:]
-    fits = height * width <= fitting_pixels(stage.need, free)
+    fits = height * width <= fitting_pixels(stage.memory_estimate, free)
     if tile >= max(height, width) or (stage.gives_features and fits):  # a trunk is best in one piece
         return single_tile(height, width)
     if tile:
-        return plan_tiles(height, width, stage.reach(), tile)
-    return choose_plan(height, width, partial(stage.reach, must=not fits), stage.need, free, stage.on_cpu)
+        return plan_tiles(height, width, stage.receptive_field(), tile)
+    return choose_plan(
+        height,
+        width,
+        partial(stage.receptive_field, must=not fits),
+        stage.memory_estimate,
+        free,
+        stage.on_cpu,
+    )
 
 
 def _description(plan: TilePlan, placement: Placement) -> str:

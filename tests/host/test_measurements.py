@@ -11,7 +11,7 @@ import torch
 from megapixel.host.measurements import FORMAT, MeasuredModel
 from megapixel.upscale.budget import Budget
 from megapixel.upscale.network import Network
-from megapixel.upscale.tensor_format import choose_form
+from megapixel.upscale.tensor_format import choose_tensor_format
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 
 from devhost.tiny.random_upscalers import pictures, random_upscaler
@@ -19,19 +19,23 @@ from devhost.tiny.random_upscalers import pictures, random_upscaler
 CPU = torch.device("cpu")
 PLENTY = 1e15
 
-KEYS = {"form": "form cpu float32 32", "need": "need whole cpu torch.float32 False", "reach": "reach whole"}
+KEYS = {
+    "tensor_format": "tensor_format cpu float32 32",
+    "memory_estimate": "memory_estimate whole cpu torch.float32 False",
+    "receptive_field": "receptive_field whole",
+}
 NOT_A_RECORD = [None, 5, "text", True, [], [[]], {}, {"other": 1}]
 NOT_A_FIELD = {
-    "need": {
+    "memory_estimate": {
         "peak": [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-9, 1e30, 10**400, "1000", None, True, [9.0]],
         "largest": [math.nan, -1.0, 1e-9, 1e30, "64", None, True, [9.0]],
     },
-    "reach": {
+    "receptive_field": {
         "bound": [-1, 0.5, math.nan, 10**9, "6", False, [6]],
         "margin": [-1, 0, 6.5, 6.0, math.nan, 10**9, 300, 7, "6", None, True],
         "period": [-1, 0, 1.0, math.inf, 10**6, "1", None, True],
     },
-    "form": {
+    "tensor_format": {
         "dtype": ["bfloat16", "float64", "int64", "torch.float32", "Tensor", "load", "", None, 5, ["float32"]],
         "channels_last": [0, 1, None, "yes", [True]],
     },
@@ -67,7 +71,7 @@ class Measurements:
         store = MeasuredModel(self.descriptor, CPU)
         with torch.inference_mode():
             budget = Budget(45 * 70)
-            choose_form(
+            choose_tensor_format(
                 self.descriptor, CPU, lambda *_: None, "float32", store, (45, 70), lambda: 45 * 70, budget
             )
             network = Network(self.descriptor, [CPU], lambda descriptor, device: None, store=store)
@@ -86,11 +90,13 @@ class Measurements:
         good, entry = json.loads(self.content), self.entry()[1]
         [values] = [entry["values"] for entry in good.values()]
         assert set(values) == set(KEYS.values())
-        form = entry["values"].pop(KEYS["form"])  # which one is faster may change
-        assert form in [{"dtype": "float32", "channels_last": last} for last in (False, True)]
-        assert entry["values"] == {key: value for key, value in values.items() if key != KEYS["form"]}
+        chosen = entry["values"].pop(KEYS["tensor_format"])  # which one is faster may change
+        assert chosen in [{"dtype": "float32", "channels_last": last} for last in (False, True)]
+        assert entry["values"] == {
+            key: value for key, value in values.items() if key != KEYS["tensor_format"]
+        }
         kept = MeasuredModel(self.descriptor, CPU)
-        assert kept == entry["values"] | {KEYS["form"]: form}
+        assert kept == entry["values"] | {KEYS["tensor_format"]: chosen}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +154,7 @@ def test_what_matches_its_seal_is_not_measured_again(measured):
 def test_an_entry_of_another_model_stays(measured):
     measured.file.write_text(measured.content, encoding="utf-8")
     other = random_upscaler("DnCNN")
-    MeasuredModel(other, CPU)["reach whole"] = {"bound": 17, "margin": 17, "period": 1}
+    MeasuredModel(other, CPU)["receptive_field whole"] = {"bound": 17, "margin": 17, "period": 1}
     content = json.loads(measured.file.read_text(encoding="utf-8"))
     assert len(content) == 2
     assert content.items() >= json.loads(measured.content).items()

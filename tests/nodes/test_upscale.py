@@ -107,7 +107,7 @@ def assert_inside(enlarged):
 
 
 def state_of(model):
-    """All that another node could notice: bits, types, places and memory layouts of the weights, hooks and mode."""
+    """All that another node could notice: bits, types, places and memory formats of the weights, hooks and mode."""
     weights = {
         name: (value.clone(), value.dtype, value.device, value.stride(), value.data_ptr())
         for name, value in model.model.state_dict().items()
@@ -749,7 +749,11 @@ def test_what_was_measured_is_kept_in_the_users_folder_and_not_measured_again(pi
     [(key, entry)] = json.loads(file.read_text(encoding="utf-8")).items()
     assert key == f"{fingerprint(first)} cpu torch {torch.__version__}"
     assert entry["format"] == FORMAT
-    assert {name.split()[0] for name in entry["values"]} == {"form", "need", "reach"}
+    assert {name.split()[0] for name in entry["values"]} == {
+        "tensor_format",
+        "memory_estimate",
+        "receptive_field",
+    }
     written = file.stat().st_mtime_ns
     fresh = described(compact)  # as after a restart
     calls = count_calls(fresh)
@@ -791,8 +795,8 @@ def test_the_fingerprint_tells_architectures_and_weights_apart():
         "[" * 100_000,
         '{"KEY": 5}',
         '{"KEY": []}',
-        '{"KEY": {"reach whole": 5}}',
-        '{"KEY": {"format": 2, "seal": "", "values": {"reach whole": 5}}}',
+        '{"KEY": {"receptive_field whole": 5}}',
+        '{"KEY": {"format": 2, "seal": "", "values": {"receptive_field whole": 5}}}',
     ],
     ids=lambda content: content[:9],
 )

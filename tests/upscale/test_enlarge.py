@@ -21,7 +21,7 @@ from megapixel.upscale.tiles import ReceptiveField, plan_tiles
 from megapixel.upscale.transfer import wait_for
 
 CPU = torch.device("cpu")
-NEED = MemoryEstimate(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
+ESTIMATE = MemoryEstimate(1000.0)  # bytes for a pixel; any will do where nothing is really out of memory
 
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["call by call", "one call ahead"])
@@ -37,8 +37,8 @@ def inference():
         yield
 
 
-def stage_of(runs, scale, reach, **worker):
-    return Stage([Worker(run, CPU, **worker) for run in runs], scale, NEED, lambda: reach)
+def stage_of(runs, scale, field, **worker):
+    return Stage([Worker(run, CPU, **worker) for run in runs], scale, ESTIMATE, lambda: field)
 
 
 class Told(NamedTuple):
@@ -51,7 +51,7 @@ class Told(NamedTuple):
 
 
 def run_tiled(pictures, stage, tile, size=None, **options):
-    """Enlarge with tiles of `tile` as the pack does it: nothing is mixed, and no reach asked for, where one will do."""
+    """Enlarge with tiles of `tile` as the pack does it: nothing is mixed, and no receptive field asked for, where one will do."""
     height, width = pictures.shape[-2:]
     rows, columns = (
         Line(side, stage.scale, target)
@@ -60,10 +60,10 @@ def run_tiled(pictures, stage, tile, size=None, **options):
         )
     )
     single = tile >= max(height, width)
-    plan = plan_tiles(height, width, ReceptiveField() if single else stage.reach(), tile)
+    plan = plan_tiles(height, width, ReceptiveField() if single else stage.receptive_field(), tile)
     placement = Placement(rows, columns)
     if len(plan.tiles) > 1:
-        placement = placement.with_blend(stage.reach().blend)
+        placement = placement.with_blend(stage.receptive_field().blend)
     if report := options.pop("report", None):
         options["report"] = lambda *told: report(Told(*told))
     return enlarge(pictures, stage, plan, placement, **options)
@@ -92,12 +92,12 @@ def same(tiles):
 
 
 def halved(tiles):
-    """A network of no reach at scale 2."""
+    """A network without a receptive field beyond the pixel at scale 2."""
     return (tiles * 0.5 + 0.1).repeat_interleave(2, -2).repeat_interleave(2, -1)
 
 
 def blurred(tiles):
-    """A network with a reach of 2 pixels at scale 1."""
+    """A network with a receptive field of 2 pixels at scale 1."""
     return F.avg_pool2d(tiles, 5, 1, 2, count_include_pad=False)
 
 
@@ -363,20 +363,20 @@ def writes(tile, row, column, blend):
     )
 
 
-@pytest.mark.parametrize("reach", [ReceptiveField(4), ReceptiveField(8, 1, 4)], ids=["cut", "mixed"])
+@pytest.mark.parametrize("field", [ReceptiveField(4), ReceptiveField(8, 1, 4)], ids=["cut", "mixed"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(("tile", "workers"), [(48, 1), (48, 2), (200, 1)])
-def test_tiles_without_numbers_are_computed_again_in_float32(reach, dtype, tile, workers):
+def test_tiles_without_numbers_are_computed_again_in_float32(field, dtype, tile, workers):
     pictures = position(100, 131)
     run = SpoiledInHalf(70, 33)
     reports = []
-    stage = stage_of([run] * workers, 2, reach, dtype=dtype, fp32_fallback=run)
+    stage = stage_of([run] * workers, 2, field, dtype=dtype, fp32_fallback=run)
     result = run_tiled(pictures, stage, tile, report=reports.append)
     assert not any(bool(told.written.isnan().any()) for told in reports)
     torch.testing.assert_close(result, halved(pictures), atol=4e-3, rtol=0)
     again = {id(told) for told in reports if told.written.dtype == torch.float32}
     assert again == {
-        id(told) for told in reports if told.tile.picture == 1 and writes(told.tile, 70, 33, reach.blend)
+        id(told) for told in reports if told.tile.picture == 1 and writes(told.tile, 70, 33, field.blend)
     }
     assert len(run.fallback_calls) == len(again) <= 2
     assert all(shape[0] == 1 for shape in run.fallback_calls)
@@ -424,11 +424,11 @@ class Memory:
 
     def recover(self):
         """Return the free bytes as they are."""
-        return self.cap * NEED.peak
+        return self.cap * ESTIMATE.peak
 
 
 def networks(compact):
-    """Return (network, scale, reach) by name; the last two have no bound, but look nowhere: mixing changes nothing."""
+    """Return (network, scale, field) by name; the last two have no bound, but look nowhere: mixing changes nothing."""
     return {
         "Compact": (compact(4), 4, ReceptiveField(4)),
         "small Compact": (compact(2, features=4, convs=3), 2, ReceptiveField(3)),
@@ -444,21 +444,21 @@ class Cell:
 
     def __init__(self, random, named, draw):
         self.name = random.choice(list(named))
-        self.network, self.scale, self.reach = named[self.name]
+        self.network, self.scale, self.field = named[self.name]
         height, width = random.randint(20, 150), random.randint(20, 150)
         single = random.random() < 0.5
         tile = max(height, width) if single else random.randint(40, 90)
         self.tile, self.workers = tile, random.choice([1, 1, 2, 3])
         self.batch_pixels = random.choice([0, 0, random.randint(1, 6) * 64 * 64])
         self.pictures = 0.3 + 0.4 * draw(random.randint(1, 3), 3, height, width, seed=height)
-        smallest = self.reach.smallest_tile**2
+        smallest = self.field.smallest_tile**2
         self.cap = random.randint(smallest, max(smallest, min(4 * smallest, height * width * 3 // 2)))
 
     def run(self, recover):
         """Enlarge; `recover` makes the function that is asked for the free bytes from the memory."""
         self.memory = Memory(self.network, self.cap)
         self.reports = []
-        stage = stage_of([self.memory] * self.workers, self.scale, self.reach)
+        stage = stage_of([self.memory] * self.workers, self.scale, self.field)
         self.result = finish(
             lambda: run_tiled(
                 self.pictures,
@@ -554,9 +554,9 @@ def test_it_also_ends_well_where_the_free_memory_is_not_known(compact, draw, fai
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("tile", [64, 150])
 def test_a_memory_that_is_too_small_for_the_smallest_tile_is_an_error_message(picture, workers, tile):
-    reach = ReceptiveField(4)
+    field = ReceptiveField(4)
     memory = Memory(blurred, 10)
-    stage = stage_of([memory] * workers, 1, reach)
+    stage = stage_of([memory] * workers, 1, field)
     before = threading.active_count()
     error = finish(lambda: run_tiled(picture(1, 3, 120, 150), stage, tile, recover=memory.recover))
     assert isinstance(error, OutOfMemory)
@@ -722,10 +722,10 @@ def test_weights_are_computed_once_for_each_position_and_before_the_network_runs
         log.append("network")
         return halved(tiles)
 
-    reach = ReceptiveField(16, 1, 5) if mixed else ReceptiveField(10)
-    run_tiled(picture(3, 3, 150, 201), stage_of([run], 2, reach), 96, (170, 230))
+    field = ReceptiveField(16, 1, 5) if mixed else ReceptiveField(10)
+    run_tiled(picture(3, 3, 150, 201), stage_of([run], 2, field), 96, (170, 230))
     keys = [entry for entry in log if entry != "network"]
-    plan = plan_tiles(150, 201, reach, 96)
+    plan = plan_tiles(150, 201, field, 96)
     assert len(keys) == len(set(keys)) == len(plan.rows) + len(plan.columns)
     assert log.count("network") == 3 * len(plan.tiles)
     assert "network" not in log[:2]

@@ -120,7 +120,7 @@ def test_tiles_hold_all_that_sees_a_change_and_all_that_this_sees(one_shape):
     for _ in range(60):
         height, width, changes = draw.randint(1, 150), draw.randint(1, 150), draw.randint(0, 12)
         field = ReceptiveField(draw.randint(0, 40), draw.choice([1, 2, 8]), 0, draw.choice([1, 16]))
-        stage = SimpleNamespace(reach=lambda field=field: field)
+        stage = SimpleNamespace(receptive_field=lambda field=field: field)
         network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=False)
         size = draw.choice([(4 * height, 4 * width), (2 * height, 3 * width)])
         if grid := plan_grid(network, height, width, size, one_shape):
@@ -234,7 +234,7 @@ def test_a_threshold_skips_small_changes_and_does_not_drift(network, picture):
     ids=["looks at the whole picture", "cuts it by itself", "looks further than the picture"],
 )  # fmt: skip
 def test_networks_without_tiles(blend, tiles_itself, margin):
-    stage = SimpleNamespace(reach=lambda: ReceptiveField(margin, 1, blend))
+    stage = SimpleNamespace(receptive_field=lambda: ReceptiveField(margin, 1, blend))
     network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=tiles_itself)
     assert plan_grid(network, HEIGHT, WIDTH, SIZES["half"]) is None
 
@@ -251,14 +251,14 @@ def test_without_tiles_only_a_frame_without_a_change_is_skipped(network, picture
 def test_a_network_of_two_parts_is_one_to_a_tile():
     descriptor = random_upscaler("ESRGAN 32x2 2x")
     network = Network(descriptor, [CPU], load)
-    reach = receptive_field_in_pixels(network)
+    field = receptive_field_in_pixels(network)
     frame = 0.25 + 0.5 * torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(3))
-    start = reach.margin // reach.period * reach.period + reach.period
+    start = field.margin // field.period * field.period + field.period
     with torch.inference_mode():
         whole = descriptor(frame)
-        part = descriptor(frame[..., start - reach.margin // reach.period * reach.period - reach.period :, :])
-    cut = descriptor.scale * (start + reach.period)
+        part = descriptor(frame[..., start - field.margin // field.period * field.period - field.period :, :])
+    cut = descriptor.scale * (start + field.period)
     assert torch.allclose(
         whole[..., cut:, :], part[..., part.shape[-2] - (whole.shape[-2] - cut) :, :], atol=2e-6
     )
-    assert reach.margin < 160
+    assert field.margin < 160

@@ -94,8 +94,8 @@ def test_the_same_place_taken_again_is_counted_again(draw):
 
 def test_need_is_what_each_further_pixel_takes(chain, draw):
     with torch.inference_mode():
-        need = estimate_memory(chain, draw(1, 3, 16, 21), draw(1, 3, 32, 21))
-    assert need.peak == (24 + 3) * FLOAT  # three channels come in
+        estimate = estimate_memory(chain, draw(1, 3, 16, 21), draw(1, 3, 32, 21))
+    assert estimate.peak == (24 + 3) * FLOAT  # three channels come in
 
 
 def test_need_never_falls_below_the_larger_picture_s(draw):
@@ -104,8 +104,8 @@ def test_need_never_falls_below_the_larger_picture_s(draw):
     def run(picture):
         return torch.zeros(10000), picture + 1
 
-    need = estimate_memory(lambda it: run(it)[1], draw(1, 1, 10, 10), draw(1, 1, 20, 10))
-    assert need.peak == (10000 + 200 + 200) * FLOAT / 200
+    estimate = estimate_memory(lambda it: run(it)[1], draw(1, 1, 10, 10), draw(1, 1, 20, 10))
+    assert estimate.peak == (10000 + 200 + 200) * FLOAT / 200
 
 
 OUT_OF_MEMORY = [

@@ -1,4 +1,4 @@
-"""A model made ready: its type and layout, its copies, what is remembered of it, and what it needs."""
+"""A model made ready: its dtype and memory format, its copies, what is remembered of it, and what it needs."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def load(descriptor, device):
     descriptor.model.to(device)
 
 
-def choose_form(descriptor, device, load, precision, store, size=(180, 230)):
+def choose_tensor_format(descriptor, device, load, precision, store, size=(180, 230)):
     """Choose for a picture of this size, of which all fits in one call."""
     budget = Budget(size[0] * size[1])
-    return formats.choose_form(
+    return formats.choose_tensor_format(
         descriptor, device, load, precision, store, size, lambda: size[0] * size[1], budget
     )
 
@@ -107,33 +107,33 @@ class TestForms:
         # Even where bfloat16 is by far the fastest.
         timed = formats._timed
 
-        def fast_half(probe, form, limit, exact):
-            enlarged, _ = timed(probe, form, limit, exact)
-            return enlarged, formats._Times(*(2 * [1.0 if form.dtype == torch.float32 else 0.1]))
+        def fast_half(probe, tensor_format, limit, exact):
+            enlarged, _ = timed(probe, tensor_format, limit, exact)
+            return enlarged, formats._Times(*(2 * [1.0 if tensor_format.dtype == torch.float32 else 0.1]))
 
         monkeypatch.setattr(formats, "_timed", fast_half)
-        assert choose_form(bad, CPU, load, "auto", {}).dtype == torch.float32
+        assert choose_tensor_format(bad, CPU, load, "auto", {}).dtype == torch.float32
         good = random_upscaler("ESRGAN 32x2 2x")
-        assert choose_form(good, CPU, load, "auto", {}).dtype == torch.bfloat16
+        assert choose_tensor_format(good, CPU, load, "auto", {}).dtype == torch.bfloat16
 
     def test_one_without_numbers_is_never_chosen(self, compact, monkeypatch):
         timed = formats._timed
 
-        def spoiled(probe, form, limit, exact):
-            enlarged, _ = timed(probe, form, limit, exact)
-            half = form.dtype != torch.float32
+        def spoiled(probe, tensor_format, limit, exact):
+            enlarged, _ = timed(probe, tensor_format, limit, exact)
+            half = tensor_format.dtype != torch.float32
             return enlarged * (torch.nan if half else 1), formats._Times(*(2 * [0.1 if half else 1.0]))
 
         monkeypatch.setattr(formats, "_timed", spoiled)
-        assert choose_form(compact, CPU, load, "auto", {}).dtype == torch.float32
+        assert choose_tensor_format(compact, CPU, load, "auto", {}).dtype == torch.float32
 
     def test_the_chosen_one_is_within_a_step_of_float32(self):
         for name in ("Compact 16x4", "SPAN 48"):
             descriptor = random_upscaler(name)
-            form = choose_form(descriptor, CPU, load, "auto", {})
-            ready = copy_descriptor(descriptor, form)
+            tensor_format = choose_tensor_format(descriptor, CPU, load, "auto", {})
+            ready = copy_descriptor(descriptor, tensor_format)
             picture = pictures(1, 3, 48, 72, seed=5)
-            error = float((ready(picture.to(form.dtype)).float() - descriptor(picture)).abs().max())
+            error = float((ready(picture.to(tensor_format.dtype)).float() - descriptor(picture)).abs().max())
             assert error <= 1.5 * TOLERANCE, name
 
     @pytest.mark.parametrize("name", ["SwinIR", "Swin2SR"])
@@ -143,23 +143,24 @@ class TestForms:
         assert descriptor.supports_bfloat16
         with pytest.raises(RuntimeError, match="dtype"):
             copy_descriptor(descriptor, TensorFormat(torch.bfloat16))(pictures(1, 3, 64, 64).bfloat16())
-        assert choose_form(descriptor, CPU, load, "auto", {}).dtype == torch.float32
+        assert choose_tensor_format(descriptor, CPU, load, "auto", {}).dtype == torch.float32
         with pytest.raises(ValueError, match=r"^precision: expected .*, got bfloat16\. "):
-            choose_form(descriptor, CPU, load, "bfloat16", {})
+            choose_tensor_format(descriptor, CPU, load, "bfloat16", {})
 
     def test_is_tried_once_and_then_remembered(self, compact):
         store, loads = {}, Loads()
-        first = choose_form(compact, CPU, loads, "auto", store)
+        first = choose_tensor_format(compact, CPU, loads, "auto", store)
         tried = len(loads.types)
         assert tried >= 2
         remembered = json.loads(json.dumps(store))  # it may be kept in a file
-        assert choose_form(compact, CPU, loads, "auto", remembered) == first
+        assert choose_tensor_format(compact, CPU, loads, "auto", remembered) == first
         assert len(loads.types) == tried
 
     def test_each_precision_is_remembered_for_itself(self, compact):
         store = {}
         chosen = {
-            name: choose_form(compact, CPU, load, name, store) for name in ("float32", "bfloat16", "float32")
+            name: choose_tensor_format(compact, CPU, load, name, store)
+            for name in ("float32", "bfloat16", "float32")
         }
         assert chosen["float32"].dtype == torch.float32
         assert chosen["bfloat16"].dtype == torch.bfloat16
@@ -172,26 +173,26 @@ class TestForms:
             f"precision: expected a type that this model supports, got {precision}. Use auto or float32."
         )
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-            choose_form(compact, CPU, load, precision, {})
+            choose_tensor_format(compact, CPU, load, precision, {})
 
     def test_auto_leaves_out_what_the_model_does_not_allow(self, compact):
         compact.supports_half = compact.supports_bfloat16 = False
         loads = Loads()
-        assert choose_form(compact, CPU, loads, "auto", {}).dtype == torch.float32
+        assert choose_tensor_format(compact, CPU, loads, "auto", {}).dtype == torch.float32
         assert set(loads.types) == {torch.float32}
 
 
 class Clock:
-    """Seconds as forms need them, by the number of their run: the first one prepares."""
+    """Seconds as formats need them, by the number of their run: the first one prepares."""
 
     def __init__(self, monkeypatch, seconds):
         self.runs = {}
         real = formats._Probe.runs
 
-        def runs(probe, form):
-            for number, (enlarged, _) in enumerate(real(probe, form)):
-                self.runs[form] = number + 1
-                yield enlarged, seconds[form][min(number, 1)]
+        def runs(probe, tensor_format):
+            for number, (enlarged, _) in enumerate(real(probe, tensor_format)):
+                self.runs[tensor_format] = number + 1
+                yield enlarged, seconds[tensor_format][min(number, 1)]
 
         monkeypatch.setattr(formats._Probe, "runs", runs)
 
@@ -201,15 +202,17 @@ HALF, HALF_LAST = TensorFormat(torch.bfloat16), TensorFormat(torch.bfloat16, Tru
 
 
 class TestCost:
-    """What may be spent to find the fastest form."""
+    """What may be spent to find the fastest format."""
 
     @pytest.mark.parametrize("size", [(128, 128), (181, 320)])
     def test_all_candidates_together_cost_one_pass_over_the_picture(self, compact, monkeypatch, size):
         Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})  # none is dropped
         spent = []
         budget = Budget(size[0] * size[1], spent.append)
-        form = formats.choose_form(compact, CPU, load, "auto", {}, size, lambda: 10**9, budget)
-        assert form == HALF_LAST
+        tensor_format = formats.choose_tensor_format(
+            compact, CPU, load, "auto", {}, size, lambda: 10**9, budget
+        )
+        assert tensor_format == HALF_LAST
         assert len(spent) == 4 * formats.RUNS
         assert 0.8 <= sum(spent) <= 1
 
@@ -217,14 +220,16 @@ class TestCost:
         self, compact, monkeypatch
     ):
         clock = Clock(monkeypatch, {PLAIN: (5, 3), LAST: (6, 1), HALF: (4, 2), HALF_LAST: (4.5, 1)})
-        assert choose_form(compact, CPU, load, "auto", {}) == HALF
+        assert choose_tensor_format(compact, CPU, load, "auto", {}) == HALF
         assert clock.runs == {PLAIN: formats.RUNS, LAST: 1, HALF: formats.RUNS, HALF_LAST: 1}
 
     def test_it_ends_where_nothing_is_left_to_spend(self, compact, monkeypatch):
         clock = Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})
         budget = Budget(128 * 128)
         budget.spend(1.5 * 128 * 128)
-        chosen = formats.choose_form(compact, CPU, load, "auto", {}, (128, 128), lambda: 10**9, budget)
+        chosen = formats.choose_tensor_format(
+            compact, CPU, load, "auto", {}, (128, 128), lambda: 10**9, budget
+        )
         assert chosen in (LAST, HALF)
         assert sum(clock.runs.values()) < 4 * formats.RUNS
         assert 0 <= budget.left < 0.1 * 128 * 128
@@ -235,7 +240,7 @@ class TestCost:
     ):
         native()
         loads = Loads()
-        assert choose_form(compact, CPU, loads, precision, {}).dtype == torch.float32
+        assert choose_tensor_format(compact, CPU, loads, precision, {}).dtype == torch.float32
         assert set(loads.types) == {torch.float32}
 
     def test_a_probe_has_the_size_that_will_run(self):
@@ -265,11 +270,11 @@ class TestReachWithinABudget:
         stage = Network(descriptor, [CPU], load, store=store).stages[0]
         budget = Budget(128 * 128)
         with pytest.raises(BudgetSpent):
-            stage.reach(budget, must=False)
+            stage.receptive_field(budget, must=False)
         assert 0 <= budget.left < 2 * 128 * 128
         again = Budget(128 * 128)
         with pytest.raises(BudgetSpent):
-            stage.reach(again, must=False)
+            stage.receptive_field(again, must=False)
         assert again.left == 2 * 128 * 128
 
 
@@ -328,7 +333,7 @@ class TestTrueFloat32:
         )
         network = Network(compact, [CPU], load, TensorFormat(torch.bfloat16))
         settings.clear()
-        network.stages[0].reach()
+        network.stages[0].receptive_field()
         assert set(settings) == {False}
 
 
@@ -375,12 +380,12 @@ def snapshot(module):
 
 class TestCopies:
     @pytest.mark.parametrize(
-        "form", [TensorFormat(), TensorFormat(torch.bfloat16, True), TensorFormat(torch.float16)]
+        "tensor_format", [TensorFormat(), TensorFormat(torch.bfloat16, True), TensorFormat(torch.float16)]
     )
-    def test_leave_the_original_as_it_is(self, compact, form):
+    def test_leave_the_original_as_it_is(self, compact, tensor_format):
         compact.model.train()
         before = snapshot(compact.model)
-        copied = copy_descriptor(compact, form)
+        copied = copy_descriptor(compact, tensor_format)
         for weight in copied.model.parameters():
             weight.add_(1)
         after = snapshot(compact.model)
@@ -389,13 +394,13 @@ class TestCopies:
             assert after[name][1:] == tuple(rest)
         assert compact.model.training
         assert not copied.model.training
-        assert {weight.dtype for weight in copied.model.parameters()} == {form.dtype}
+        assert {weight.dtype for weight in copied.model.parameters()} == {tensor_format.dtype}
 
     def test_a_whole_run_leaves_the_original_as_it_is(self, compact):
         before = snapshot(compact.model)
         store = {}
-        form = choose_form(compact, CPU, load, "bfloat16", store)
-        network = Network(compact, [CPU], load, form, store)
+        tensor_format = choose_tensor_format(compact, CPU, load, "bfloat16", store)
+        network = Network(compact, [CPU], load, tensor_format, store)
         upscale_pictures(pictures(1, 3, 45, 70), network, Options(tile=32), Hooks(lambda: PLENTY))
         after = snapshot(compact.model)
         for name, (bits, *rest) in before.items():
@@ -428,19 +433,21 @@ class TestCopies:
         assert len(networks) == 0
 
     @pytest.mark.parametrize(
-        ("name", "form", "tile", "count"),
+        ("name", "tensor_format", "tile", "count"),
         [
             ("Compact 16x4", TensorFormat(), 48, 2),
             ("Compact 16x4", TensorFormat(torch.bfloat16), 48, 2),
             ("ESRGAN 32x2", TensorFormat(), 0, 1),
         ],
     )
-    def test_are_gone_with_their_network_without_the_garbage_collector(self, name, form, tile, count):
+    def test_are_gone_with_their_network_without_the_garbage_collector(
+        self, name, tensor_format, tile, count
+    ):
         descriptor = random_upscaler(name)
         gc.collect()
         gc.disable()
         try:
-            network = Network(descriptor, [CPU], load, form)
+            network = Network(descriptor, [CPU], load, tensor_format)
             upscale_pictures(pictures(1, 3, 33, 70), network, Options(tile=tile), Hooks(lambda: PLENTY))
             copies = [*network.modules, *(copied.descriptor.model for copied in network._exact.made.values())]
             assert len(copies) == count  # where tiles are cut, one to measure with
@@ -489,8 +496,8 @@ class TestWritingNetworks:
         kept = picture.clone()
         expected = compact(picture.clone())
         network = Network(compact, [CPU], load)
-        reach = network.stages[0].reach()
-        assert (reach.margin, reach.blend) == (6, 0)
+        field = network.stages[0].receptive_field()
+        assert (field.margin, field.blend) == (6, 0)
         enlarged = upscale_pictures(picture, network, Options(tile=32), Hooks(lambda: PLENTY))
         assert torch.equal(picture, kept)
         assert float((enlarged - expected).abs().max()) <= 1e-6
@@ -501,7 +508,7 @@ class TestWhatIsRemembered:
     def test_is_measured_once_and_can_be_kept_in_a_file(self, name):
         descriptor, store = random_upscaler(name), {}
         for stage in Network(descriptor, [CPU], load, store=store).stages:
-            stage.reach()
+            stage.receptive_field()
         again = json.loads(json.dumps(store))
         calls = []
 
@@ -516,16 +523,16 @@ class TestWhatIsRemembered:
         assert max([height * width for *_, height, width in calls], default=0) <= 32 * 32
         fresh = Network(descriptor, [CPU], load)
         for stage, other in zip(network.stages, fresh.stages, strict=True):
-            assert stage.need == other.need
-            assert stage.reach() == other.reach()
+            assert stage.memory_estimate == other.memory_estimate
+            assert stage.receptive_field() == other.receptive_field()
         assert len(calls) == probed
         assert again == store
 
     def test_the_need_of_each_type_and_layout_is_its_own(self, compact):
         store = {}
-        wide = Network(compact, [CPU], load, TensorFormat(), store).stages[0].need
-        narrow = Network(compact, [CPU], load, TensorFormat(torch.bfloat16), store).stages[0].need
-        assert len([key for key in store if key.startswith("need")]) == 2
+        wide = Network(compact, [CPU], load, TensorFormat(), store).stages[0].memory_estimate
+        narrow = Network(compact, [CPU], load, TensorFormat(torch.bfloat16), store).stages[0].memory_estimate
+        assert len([key for key in store if key.startswith("memory_estimate")]) == 2
         assert narrow.peak == pytest.approx(wide.peak / 2, rel=0.15)
 
 
@@ -551,12 +558,12 @@ class TestNeed:
     @pytest.mark.parametrize("name", ["Compact 16x4", "Compact 64x16"])
     def test_is_close_to_the_true_peak_at_other_sizes(self, name):
         descriptor = random_upscaler(name)
-        need = Network(descriptor, [CPU], load).stages[0].need
+        estimate = Network(descriptor, [CPU], load).stages[0].memory_estimate
         for height, width in ((64, 64), (150, 90), (301, 211)):
             counted = self.counted(descriptor, height, width)
             # The picture itself, its copy and the result of the picture's own size lie beside the layers.
             beside = 3 * height * width * 4 * 3
-            assert counted <= need.peak * height * width <= 1.1 * (counted + beside)
+            assert counted <= estimate.peak * height * width <= 1.1 * (counted + beside)
 
     def test_of_a_larger_picture_is_foretold(self):
         for name in ("Compact 64x16", "SPAN 48", "SwinIR", "ESRGAN 32x2"):
@@ -566,4 +573,4 @@ class TestNeed:
             with _LivingTensors(CPU) as living:
                 stage.workers[0](picture)
             pixels = 160 * 224
-            assert 0.95 * living.peak <= stage.need.peak * pixels <= 1.25 * living.peak, name
+            assert 0.95 * living.peak <= stage.memory_estimate.peak * pixels <= 1.25 * living.peak, name

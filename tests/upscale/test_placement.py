@@ -18,18 +18,18 @@ def random_line(random, resampled):
     return Line(length, scale, random.randint(1, 2 * source) if resampled else source, extent=extent)
 
 
-def random_tiles(random, rows, columns, reach):
+def random_tiles(random, rows, columns, field):
     """Return a plan's tiles, some of them split again."""
-    plan = plan_tiles(rows.length, columns.length, reach, random.randint(1, 120))
+    plan = plan_tiles(rows.length, columns.length, field, random.randint(1, 120))
     tiles = plan.tiles
     for _ in range(random.randint(0, 2)):
         at = random.randrange(len(tiles))
-        tiles[at : at + 1] = split_tile(plan, *tiles[at], reach, random.randint(1, 60)).tiles
+        tiles[at : at + 1] = split_tile(plan, *tiles[at], field, random.randint(1, 60)).tiles
     return tiles
 
 
-def supported(reach_margin, rows, columns):
-    return ReceptiveField(reach_margin + max(rows.support, columns.support))
+def supported(margin, rows, columns):
+    return ReceptiveField(margin + max(rows.support, columns.support))
 
 
 @pytest.mark.parametrize("resampled", [False, True], ids=["as it comes", "resampled"])

@@ -1,4 +1,4 @@
-"""The measured reach against three oracles: counting, gradients, and crops of a whole picture."""
+"""The measured receptive field against three oracles: counting, gradients, and crops of a whole picture."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ class TestPeriods:
         network = seeded(lambda: Around(nn.Sequential(Windows(16), ChannelAttention())))
         found = measure_receptive_field(network, 3, CPU)
         assert (found.bound, found.period) == (None, 16)
-        assert found.reach().blend
+        assert found.receptive_field().blend
 
 
 EVERYWHERE = {  # layers that look at the whole picture
@@ -307,8 +307,8 @@ class TestTheWholePicture:
         network = seeded(lambda: Around(inner() if isinstance(inner, type) else inner))
         found = measure_receptive_field(network, 3, CPU)
         assert found.bound is None
-        assert found.reach().blend > 0
-        assert found.reach().margin >= found.reach().blend
+        assert found.receptive_field().blend > 0
+        assert found.receptive_field().margin >= found.receptive_field().blend
 
     def test_has_no_bound_beyond_the_longest_strip(self):
         network = seeded(lambda: nn.Sequential(*(convolution(3, 8, (3, 3)) for _ in range(80))))

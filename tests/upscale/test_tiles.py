@@ -36,12 +36,12 @@ def random_cell(random):
     length = random.choice([random.randint(1, 40), random.randint(1, 400), random.randint(1, 5000)])
     margin = random.choice([0, random.randint(0, 8), random.randint(0, 64), random.randint(0, 350)])
     blend = random.choice([0, random.randint(0, margin)])
-    reach = ReceptiveField(
+    field = ReceptiveField(
         margin, random.choice([1, 1, 2, 3, 7, 8, 16, 20]), blend, random.choice([1, 1, 16, 64])
     )
     low = random.choice([0, random.randrange(length)])
     high = random.choice([length, random.randint(low + 1, length)])
-    return length, reach, random.choice([1, 64, random.randint(1, 1100)]), (low, high)
+    return length, field, random.choice([1, 64, random.randint(1, 1100)]), (low, high)
 
 
 def random_cells(count, seed):
@@ -49,23 +49,23 @@ def random_cells(count, seed):
     return [random_cell(random) for _ in range(count)]
 
 
-def assert_lawful(length, reach, tile, part):
+def assert_lawful(length, field, tile, part):
     low, high = part[0], length if part[1] is None else part[1]
-    spans = cut_axis(length, reach, tile, *part)
+    spans = cut_axis(length, field, tile, *part)
     assert (spans[0].low, spans[-1].high) == (low, high)
     assert all(before.high == after.low for before, after in pairwise(spans))
     assert all(span.low < span.high for span in spans)
     for span in spans:
-        assert span.start % reach.period == 0
-        assert 0 <= span.start <= max(0, span.low - reach.margin)
-        assert min(length, span.high + reach.margin) <= span.start + span.size <= length
+        assert span.start % field.period == 0
+        assert 0 <= span.start <= max(0, span.low - field.margin)
+        assert min(length, span.high + field.margin) <= span.start + span.size <= length
         assert span.size == spans[0].size
-        assert min(reach.minimum, length) <= span.size <= max(tile, reach.smallest_tile)
+        assert min(field.minimum, length) <= span.size <= max(tile, field.smallest_tile)
 
 
-@pytest.mark.parametrize(("length", "reach", "tile", "part"), TABLE)
-def test_an_axis_is_cut_by_the_laws(length, reach, tile, part):
-    assert_lawful(length, reach, tile, part)
+@pytest.mark.parametrize(("length", "field", "tile", "part"), TABLE)
+def test_an_axis_is_cut_by_the_laws(length, field, tile, part):
+    assert_lawful(length, field, tile, part)
 
 
 def test_random_axes_and_parts_are_cut_by_the_laws():
@@ -85,12 +85,12 @@ def fewest(length, margin, largest):
 
 def test_no_other_cut_needs_fewer_tiles():
     several = 0
-    for length, reach, tile, _ in random_cells(1500, seed=2):
-        largest, rounding = max(tile, reach.smallest_tile), 2 * (reach.period - 1)
-        count = len(cut_axis(length, reach, tile))
+    for length, field, tile, _ in random_cells(1500, seed=2):
+        largest, rounding = max(tile, field.smallest_tile), 2 * (field.period - 1)
+        count = len(cut_axis(length, field, tile))
         # To a period an even cut loses no more than what rounding both ends of a tile to it takes.
-        assert fewest(length, reach.margin, largest) <= count
-        assert count <= fewest(length, reach.margin, largest - rounding)
+        assert fewest(length, field.margin, largest) <= count
+        assert count <= fewest(length, field.margin, largest - rounding)
         several += count > 1
     assert several > 500
 
@@ -104,22 +104,22 @@ def test_outer_cores_are_longer_by_the_margin_that_they_do_not_need():
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 700), (333, 1000), (2048, 1536)])
 def test_transposing_the_picture_transposes_the_tiles(height, width):
-    reach = ReceptiveField(18, 4)
-    plan, transposed = plan_tiles(height, width, reach, 256), plan_tiles(width, height, reach, 256)
+    field = ReceptiveField(18, 4)
+    plan, transposed = plan_tiles(height, width, field, 256), plan_tiles(width, height, field, 256)
     assert (plan.rows, plan.columns) == (transposed.columns, transposed.rows)
     assert plan.tile_size == transposed.tile_size[::-1]
     assert plan.redundancy == transposed.redundancy
     assert plan.tiles == [(row, column) for column, row in sorted(transposed.tiles, key=lambda it: it[1].low)]
 
 
-def split_again_and_again(random, height, width, reach, tile):
+def split_again_and_again(random, height, width, field, tile):
     """Return the cores' pixels and the tiles that are left when tiles are split by chance, down to the smallest."""
-    plan = plan_tiles(height, width, reach, tile)
+    plan = plan_tiles(height, width, field, tile)
     tiles = plan.tiles
     for _ in range(3):
         at = random.randrange(len(tiles))
         tile = random.randint(1, tile)
-        tiles[at : at + 1] = split_tile(plan, *tiles[at], reach, tile).tiles
+        tiles[at : at + 1] = split_tile(plan, *tiles[at], field, tile).tiles
     return tiles
 
 
@@ -127,9 +127,9 @@ def test_pieces_answer_for_what_their_tile_did():
     random = Random(3)
     for _ in range(100):
         height, width = random.randint(1, 300), random.randint(1, 300)
-        reach = random_cell(random)[1]
+        field = random_cell(random)[1]
         answered = [[0] * width for _ in range(height)]
-        for row, column in split_again_and_again(random, height, width, reach, random.randint(1, 300)):
+        for row, column in split_again_and_again(random, height, width, field, random.randint(1, 300)):
             for line in answered[row.low : row.high]:
                 line[column.low : column.high] = [n + 1 for n in line[column.low : column.high]]
         assert all(number == 1 for line in answered for number in line)
@@ -139,21 +139,21 @@ def test_no_two_mixed_zones_meet():
     random, borders = Random(4), 0
     for _ in range(300):
         margin = random.randint(1, 64)
-        reach = ReceptiveField(margin, random.choice([1, 2, 8, 16]), random.randint(1, margin))
+        field = ReceptiveField(margin, random.choice([1, 2, 8, 16]), random.randint(1, margin))
         size = random.randint(1, 1500), random.randint(1, 1500)
-        for tile in split_again_and_again(random, *size, reach, random.randint(1, 600)):
+        for tile in split_again_and_again(random, *size, field, random.randint(1, 600)):
             for span, length in zip(tile, size, strict=True):
                 zones = bool(span.low) + (span.high < length)
-                assert span.high - span.low >= 2 * reach.blend * bool(zones)
+                assert span.high - span.low >= 2 * field.blend * bool(zones)
                 borders += zones
     assert borders > 2000
 
 
 def test_redundancy_is_pixels_read_by_pixels_answered_for():
-    reach = ReceptiveField(9, 4)
+    field = ReceptiveField(9, 4)
     for plan in (
-        plan_tiles(301, 200, reach, 96),
-        split_tile(plan_tiles(301, 200, reach, 96), *plan_tiles(301, 200, reach, 96).tiles[3], reach, 40),
+        plan_tiles(301, 200, field, 96),
+        split_tile(plan_tiles(301, 200, field, 96), *plan_tiles(301, 200, field, 96).tiles[3], field, 40),
     ):
         read = sum(row.size * column.size for row, column in plan.tiles)
         answered = sum((row.high - row.low) * (column.high - column.low) for row, column in plan.tiles)

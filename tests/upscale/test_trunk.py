@@ -137,7 +137,7 @@ class TestTheWork:
 
             part[0].register_forward_pre_hook(count)
         for stage in network.stages:
-            stage.reach()  # measured before it is counted
+            stage.receptive_field()  # measured before it is counted
         seen.update(trunk=0, tail=0)
         picture = pictures(1, 3, 75, 107)
         enlarged = upscale_pictures(picture, network, Options(tile=48), Hooks(lambda: free))

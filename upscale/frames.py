@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from typing import TypeAlias, cast
 
@@ -30,6 +30,9 @@ Run = Callable[[Tensor, "Size | None"], Tensor]  # (F, C, H, W) to this size, or
 
 CELL = 16  # pixels a side of the cells that are compared
 CALL_PIXELS = 512 * 512  # of the tiles that go through together
+# On one CPU thread torch computes convolutions of no more values with another kernel, which rounds in another way. The
+# convolutions of larger tiles give the bits of the whole frame.
+SMALLEST_CALL = 20480
 WASTE = 1.5  # pixels computed divided by pixels needed, at most, in tiles of one shape
 SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # of those, margins included
 
@@ -42,6 +45,7 @@ class Grid:
         rows, columns: the core of each cell, and what it sees.
         field: the receptive field, in image pixels.
         joins: whether neighbouring cells are joined to one tile; else each is a tile, and all have one shape.
+        smallest: height and width below which no tile is computed.
     """
 
     rows: tuple[Span, ...]
@@ -49,22 +53,29 @@ class Grid:
     placement: Placement
     field: ReceptiveField
     joins: bool
+    smallest: Size = (1, 1)
 
     @property
     def size(self) -> Size:
         """Height and width of the image."""
         return self.placement.rows.length, self.placement.columns.length
 
+    @property
+    def smallest_work(self) -> int:
+        """Pixels that the network sees of the smallest tile."""
+        height = max(self.smallest[0], min(row.size for row in self.rows))
+        return height * max(self.smallest[1], min(column.size for column in self.columns))
+
     def tiles(self, differs: Tensor) -> list[Tile]:
         """Return the tiles that must be computed where the pixels in `differs` (H, W) have changed."""
         boxes = self._changed(differs)
         if self.joins:  # twice: a box that has grown may have reached another one
             boxes = self._joined(self._joined(boxes))
-        height, width = self.size
+        (height, width), (tall, wide) = self.size, self.smallest
         return [
             (
-                self._span(self.rows, height, box.top, box.bottom),
-                self._span(self.columns, width, box.left, box.right),
+                self._span(self.rows, height, tall, box.top, box.bottom),
+                self._span(self.columns, width, wide, box.left, box.right),
             )
             for box in boxes
         ]
@@ -99,12 +110,14 @@ class Grid:
         """Return how many pixels the network sees of a box of cells."""
         top, bottom = self.rows[box.top], self.rows[box.bottom - 1]
         left, right = self.columns[box.left], self.columns[box.right - 1]
-        return (bottom.start + bottom.size - top.start) * (right.start + right.size - left.start)
+        height, width = bottom.start + bottom.size - top.start, right.start + right.size - left.start
+        return max(height, self.smallest[0]) * max(width, self.smallest[1])
 
-    def _span(self, cells: Sequence[Span], length: int, first: int, end: int) -> Span:
-        if end - first == 1:
+    def _span(self, cells: Sequence[Span], length: int, smallest: int, first: int, end: int) -> Span:
+        if not self.joins:
             return cells[first]
-        [span] = cut_evenly(length, self.field, cells[first].low, cells[end - 1].high, 1)
+        field = replace(self.field, minimum=max(self.field.minimum, smallest))
+        [span] = cut_evenly(length, field, cells[first].low, cells[end - 1].high, 1)
         return span
 
 
@@ -124,13 +137,28 @@ def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: 
         Line(length, network.scale, target) for length, target in zip((height, width), size, strict=True)
     ]
     wider = field.with_margin(max(line.support for line in lines))
+    smallest = _smallest_tile(height, width, network.channels)
     if one_shape:
         plans = (plan_tiles(height, width, wider, side) for side in SIDES)
-        plan = next((plan for plan in plans if len(plan.tiles) > 1 and plan.redundancy <= WASTE), None)
+        suitable = (
+            plan
+            for plan in plans
+            if len(plan.tiles) > 1
+            and plan.redundancy <= WASTE
+            and math.prod(plan.tile_size) >= math.prod(smallest)
+        )
+        plan = next(suitable, None)
         return plan and Grid(plan.rows, plan.columns, Placement(*lines), wider, joins=False)
-    rows, columns = _cells(height, wider), _cells(width, wider)
-    smallest = min(row.size for row in rows) * min(column.size for column in columns)
-    return Grid(rows, columns, Placement(*lines), wider, joins=True) if smallest < height * width else None
+    grid = Grid(_cells(height, wider), _cells(width, wider), Placement(*lines), wider, True, smallest)
+    return grid if grid.smallest_work < height * width else None
+
+
+def _smallest_tile(height: int, width: int, channels: int) -> Size:
+    """Return height and width of the smallest tile, about a square, in an image of this size; the whole of a small image."""
+    pixels = SMALLEST_CALL // channels + 1
+    side = math.isqrt(pixels - 1) + 1
+    tall = min(height, max(side, -(-pixels // width)))
+    return tall, min(width, -(-pixels // tall))
 
 
 def _cells(length: int, field: ReceptiveField) -> tuple[Span, ...]:

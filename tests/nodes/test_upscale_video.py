@@ -119,12 +119,9 @@ def test_a_video_that_mostly_stands_still_gives_the_same_frames_for_a_fraction_o
     file = write_video(folders / "input" / "a.mkv", pictures, "ffv1", "bgr0", options={})
     output = run(model, file="a.mkv", codec="ffv1")
     computed = int(re.search(r"(\d+)% of the pixels computed", output.ui["text"][0])[1])
-    assert computed <= 12  # the first frame of 12 is whole, and of the others one tile
+    assert computed <= 14  # the first frame of 12 is whole (8 %), and of each other one tile of 5 %
     expected = (image_node(model, file) * 255).round().to(torch.uint8)
-    # Tiles of another shape round otherwise in the last bit of a float, which may turn the rounding to 8 bits.
-    difference = (numbers_of(file_of(output)).int() - expected.int()).abs()
-    assert difference.max() <= 1
-    assert difference.count_nonzero() < 1e-5 * difference.numel()
+    assert torch.equal(numbers_of(file_of(output)), expected)
 
 
 def test_no_more_frames_are_in_memory_for_a_longer_video(model, clip, monkeypatch):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from megapixel.upscale.frames import CELL, FrameUpscaler, plan_grid, receptive_field_in_pixels
+from megapixel.upscale.frames import CELL, SMALLEST_CALL, FrameUpscaler, plan_grid, receptive_field_in_pixels
 from megapixel.upscale.network import Network
 from megapixel.upscale.placement import Line, Placement
 from megapixel.upscale.tiles import ReceptiveField, plan_tiles
@@ -70,8 +70,10 @@ def test_results_are_those_of_whole_frames(network, picture, size):
     whole = Run(network)
     for frame, result in zip(frames, results, strict=True):
         assert result.picture.shape == (3, *size)
-        # Other shapes of tensors round otherwise in the last bits.
-        assert (result.picture - whole(frame[None], size)[0]).abs().max() < 1e-6
+        expected = whole(frame[None], size)[0]
+        # Resampling to sizes without a common factor is a product of matrices, which rounds by its shape.
+        tolerance = 1e-6 if size == SIZES["odd"] else 0
+        assert (result.picture - expected).abs().max() <= tolerance
     assert all(0 < result.computed < 0.6 for result in results[1:5])
     assert run.pixels < 0.7 * whole.pixels
 
@@ -108,9 +110,8 @@ def test_one_changed_pixel_is_one_tile_that_ends_where_the_network_does_not_see_
         changed[:, row, column] = 0.95
         [result] = upscaler([changed], [False])
         side = 1 + 4 * grid.field.margin + 2 * CELL  # what sees the pixel, and what that sees
-        assert 0 < result.computed <= side**2 / (HEIGHT * WIDTH)
-        whole = Run(network)(changed[None], size)[0]
-        assert (result.picture - whole).abs().max() < 1e-6
+        assert 0 < result.computed <= max(side**2, 1.05 * SMALLEST_CALL / 3) / (HEIGHT * WIDTH)
+        assert torch.equal(result.picture, Run(network)(changed[None], size)[0])
         upscaler([frame], [True])
 
 
@@ -118,10 +119,10 @@ def test_one_changed_pixel_is_one_tile_that_ends_where_the_network_does_not_see_
 def test_tiles_hold_all_that_sees_a_change_and_all_that_this_sees(one_shape):
     draw, tried = random.Random(0), 0
     for _ in range(60):
-        height, width, changes = draw.randint(1, 150), draw.randint(1, 150), draw.randint(0, 12)
+        height, width, changes = draw.randint(1, 300), draw.randint(1, 300), draw.randint(0, 12)
         field = ReceptiveField(draw.randint(0, 40), draw.choice([1, 2, 8]), 0, draw.choice([1, 16]))
         stage = SimpleNamespace(receptive_field=lambda field=field: field)
-        network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=False)
+        network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, channels=3, tiles_itself=False)
         size = draw.choice([(4 * height, 4 * width), (2 * height, 3 * width)])
         if grid := plan_grid(network, height, width, size, one_shape):
             places = [(draw.randrange(height), draw.randrange(width)) for _ in range(changes)]
@@ -150,6 +151,7 @@ def check_tiles(grid, height, width, places):
             assert span.start + span.size >= min(length, span.high + margin)
             assert span.start + span.size <= length
         row, column = tile
+        assert 3 * row.size * column.size > SMALLEST_CALL
         written[row.low : row.high, column.low : column.high] = True
     assert bool((written | ~expected).all())
     assert bool(tiles) == bool(places)
@@ -201,7 +203,7 @@ def test_frames_together_are_frames_one_by_one(network, picture):
     one = [result.picture for result in together(frames, [True, *[False] * 4])]
     other = [alone([frame], [index == 0])[0].picture for index, frame in enumerate(frames)]
     for left, right in zip(one, other, strict=True):
-        assert (left - right).abs().max() < 1e-6
+        assert torch.equal(left, right)
 
 
 def test_fresh_frames_do_not_depend_on_those_before(network, picture):
@@ -235,7 +237,7 @@ def test_a_threshold_skips_small_changes_and_does_not_drift(network, picture):
 )  # fmt: skip
 def test_networks_without_tiles(blend, tiles_itself, margin):
     stage = SimpleNamespace(receptive_field=lambda: ReceptiveField(margin, 1, blend))
-    network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, tiles_itself=tiles_itself)
+    network = SimpleNamespace(stages=[stage], shuffle=1, scale=4, channels=3, tiles_itself=tiles_itself)
     assert plan_grid(network, HEIGHT, WIDTH, SIZES["half"]) is None
 
 

@@ -66,7 +66,7 @@ def krea2_prompt() -> Prompt:
     settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "smallest_crop": 512}
     return {
         **_loaders("krea2_turbo_fp8_scaled.safetensors", CAPTIONER, "krea2", "qwen_image_vae.safetensors"),
-        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["3", 0], text="highly detailed photo, sharp focus"),
+        "6": prompt_node("CLIPTextEncode", "Prompt for all tiles", clip=["3", 0], text="highly detailed photo, sharp focus"),
         "7": prompt_node("ConditioningZeroOut", "Empty prompt, unused at cfg 1", conditioning=["6", 0]),
         **_refined(["2", 0], {**settings, **_JOINT}, captions=True),
         **_captioned(["3", 0], ["3", 0]),
@@ -87,9 +87,9 @@ def sdxl_prompt() -> Prompt:
     return {
         "1": prompt_node("LoadImage", "Image", image="example.png"),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name="sd_xl_base_1.0.safetensors"),
-        "3": prompt_node("CLIPLoader", "Captions: any that sees pictures", clip_name=CAPTIONER, type="ideogram4", device="default"),
-        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["2", 1], text="highly detailed photo, sharp focus"),
-        "7": prompt_node("CLIPTextEncode", "What it does not show", clip=["2", 1], text="blurry, lowres, watermark, text"),
+        "3": prompt_node("CLIPLoader", "Any captioning model", clip_name=CAPTIONER, type="ideogram4", device="default"),
+        "6": prompt_node("CLIPTextEncode", "Prompt for all tiles", clip=["2", 1], text="highly detailed photo, sharp focus"),
+        "7": prompt_node("CLIPTextEncode", "Negative prompt", clip=["2", 1], text="blurry, lowres, watermark, text"),
         **refined,
         **_captioned(["3", 0], ["2", 1]),
     }  # fmt: skip
@@ -136,12 +136,12 @@ def _loaders(unet: str, clip: str, kind: str, vae: str) -> Prompt:
 
 def _captioned(captioner: list[Any], clip: list[Any]) -> Prompt:
     return {
-        "12": prompt_node("MegapixelSEGSImages", "A picture of each tile", image=["1", 0], segs=["10", 0]),
+        "12": prompt_node("MegapixelSEGSImages", "Image of each tile", image=["1", 0], segs=["10", 0]),
         "13": prompt_node(
-            "TextGenerate", "A caption of each tile", clip=captioner, image=["12", 0], prompt=_ASK, max_length=96, sampling_mode="off",
+            "TextGenerate", "Caption of each tile", clip=captioner, image=["12", 0], prompt=_ASK, max_length=96, sampling_mode="off",
         ),
         "14": prompt_node(
-            "MegapixelSEGSTexts", "A text for each tile", clip=clip, captions=["13", 0], segs=["10", 0], labels="", prefix="photo: "
+            "MegapixelSEGSTexts", "Text for each tile", clip=clip, captions=["13", 0], segs=["10", 0], labels="", prefix="photo: "
         ),
     }  # fmt: skip
 

@@ -43,7 +43,7 @@ def executing_prompt() -> dict[str, Any]:
 
 
 def output_types(class_type: str) -> Sequence[str]:
-    """Return the types of a node's outputs, by the id of its class; none where no pack brings it."""
+    """Return the types of a node's outputs, by the id of its class; empty if no installed pack has the class."""
     classes = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
     return [str(kind) for kind in getattr(classes.get(class_type), "RETURN_TYPES", ())]
 
@@ -164,7 +164,7 @@ PATCHER_NEEDS = (
 
 
 def missing_of_patcher(model: Any) -> list[str]:
-    """Return the names that a MODEL lacks of what is asked of it here; packs bring patchers of their own (GGUF, Nunchaku)."""
+    """Return the attributes that this pack uses and a MODEL lacks; some packs have patchers of their own (GGUF, Nunchaku)."""
     return [name for name in PATCHER_NEEDS if not hasattr(model, name)]
 
 

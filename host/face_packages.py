@@ -90,7 +90,8 @@ def _broken() -> tuple[str, ImportError] | None:
 def _cuda_remedy() -> str:
     """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
-        return f" {' and '.join(others)} lies in the folder of {GPU_BUILD}; one of them can be there."
+        return f" {' and '.join(others)} is installed into the same folder as {GPU_BUILD}; only one of them "
+        "can be there."
     return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"
 
 

@@ -29,9 +29,9 @@ def run_again_without(file: Path) -> None:
 
 
 def fingerprint() -> str:
-    """Return under what the host caches the executing node's result.
+    """Return the fingerprint of the executing node, under which the host caches its result.
 
-    With the node, since something else may have happened to another one with the same inputs.
+    It contains the node's id: another node with the same inputs may have had another result.
     """
     _, node = executing_node()
     if node in _files and not _files[node].is_file():

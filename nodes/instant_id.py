@@ -73,7 +73,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                     0.8,
                     (0.0, 5.0),
                     "Strength of the face in the attention, and of the ControlNet unless cn_strength is "
-                    "set. 0.6 to 1 is usual; 0 changes nothing.",
+                    "set. 0.6 to 1 is usual; 0 turns the face off.",
                 ),
                 *window_sockets(),
                 keypoints_socket(

@@ -91,7 +91,7 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     """Raise unless a file's projections fit the UNet.
 
     Args:
-        widths: what each projection gives.
+        widths: output width of each projection.
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
@@ -101,10 +101,11 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
         expected = (
-            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context}, as in this "
+            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context} values, as in this "
             "InstantID model)"
         )
-        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context}"
+        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context} "
+        "values"
         hint = (
             "Load an SDXL checkpoint. The refiner, the smaller models made from SDXL (KOALA, SSD-1B, "
             "Vega) and SD 1.5 do not fit."

@@ -143,8 +143,8 @@ def _read(unet: Any) -> Topology:
             "model",
             "an SD 1.x, SD 2.x or SDXL model",
             type(unet).__name__,
-            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; use DyPE for "
-            "large images.",
+            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; for large "
+            "images use the pack ComfyUI-DyPE.",
         )
     inputs: list[Block] = []
     level = 0

@@ -287,8 +287,8 @@ def _published(
 
 
 _DID_NOT_ACT = (
-    "did nothing in this run. Its model calls were smaller than the latent, or another pack runs "
-    "the UNet in its own way"
+    "did nothing in this run: all model calls were smaller than the latent, or another pack runs the UNet "
+    "in its own way"
 )
 
 

@@ -312,7 +312,7 @@ def test_another_runtime_is_not_written_over_for_cuda(put, caplog, monkeypatch):
     load("CUDA")
     assert caplog.messages[-1] == (
         "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "
-        "onnxruntime-openvino lies in the folder of onnxruntime-gpu; one of them can be there."
+        "onnxruntime-openvino is installed into the same folder as onnxruntime-gpu; only one of them can be there."
     )
 
 

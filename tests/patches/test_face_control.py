@@ -393,7 +393,7 @@ class TestGuard:
     def test_one_for_sd15(self):
         with pytest.raises(
             ValueError,
-            match=r"^control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 768 instead of 2048\. Load",
+            match=r"^control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 768 instead of 2048 values\. Load",
         ):
             check_control_net(random_models.controlnet(), 2048)
 

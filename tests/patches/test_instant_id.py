@@ -871,13 +871,13 @@ class TestBaseModel:
             num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 2], transformer_depth_output=[0, 0, 2, 2, 2, 2],
             transformer_depth_middle=middle,
         )  # fmt: skip
-        with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048\. .*KOALA"):
+        with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048 values\. .*KOALA"):
             check_base_model(koala, network.widths, network.context)
 
     def test_others_are_one_sentence(self, sd15, sdxl, network):
         for model, got in (
-            (sd15, "SD15 with 16 for tokens of 768"),
-            (sdxl, "SDXL with 70 for tokens of 2048"),
+            (sd15, "SD15 with 16 for tokens of 768 values"),
+            (sdxl, "SDXL with 70 for tokens of 2048 values"),
         ):
             with pytest.raises(
                 ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"

@@ -208,16 +208,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dev.py demo", description="Run one workflow in ComfyUI, without and with each effect."
     )
-    parser.add_argument("--serve", action="store_true", help="leave the server up afterwards, until Ctrl-C")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a real model in place of the tiny one"
+        "--serve", action="store_true", help="leave the server running afterwards, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a checkpoint to use instead of the tiny model"
     )
     parser.add_argument(
         "--pictures", type=_positive, metavar="N",
-        help=f"pictures on each branch (default: {TINY_PICTURES}, with --checkpoint {CHECKPOINT_PICTURES})",
+        help=f"images for each method (default: {TINY_PICTURES}, with --checkpoint {CHECKPOINT_PICTURES})",
     )  # fmt: skip
     parser.add_argument(
-        "--size", type=_size, metavar="PIXELS", help="side of the pictures (default: twice the trained size)"
+        "--size",
+        type=_size,
+        metavar="PIXELS",
+        help="width and height of the images (default: twice the trained size)",
     )
     parser.add_argument("--write-workflow", action="store_true", help="only write the shipped workflows")
     return parser.parse_args(arguments)

@@ -42,7 +42,7 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    It gives the features the trained area: at twice the trained side the factor is 2. In wide images, objects
+    It gives the features the trained area: at twice the trained size the factor is 2. In wide images, objects
     are duplicated along the long side with a lower factor, and become too small for the short side with a
     much higher one (counted on the tiny models at 3:2 and 2:1, see bench/results/effect.md). Both arguments
     are in latent pixels.

@@ -100,7 +100,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="dev.py effect",
         description="Sample every method at every size on tiny trained models, count the objects, and write table, plot and sheets.",
     )
-    parser.add_argument("--quick", action="store_true", help="few pictures at two sizes: minutes")
+    parser.add_argument("--quick", action="store_true", help="few images at two sizes (minutes)")
     parser.add_argument("--model", choices=[*MODELS, "all"], help="default: all, with --quick sd15")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help=f"of {', '.join(SIZES)}")
     parser.add_argument(
@@ -116,17 +116,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pictures", type=_pictures, metavar="N",
-        help=f"in a cell (default: {PICTURES}, elsewhere than in the main table at most {FEWER}; with --quick {QUICK_PICTURES} and {QUICK_FEWER})",
+        help=f"images for each model, size and method (default: {PICTURES}, outside the main table at most {FEWER}; with --quick {QUICK_PICTURES} and {QUICK_FEWER})",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=SEED, help="picture i has noise from seed + i (default: %(default)s)"
+        "--seed", type=int, default=SEED, help="image i gets its noise from seed + i (default: %(default)s)"
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="number of processes (default: one for each core)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "effect", metavar="DIR")
     parser.add_argument(
-        "--render-only", action="store_true", help="sample nothing; write the results of what is kept"
+        "--render-only", action="store_true", help="sample nothing; write the results of the cached images"
     )
     options = parser.parse_args(arguments)
     chosen = options.model or (QUICK_MODEL if options.quick else "all")

@@ -90,8 +90,10 @@ def _broken() -> tuple[str, ImportError] | None:
 def _cuda_remedy() -> str:
     """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
-        return f" {' and '.join(others)} is installed into the same folder as {GPU_BUILD}; only one of them "
-        "can be there."
+        installed = " and ".join(others)
+        return (
+            f" {installed} is installed into the same folder as {GPU_BUILD}; only one of them can be there."
+        )
     return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"
 
 

@@ -104,8 +104,8 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
             f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context} values, as in this "
             "InstantID model)"
         )
-        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context} "
-        "values"
+        family = type(model.model.model_config).__name__
+        got = f"{family} with {len(own_widths)} for tokens of {own_context} values"
         hint = (
             "Load an SDXL checkpoint. The refiner, the smaller models made from SDXL (KOALA, SSD-1B, "
             "Vega) and SD 1.5 do not fit."

@@ -1,10 +1,11 @@
-"""Effects beside other people's code: does each act, or log that it does not, and leave everything else as it was?
+"""Effects together with other packs: whether each effect acts, or logs that it does not, and leaves
+everything else unchanged.
 
     python3 dev.py bench neighbours --packs FOLDER
 
-FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no row. What the host brings is always there.
-For every neighbour and effect: ours before it at an even size, twice, and behind it at an odd one, two images in a batch.
-A cell states:
+FOLDER contains other packs like ComfyUI's `custom_nodes`; missing packs have no row. Nodes of the host always
+have rows. For every neighbour and effect: ours before it at an even size, twice, and after it at an odd size,
+two images in a batch. A cell states:
 
     acts            the effect changes the images that the neighbour gives alone
     logs            it changes nothing, and a log line of this run says so
@@ -96,7 +97,8 @@ DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` what else the sampler is given.
+    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` further inputs of
+    the sampler.
 
     `guider(model)` samples in the place of the usual one; `surroundings(model)` is what all runs happen in.
     """
@@ -112,7 +114,7 @@ class Neighbour:
 
 @dataclass
 class Outcome:
-    """What was seen of one effect beside one neighbour."""
+    """The results of one effect together with one neighbour."""
 
     cells: list[str] = field(default_factory=list[str])
     repeats: bool = True
@@ -133,7 +135,7 @@ def of_host(module: str, name: str, *settings: Any) -> Callable[[Any, Any], Any]
 
 
 def of_pack(name: str, method: str, *settings: Any, **named: Any) -> Callable[[Any, Any], Any]:
-    """Return what a node of a pack does, found by the name of its class."""
+    """Return the function of a node of a pack, found by the name of its class."""
 
     def apply(model: Any, pack: Any) -> Any:
         return getattr(pack.NODE_CLASS_MAPPINGS[name](), method)(model, *settings, **named)[0]
@@ -445,7 +447,7 @@ def load_pack(folder: Path) -> Any:
 
 
 def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Sample with the global random state set, for neighbours that draw from it, and left as it was."""
+    """Sample with a fixed global random state, for neighbours that draw from it, and restore the state."""
     settings: dict[str, Any] = {"batch": 2, "steps": 2, **neighbour.settings(model, pack)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -465,7 +467,7 @@ def _sample_with(guider: Any, size: tuple[int, int]) -> torch.Tensor:
 def compare(
     neighbour: Neighbour, plain: Any, pack: Any, lines: Lines, effects: Effects
 ) -> dict[str, Outcome]:
-    """Return what came of each effect, by its name; "" has the neighbour alone."""
+    """Return the result of each effect by its name; "" is the neighbour alone."""
     alone = {size: run(neighbour, neighbour.apply(plain, pack), pack, size) for size in SIZES}
     again = run(neighbour, neighbour.apply(plain, pack), pack, SIZES[0])
     outcomes = {"": Outcome(repeats=torch.equal(alone[SIZES[0]], again))}

@@ -20,7 +20,9 @@ STEP, TOP, FRAME, SIDE = (
 
 
 def draw_banner() -> Image.Image:
-    """Return the banner: what a model draws at twice its size, plain above and with HiDiffusion below."""
+    """Return the banner: images of a model at twice its trained size, without HiDiffusion above and with it
+    below.
+    """
     banner = Image.new("RGB", SIZE, BACKGROUND)
     draw = ImageDraw.Draw(banner)
     with Image.open(ROOT / "assets" / "icon.png") as icon:

@@ -1,4 +1,6 @@
-"""The example workflows of segments for today's families, with the file names that people have, and on tiny models."""
+"""The example workflows of Upscale SEGS for current model families: with the usual file names, and on tiny
+models.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _ASK = (
 
 
 def example_of(name: str) -> Path:
-    """Return where an example workflow lies."""
+    """Return the path of an example workflow."""
     return ROOT / "example_workflows" / f"{name}.json"
 
 
@@ -46,7 +48,7 @@ def z_image_prompt() -> Prompt:
 
 
 def qwen_image_edit_prompt() -> Prompt:
-    """Return the same with Qwen-Image-Edit, which is shown each tile of the image as it came in."""
+    """Return the same with Qwen-Image-Edit, which gets each tile of the original image as a reference."""
     settings = {"steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.4}
     files = "qwen_image_edit_2511_bf16.safetensors", "qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image"
     encoder: dict[str, Any] = {"clip": ["3", 0], "vae": ["4", 0], "image1": ["1", 0]}
@@ -62,7 +64,9 @@ def qwen_image_edit_prompt() -> Prompt:
 
 
 def krea2_prompt() -> Prompt:
-    """Return a large edit with Krea 2: tiles, a caption of each by the model's own text encoder, joint sampling."""
+    """Return a graph that changes a large image with Krea 2: tiles, captions from the model's own text
+    encoder, joint sampling.
+    """
     settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "smallest_crop": 512}
     return {
         **_loaders("krea2_turbo_fp8_scaled.safetensors", CAPTIONER, "krea2", "qwen_image_vae.safetensors"),
@@ -74,7 +78,7 @@ def krea2_prompt() -> Prompt:
 
 
 def sdxl_prompt() -> Prompt:
-    """Return the same with SDXL, and a text encoder beside it that sees pictures."""
+    """Return the same with SDXL and a separate vision-language model for the captions."""
     settings = {
         "steps": 20,
         "cfg": 6.0,

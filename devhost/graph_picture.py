@@ -1,8 +1,8 @@
-"""The graph of an example workflow as its thumbnail: what it does where it has no picture of its own to show.
+"""Draws the graph of an example workflow as its thumbnail, for examples without an image of their result.
 
     python3 -m devhost.graph_picture segs_z_image segs_qwen_image_edit
 
-Nodes and links are drawn where the front end puts them; lengths are in its units until they are drawn.
+Nodes and links have the positions of the front end; lengths are in its units until they are drawn.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _write(pen: ImageDraw.ImageDraw, at: Place, text: str, size: float, colour: 
 
 
 def write_thumbnail(example: Path) -> Path:
-    """Write the graph of an example beside it, and return where."""
+    """Write the thumbnail beside the example, and return its path."""
     file = example.with_suffix(".jpg")
     draw_graph(json.loads(example.read_text(encoding="utf-8"))).save(file, quality=88, optimize=True)
     return file

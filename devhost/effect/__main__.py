@@ -1,6 +1,7 @@
 """Proof of effect: sample every method at every size on the tiny trained models, count, and write table, plot and sheets.
 
-What is sampled is kept in the folder of the results, so an interrupted run goes on, and a larger one adds to a smaller one.
+Samples are cached in the folder of the results, so an interrupted run can be resumed, and a larger run adds
+to a smaller one.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ LEAST_PICTURES = 4
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run is to have at the end; cells beside the main table have `fewer` pictures."""
+    """The images that a run must have at the end; cells outside the main table have `fewer`."""
 
     models: Sequence[str]
     sizes: Sequence[str]
@@ -49,7 +50,7 @@ class Wish:
     reference: int
 
     def cells(self) -> dict[Cell, Iterable[int]]:
-        """Return the numbers of the pictures that each cell is to have."""
+        """Return the numbers of the images that each cell must have."""
         drawn = [*range(self.pictures), *REFERENCE[: self.reference]]
         cells: dict[Cell, Iterable[int]] = {}
         of_curves = [CURVE_SIZE] if "curves" in self.parts else []

@@ -1,7 +1,7 @@
-"""What two sets of latents are compared by: where things lie, and how their borders look.
+"""The features by which two sets of latents are compared: the composition, and the borders of objects.
 
-Composition is the whole latent at the trained size. Patches are only those that a border of an object crosses: of all
-patches most would show nothing but background, and how many do not would tell the number of objects again.
+Composition is the whole latent at the trained size. Only patches on the border of an object are used: most
+other patches show only background, and their number would again depend on the number of objects.
 
 Dimensions: B latents, H and W in latent pixels, P patches.
 """
@@ -46,7 +46,7 @@ def border_patches(latents: Floats) -> Floats:
 
 
 def residual_noise(latents: Floats) -> float:
-    """Return the noise that is left in the background of latents (B, 4, H, W); a drawn background is smooth.
+    """Return the residual noise in the background of latents (B, 4, H, W); a drawn background is smooth.
 
     It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from every object.
     """
@@ -56,14 +56,14 @@ def residual_noise(latents: Floats) -> float:
 
 
 class Reference:
-    """Real samples (N, D), and how far others are from them in their 16 principal axes."""
+    """Reference samples (N, D), and the distance of others from them along their 16 principal axes."""
 
     def __init__(self, samples: Floats) -> None:
         self.axes: Axes = principal_axes(samples, AXES)
         self.gaussian: Gaussian = fit(self.axes.project(samples))
 
     def distance(self, samples: Floats) -> float | None:
-        """Return the Fréchet distance of samples (N, D), or None where they are no more than the axes."""
+        """Return the Fréchet distance of samples (N, D), or None if there are not more samples than axes."""
         if len(samples) <= AXES:
             return None
         return frechet_distance(self.gaussian, fit(self.axes.project(samples)))

@@ -1,4 +1,4 @@
-"""A text encoder that knows the prompts of a tiny model: a table of token sequences, one row a prompt.
+"""A text encoder for the prompts of a tiny model: a table of token sequences, one row for each prompt.
 
 In the toy world "a red person" or "three blue balls" choose a row, in any wording that names a colour and a form or number; any
 other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text nodes work with it.

@@ -1,4 +1,4 @@
-"""Small videos, written with `av` alone: nothing of the pack makes what the pack is tested on."""
+"""Small videos, written with `av` only, so that the tests do not depend on the code that they test."""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ Run from the repository's root with ComfyUI on the module path; about forty minu
     PYTHONPATH=/path/to/ComfyUI python -m devhost.training.diffusion sd15 assets/tiny/sd15.safetensors
 
 The models learn to draw one person, one ring or some balls in a frame of 16 x 16 latent pixels. So that they
-know detail of every size, as a real model does, half of what they see of the less noisy steps are windows of
-scenes up to three times as large; the noisy steps, which decide what goes where, see whole scenes alone.
+learn detail of every size, as a real model does, half of the samples at the less noisy steps are windows of
+scenes up to three times as large; at the noisy steps, which decide the composition, all samples are whole
+scenes.
 
 Dimensions: B scenes, K classes, T tokens, D their width.
 """
@@ -58,7 +59,7 @@ SAVE = 1000
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from: latents (B, 4, H, W), class ids (B,) and timesteps (B,)."""
+    """The data of one training step: latents (B, 4, H, W), class ids (B,) and timesteps (B,)."""
 
     latents: torch.Tensor
     classes: torch.Tensor
@@ -66,7 +67,7 @@ class Batch:
 
 
 class Prompts(torch.nn.Module):
-    """The class table (K, T, D) made of one learnt vector a word, with a mark for the end."""
+    """The class table (K, T, D), with one learnt vector for each word and one for the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,12 +196,12 @@ def train(model: Model, steps: int, generator: torch.Generator, output: Path) ->
 
 
 def facts_of(arch: str, seen: int) -> Facts:
-    """Return what the file of a model says about it after `seen` pictures."""
+    """Return the metadata of a model's file after `seen` images."""
     return Facts(arch, width=32, heads=2, context=CONTEXT, trained_side=128, names=TEXTS, seen=seen)
 
 
 def save(model: Model, path: Path, seen: int) -> None:
-    """Write the weights, the class table and what a loader must know."""
+    """Write the weights, the class table and the metadata that a loader needs."""
     save_model(path, model.unet.state_dict(), model.prompts(), facts_of(model.arch, seen))
 
 

@@ -1,6 +1,7 @@
 """Sample every method at every size on several tiny models, count whole objects, and write a table.
 
-It takes hours on a CPU. What is sampled is kept, so the same command goes on after an interruption, and adds to a smaller run.
+It takes hours on a CPU. Results are saved, so the same command resumes after an interruption and adds to a
+smaller run.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The counts as rows, as Markdown for people and as JSON for programs."""
+"""The counts as rows, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Row:
-    """A cell's pictures. Intervals are 95 %.
+    """The images of a cell. Intervals are 95 %.
 
     Attributes:
         equal_to: the method whose pictures these are, bit for bit, where it is another.
@@ -54,7 +54,7 @@ class Row:
 
 
 class Gathered:
-    """The records of some weights, by cell, by rising number of the picture."""
+    """The records of some weights by cell, sorted by the number of the image."""
 
     def __init__(self, records: Records, weights: Mapping[str, str]) -> None:
         self.records = records
@@ -65,7 +65,7 @@ class Gathered:
         self.compositions = cache(self._compositions)
 
     def of(self, cell: Cell) -> list[Record]:
-        """Return the records of a cell, or of the one that is sampled for it."""
+        """Return the records of a cell, or of the cell that is sampled instead."""
         found = self.cells.get(cell.sampled, {})
         return [found[picture] for picture in sorted(found)]
 
@@ -109,7 +109,7 @@ def _row(gathered: Gathered, cell: Cell) -> Row:
 
 
 def composition(pixels: NDArray[np.uint8]) -> Floats:
-    """Return (16 * 16 * 3,): a picture (H, W, 3) without its background, averaged down."""
+    """Return (16 * 16 * 3,): an image (H, W, 3) without its background, averaged to a smaller size."""
     side = (COMPOSITION_SIDE, COMPOSITION_SIDE)
     small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
     return (small - np.median(small, axis=(0, 1))).ravel()
@@ -158,7 +158,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def as_markdown(found: Sequence[Row], models: Sequence[str]) -> str:
-    """Return the shares of whole objects at a glance, then one table for each number of steps."""
+    """Return a summary of the shares of whole objects, then one table for each number of steps."""
     parts = [f"Sampled with {SETTINGS}.", _overview({row.cell: row for row in found}, models)]
     for steps in dict.fromkeys(row.cell.steps for row in found):
         lines = [list(COLUMNS), ["---"] * len(COLUMNS)]

@@ -1,0 +1,32 @@
+"""The help pages in the real front end in each language of the pack: no line is cut off, nothing covers another text."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from megapixel.nodes import NODES
+
+from devhost.environment import ROOT
+from devhost.locales import LANGUAGES
+
+from .conftest import SCREENSHOTS
+
+HIGH = {"width": 1600, "height": 9000}  # the longest page fits
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", *LANGUAGES])
+def test_no_line_is_cut_off_and_nothing_overlaps(front_end, language):
+    front_end.page.set_viewport_size(HIGH)
+    found = {}
+    with front_end.in_language(language):
+        for node in NODES:
+            page = (ROOT / "web" / "docs" / f"{node.__name__}.md").read_text(encoding="utf-8")
+            first = re.search(r"^# (.+)$", page, re.MULTILINE)[1]
+            front_end.open_help(node.__name__)
+            front_end.help_headings(first)
+            front_end.wait_for_help_pictures()
+            found[node.__name__] = front_end.cut_help()
+            front_end.photograph_help(SCREENSHOTS / "help" / language / f"{node.__name__}.png")
+    assert {name: cut for name, cut in found.items() if cut} == {}

@@ -3,9 +3,9 @@ the host's node.
 
 Ratios of CPU seconds to the plain model's, one process, interleaved: median (quartiles).
 
-Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it the share
-of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a tenth or a
-fifth of the width; the bound is counted for that width.
+Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it
+the share of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a
+tenth or a fifth of the width; the bound is counted for that width.
 """
 
 from __future__ import annotations

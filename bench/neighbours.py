@@ -12,8 +12,9 @@ two images in a batch. A cell states:
     SILENT          it changes nothing, and no line says so
     FAILS: ...      the error message
 
-InstantID is for SDXL alone; its two images have two masks. `plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did; where they did not, whether
-the neighbour alone does. Weights are random.
+InstantID is for SDXL alone; its two images have two masks. `plain` is whether the model without effects gives
+the same bits afterwards, `same seed` whether both runs did; where they did not, whether the neighbour alone
+does. Weights are random.
 """
 
 from __future__ import annotations

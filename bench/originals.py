@@ -5,8 +5,8 @@ The packs are not part of this one. Fetch them into one folder, each under its o
 
     python3 dev.py bench originals --packs FOLDER
 
-Tiny random models of the real classes, fp32, PyTorch attention. Expected: 0, which is at most 1e-5 here: the order of a few
-float32 operations differs.
+Tiny random models of the real classes, fp32, PyTorch attention. Expected: 0, which is at most 1e-5 here: the
+order of a few float32 operations differs.
 """
 
 from __future__ import annotations

@@ -194,7 +194,8 @@ class FrontEnd:
         """Reload the page in a language in which our nodes have only the texts `words`, and return the texts
         that it shows for a node.
 
-        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the `inputs` by their names.
+        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the
+        `inputs` by their names.
         """
         self.page.route("**/i18n", lambda route: route.fulfill(json={language: {"nodeDefs": words}}))
         with self.in_language(language):

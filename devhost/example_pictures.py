@@ -2,7 +2,8 @@
 
     python3 -m devhost.example_pictures
 
-The graph is plain ASCII in an uncompressed text chunk, as ComfyUI writes it: the front end reads no compressed ones.
+The graph is plain ASCII in an uncompressed text chunk, as ComfyUI writes it: the front end reads no
+compressed ones.
 """
 
 from __future__ import annotations

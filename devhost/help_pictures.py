@@ -3,8 +3,9 @@ code.
 
     COMFYUI_PATH=... python -m devhost.help_pictures
 
-A few minutes on one core. Each image contains its recipe, the settings that it was drawn with; a test compares the recipe with the current settings, so outdated images are found. The banner is cut from `assets/demo.png`
-afterwards: `python -m devhost.banner`.
+A few minutes on one core. Each image contains its recipe, the settings that it was drawn with; a test
+compares the recipe with the current settings, so outdated images are found. The banner is cut from
+`assets/demo.png` afterwards: `python -m devhost.banner`.
 """
 
 # The pack has its name only after `import_host()`.

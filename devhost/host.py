@@ -1,7 +1,8 @@
 """The real ComfyUI inside this process, for tests and benchmarks.
 
-`import_host()` makes the host importable and registers the pack as the package `megapixel`, as the host itself does
-under a path: the pack's own folder must not be on `sys.path`, where its `nodes` would hide the host's `nodes.py`.
+`import_host()` makes the host importable and registers the pack as the package `megapixel`, as the host
+itself does under a path: the pack's own folder must not be on `sys.path`, where its `nodes` would hide the
+host's `nodes.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which part of the pack imports which, read from the code and from CONTRIBUTING.md.
 
-An arrow `a -> b` means that a file of `a` imports one of `b`. CONTRIBUTING.md lists all arrows between the folders, and those
-from file to file inside `nodes/` and inside `host/`, each in a fenced block of its own:
+An arrow `a -> b` means that a file of `a` imports one of `b`. CONTRIBUTING.md lists all arrows between the
+folders, and those from file to file inside `nodes/` and inside `host/`, each in a fenced block of its own:
 
     ```arrows folders
     patches -> host, attention, scaling

@@ -9,8 +9,8 @@ errors, help pages and other tooltips use.
 and a digest of the translation. A translation is stale if the English text has changed since then and the
 translation has not.
 
-    python3 dev.py locales                               list, and remember the translations that were written since
-    python3 dev.py locales --keep zh MegapixelUpscale    the translations of this node are still right as they are
+    python3 dev.py locales                               list, and record the new translations
+    python3 dev.py locales --keep zh MegapixelUpscale    this node's translations are still correct
 """
 
 from __future__ import annotations

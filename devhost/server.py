@@ -117,7 +117,8 @@ class Server:
         `on_progress` is called after every request to the server with the seconds waited so far.
 
         Raises:
-            PromptFailure: when a node raises, or the prompt is interrupted or not finished after `timeout` seconds.
+            PromptFailure: when a node raises, or the prompt is interrupted or not finished after `timeout`
+                seconds.
             ServerFailure: when the server dies.
         """
         started = time.monotonic()
@@ -242,7 +243,9 @@ def _command(environment: Environment, base: Path, port: int, packs: Iterable[st
 
 
 def _other_front_end() -> list[str]:
-    """Return the options for the version of the front end that MEGAPIXEL_FRONT_END names; without it none, for ComfyUI's own."""
+    """Return the options for the version of the front end that MEGAPIXEL_FRONT_END names; without it none,
+    for ComfyUI's own.
+    """
     version = os.environ.get("MEGAPIXEL_FRONT_END")
     if not version:
         return []

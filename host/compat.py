@@ -79,8 +79,8 @@ def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
 def repeated_conditionings(options: Mapping[str, Any]) -> list[int] | None:
     """Return the index of the conditioning of each part of a layer's batch if a pack uses several texts for one; else None.
 
-    `options` are the options of a patch inside the layer. Packs for regional prompts store there the host's `cond_or_uncond`
-    with each number repeated once per text; the negative conditioning has one.
+    `options` are the options of a patch inside the layer. Packs for regional prompts store there the host's
+    `cond_or_uncond` with each number repeated once per text; the negative conditioning has one.
     """
     numbers: Sequence[int] = options.get("cond_or_uncond", ())
     made = next((options[key] for key in _REPEATED if key in options), None)
@@ -97,7 +97,9 @@ _REPEATED = "cond_or_uncond_couple", "cond_or_uncond_hook_couple"
 
 
 def chosen_attention(layer: Any) -> dict[str, Any]:
-    """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if it does not."""
+    """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if
+    it does not.
+    """
     own = getattr(layer, "comfy_attention", None)  # new after 0.30
     return {} if own is None else {"preferred_attention": own}
 
@@ -122,7 +124,9 @@ def new_patcher(network: nn.Module, device: torch.device) -> Any:
 
 
 def load_whole(patcher: Any) -> None:
-    """Load all weights of a model. Some hosts load only a part, and networks without casting layers cannot fetch the rest."""
+    """Load all weights of a model. Some hosts load only a part, and networks without casting layers cannot
+    fetch the rest.
+    """
     load = comfy.model_management.load_models_gpu
     whole = {"force_full_load": True} if "force_full_load" in inspect.signature(load).parameters else {}
     load([patcher], **whole)
@@ -164,7 +168,9 @@ PATCHER_NEEDS = (
 
 
 def missing_of_patcher(model: Any) -> list[str]:
-    """Return the attributes that this pack uses and a MODEL lacks; some packs have patchers of their own (GGUF, Nunchaku)."""
+    """Return the attributes that this pack uses and a MODEL lacks; some packs have patchers of their own
+    (GGUF, Nunchaku).
+    """
     return [name for name in PATCHER_NEEDS if not hasattr(model, name)]
 
 

@@ -23,7 +23,8 @@ def worker_slice(*, master_works: bool) -> tuple[int, int]:
     workers.
 
     Raises:
-        ValueError: when this machine is a worker that is not in the list, or the master although only workers are counted.
+        ValueError: when this machine is a worker that is not in the list, or the master although only workers
+            are counted.
     """
     for inputs in _collectors(executing_prompt()):
         workers = [str(name) for name in json.loads(inputs.get("enabled_worker_ids") or "[]")]

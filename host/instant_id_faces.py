@@ -28,7 +28,8 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
 ) -> tuple[list[Face | None], list[str]]:
-    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face; and a notice for each guess and omission.
+    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face; and a
+    notice for each guess and omission.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.

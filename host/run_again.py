@@ -1,7 +1,8 @@
 """Results that depend on more than the inputs: the host must not take them from its cache as if they were final.
 
-The host caches a node's result under its inputs and its fingerprint. Here the fingerprint counts what happened to the node's results: a run that
-ended early, memory that was missing, a file that is gone. So the next run of the same inputs is executed.
+The host caches a node's result under its inputs and its fingerprint. Here the fingerprint counts what
+happened to the node's results: a run that ended early, memory that was missing, a file that is gone. So the
+next run of the same inputs is executed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Patches of other packs in the same UNet: adapts their inputs when features are downscaled, and raises an error if one cannot work."""
+"""Patches of other packs in the same UNet: adapts their inputs when features are downscaled, and raises an
+error if one cannot work.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """RAU-Net: the sizes of its two rescalings, and their published schedule.
 
 One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features
-after an attention block over small rectangles. Both give the deep features of a large image the UNet's trained size.
+after an attention block over small rectangles. Both give the deep features of a large image the UNet's
+trained size.
 
 Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
 
@@ -90,7 +91,8 @@ def published_phases(
 
     Args:
         kind: "sd" for SD 1.x and 2.x, or "sdxl".
-        latent_size: of the image; at four times the trained size and above, the shares of the larger class apply.
+        latent_size: of the image; at four times the trained size and above, the shares of the larger class
+            apply.
         turbo: SDXL-Turbo, which uses the pooling only.
         control: whether a ControlNet is used; it lengthens SDXL's smaller class.
     """

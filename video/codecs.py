@@ -27,7 +27,8 @@ class Codec:
         options: further ones.
         bits_per_pixel: of a file at the usual quality, a high estimate.
         plays: whether browsers play it.
-        left: whether shared colours lie on the left column of their block, as decoders assume; see `colour.to_planes`.
+        left: whether shared colours lie on the left column of their block, as decoders assume; see
+            `colour.to_planes`.
     """
 
     encoders: tuple[str, ...]

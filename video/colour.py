@@ -1,7 +1,7 @@
 """From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0, 4:2:2 or 4:4:4, or RGB itself.
 
-Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right edge of
-images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
+Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right
+edge of images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Colour:
     def for_result(self, source_height: int) -> Colour:
         """Return the tags for the enlarged video.
 
-        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players assume: enlarged and untagged, players
-        would assume BT.709, with other colours.
+        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players assume: enlarged and
+        untagged, players would assume BT.709, with other colours.
         """
         if self.matrix == RGB_MATRIX:
             return Colour()
@@ -96,8 +96,8 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
     """Convert (3, H, W) to a file's pixels: one array per plane, (h, w) or packed (H, W, 4).
 
     Args:
-        left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and H.265;
-            else in its centre.
+        left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and
+            H.265; else in its centre.
     """
     picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:

@@ -35,7 +35,8 @@ def composition(latents: Floats) -> Floats:
 def border_patches(latents: Floats) -> Floats:
     """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's border crosses, without background.
 
-    Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in drawn scenes.
+    Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in
+    drawn scenes.
     """
     views = sliding_window_view(_without_background(latents), (PATCH, PATCH), axis=(2, 3))
     masks = sliding_window_view(latents[:, 3] > 0, (PATCH, PATCH), axis=(1, 2))
@@ -48,7 +49,8 @@ def border_patches(latents: Floats) -> Floats:
 def residual_noise(latents: Floats) -> float:
     """Return the residual noise in the background of latents (B, 4, H, W); a drawn background is smooth.
 
-    It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from every object.
+    It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from
+    every object.
     """
     fine = latents[:, :3] - ndimage.uniform_filter(latents[:, :3], 3, axes=(2, 3))
     clear = ndimage.binary_erosion(latents[:, 3] < 0, np.ones((1, 3, 3)), iterations=2).astype(bool)

@@ -30,7 +30,8 @@ class ObjectRow:
 
     edge: sharpness, mean gradient of the steepest pixels; `edge_ratio` to drawn scenes of the trained size.
     residual_noise: noise that is left in the background; it makes edges seem sharper.
-    composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is nearer.
+    composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is
+    nearer.
     """
 
     model: str

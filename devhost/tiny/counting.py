@@ -1,9 +1,9 @@
 """Counts the objects in latents of the toy world: whether there are as many as requested, and whether they
 are whole.
 
-An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its own,
-because objects that touch are one component but still have two light parts. Thresholds lie half-way between
-background and object in each image, since a sampled image is softer than a drawn one.
+An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its
+own, because objects that touch are one component but still have two light parts. Thresholds lie half-way
+between background and object in each image, since a sampled image is softer than a drawn one.
 
 Dimensions: B images, H and W in latent pixels. Lengths are in latent pixels, positions are (y, x).
 """

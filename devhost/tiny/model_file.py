@@ -1,8 +1,8 @@
 """Files of trained tiny models: the weights of the UNet, its table of prompts, and the metadata that a loader
 needs.
 
-The table `class_tokens` (K, T, D) has a row for each prompt in `names`, then one for the empty prompt. Weights are in half
-precision or in 8 bits (see :mod:`.eight_bit`).
+The table `class_tokens` (K, T, D) has a row for each prompt in `names`, then one for the empty prompt.
+Weights are in half precision or in 8 bits (see :mod:`.eight_bit`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Tiny models with quantised weights: with a separate patcher class that is called as in ComfyUI-GGUF; and in
 the host's fp8.
 
-Such a patcher puts a LoRA beside a weight instead of into it, and makes a clone its own by its class. A weight is bytes, 8 bits a value and a
-scale for each row, and says that it has the shape of what it was made from.
+Such a patcher puts a LoRA beside a weight instead of into it, and makes a clone its own by its class. A
+weight is bytes, 8 bits a value and a scale for each row, and says that it has the shape of what it was made
+from.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Synthetic scenes: as latents and as the crisp image that the latents stand for.
 
-A scene holds exactly one person or ring, or as many balls as its class says. Its latent has three colour channels
-and the objects' mask, all in [-1, 1]; the image has 8 pixels per latent pixel and values in [0, 1]. Both are
-the same drawing: ``avg_pool2d(2 * image - 1, 8)`` is the colour part of the latent. Lengths are in units of the
-frame's short side, positions are (y, x) from its upper left corner.
+A scene holds exactly one person or ring, or as many balls as its class says. Its latent has three colour
+channels and the objects' mask, all in [-1, 1]; the image has 8 pixels per latent pixel and values in [0, 1].
+Both are the same drawing: ``avg_pool2d(2 * image - 1, 8)`` is the colour part of the latent. Lengths are in
+units of the frame's short side, positions are (y, x) from its upper left corner.
 
 Dimensions: B scenes, N objects at most, H and W in latent pixels.
 """
@@ -45,9 +45,10 @@ BODY_COLOURS = torch.tensor([[1.0, -0.6, -0.6], [-0.6, 0.9, -0.6], [-0.6, -0.4, 
 class Scenes:
     """B scenes in frames of one size.
 
-    Shapes: ``classes`` (B,) long; ``height`` (B, 1, 1); ``centres`` (B, N, 2, 1, 1), infinity where there is no
-    object; ``body`` and ``tone`` (B, 3, 1, 1), the colours of the body and of the background; ``slope`` (B, 2,
-    1, 1), the background's. The frame shows ``1 / zoom`` (B, 1, 1) of the scene's sides from ``corner`` (B, 2, 1, 1) on.
+    Shapes: ``classes`` (B,) long; ``height`` (B, 1, 1); ``centres`` (B, N, 2, 1, 1), infinity where there is
+    no object; ``body`` and ``tone`` (B, 3, 1, 1), the colours of the body and of the background; ``slope``
+    (B, 2, 1, 1), the background's. The frame shows ``1 / zoom`` (B, 1, 1) of the scene's sides from
+    ``corner`` (B, 2, 1, 1) on.
     """
 
     size: tuple[int, int]

@@ -4,8 +4,8 @@ For images of a model that was trained on one object in front of a smooth backgr
 quadratic function of the position in each channel, fitted so that objects do not influence it; an object is
 what differs from it. No property of the object is used, so the same counter works for every model.
 
-Pictures are (H, W, 3) in [0, 1]. Areas are shares of the square of the shorter side, so that an object that fills the frame is
-as large in a wide picture as in a square one.
+Pictures are (H, W, 3) in [0, 1]. Areas are shares of the square of the shorter side, so that an object that
+fills the frame is as large in a wide picture as in a square one.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ class Row:
         several: share with two and more large objects.
         pieces: small pieces a picture.
         texture: share of the background that is not smooth.
-        distance: Fréchet distance of the compositions from those of the model's own pictures at its trained size.
+        distance: Fréchet distance of the compositions from those of the model's own pictures at its trained
+            size.
         sharpness: relative to plain pictures of this size.
         seconds: CPU time a picture, without the autoencoder; `seconds_ratio` to plain.
     """

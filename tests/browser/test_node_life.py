@@ -1,8 +1,8 @@
 """A node's life in the real front end: bypassed, muted, made anew, inside a subgraph, and what it reports of its run.
 
-The front end connects the output of a bypassed node to the input at the same place if the types match, else to the first input of
-that type. The table is what this must give for each node of the pack; None is no connection, which the host reports at the node
-that needs one ("Required input is missing").
+The front end connects the output of a bypassed node to the input at the same place if the types match, else
+to the first input of that type. The table is what this must give for each node of the pack; None is no
+connection, which the host reports at the node that needs one ("Required input is missing").
 """
 
 from __future__ import annotations
@@ -228,7 +228,9 @@ def test_a_muted_node_gives_nothing(build):
 
 
 def black_mask(label, **previews):
-    """Nodes that make segments of a black mask, and previews of them by their ids; with a label of its own nothing is in the cache."""
+    """Nodes that make segments of a black mask, and previews of them by their ids; with a label of its own
+    nothing is in the cache.
+    """
     return {
         "1": prompt_node("LoadImage", "Picture", image="example.png"),
         "2": prompt_node("SolidMask", "Mask", value=0.0, width=48, height=32),

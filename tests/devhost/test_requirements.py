@@ -1,4 +1,5 @@
-"""What the pack installs (nothing), and the command of the face nodes in environments that have other builds of their packages.
+"""What the pack installs (nothing), and the command of the face nodes in environments that have other builds
+of their packages.
 
 Packages come from the index that pip is set to; where it cannot be reached, there is nothing to test.
 """

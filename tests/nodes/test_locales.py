@@ -1,6 +1,8 @@
-"""The nodes in the languages of their users: what is translated exists, and has the numbers and settings of the English text.
+"""The nodes in the languages of their users: what is translated exists, and has the numbers and settings of
+the English text.
 
-A translation that is missing fails no test, nor does one whose English text has changed since: `dev.py locales` lists them.
+A translation that is missing fails no test, nor does one whose English text has changed since: `dev.py
+locales` lists them.
 """
 
 from __future__ import annotations

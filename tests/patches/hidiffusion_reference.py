@@ -1,9 +1,10 @@
 """HiDiffusion written out slowly: what its reference code does, step by step, on the layers of the host's own UNet.
 
-It shares nothing with the code under test. It walks the UNet's blocks by hand, takes every attention apart into its
-projections, and follows the published rules literally: which step has which pair on, what the pairs do to the features,
-and which tokens see each other. The one part that is ours is the window form for odd sizes, where the reference code
-resizes the features: two windows of half a side, rounded up, that share one row or column.
+It shares nothing with the code under test. It walks the UNet's blocks by hand, takes every attention apart
+into its projections, and follows the published rules literally: which step has which pair on, what the pairs
+do to the features, and which tokens see each other. The one part that is ours is the window form for odd
+sizes, where the reference code resizes the features: two windows of half a side, rounded up, that share one
+row or column.
 
 How far the windows are moved is an argument, for the method draws that at random.
 
@@ -51,8 +52,8 @@ def pairs_on(family, latent_size, step, steps, large_side=None):
 def unet_output(unet, family, x, timesteps, context, y=None, *, dilated=False, pooled=False, quarters=None):
     """Return what `unet` gives for `x` with the chosen pairs on.
 
-    `quarters` tells by (kind of block, block, layer) how many quarters of a window that layer's windows are moved; None
-    leaves all attention whole.
+    `quarters` tells by (kind of block, block, layer) how many quarters of a window that layer's windows are
+    moved; None leaves all attention whole.
     """
     emb = unet.time_embed(_time_embedding(timesteps, unet.model_channels))
     if y is not None:

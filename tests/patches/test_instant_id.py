@@ -533,7 +533,8 @@ class Foreign:
 class Regions:
     """Two texts for the positive conditioning, one for each half of the picture, as packs for regional prompts do it.
 
-    The options have under `key` which conditioning each part of the batch belongs to; both texts are that of the conditioning.
+    The options have under `key` which conditioning each part of the batch belongs to; both texts are that of
+    the conditioning.
     """
 
     def __init__(self, key="cond_or_uncond_hook_couple"):

@@ -1,6 +1,7 @@
 """Shares of the executed steps, on the host's own samplers and schedulers: each pair is on in just the steps it should be.
 
-A model call belongs to the step in whose span of noise levels it lies; at the level at which a step begins, to that step.
+A model call belongs to the step in whose span of noise levels it lies; at the level at which a step begins,
+to that step.
 """
 
 from __future__ import annotations

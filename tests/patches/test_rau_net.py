@@ -125,7 +125,9 @@ class TestWindow:
     )
     @pytest.mark.parametrize("unit", ["percent", "timestep"])
     def test_a_step_exactly_on_the_end_is_decided_by_four_decimals(self, sd15, end, is_on, unit):
-        """As in the original: the end's noise level is rounded, up or down. The steps before and after it are not in question."""
+        """As in the original: the end's noise level is rounded, up or down. The steps before and after it are
+        not in question.
+        """
         times = {"percent": (0.0, end), "timestep": (999.0, 999.0 * (1 - end))}[unit]
         settings = only_downsample(time_mode=unit, start_time=times[0], end_time=times[1])
         sampling = sd15.get_model_object("model_sampling")

@@ -64,7 +64,9 @@ def one_call(model: Any, side: int) -> Callable[[], torch.Tensor]:
 
 
 def flops(call: Callable[[], object]) -> int:
-    """Count the operations, including those of the CPU's fused attention, which the counter does not support."""
+    """Count the operations, including those of the CPU's fused attention,
+    which the counter does not support.
+    """
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)

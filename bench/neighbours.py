@@ -165,7 +165,10 @@ def _computing_in(dtype: torch.dtype) -> Callable[[Any, Any], Any]:
 
 @contextmanager
 def _lowvram(model: Any) -> Iterator[None]:
-    """As under `--lowvram` with no memory for weights: the host casts them layer by layer. It thinks of this CPU as a GPU."""
+    """As under `--lowvram` with no memory for weights: the host casts them layer by layer.
+
+    It thinks of this CPU as a GPU.
+    """
     management = comfy.model_management
     before = management.is_device_cpu, management.vram_state
     management.unload_all_models()
@@ -190,7 +193,9 @@ def _guided(module: str, name: str, *cfg: Any) -> Callable[[Any], Any]:
 
 
 def _projections(model: Any) -> dict[str, torch.Tensor]:
-    """Return random projections of image tokens, one pair for each cross-attention that a pack numbers in a full-size model."""
+    """Return random projections of image tokens, one pair for each cross-attention that
+    a pack numbers in a full-size model.
+    """
     unet = model.get_model_object("diffusion_model")
     context = model.model.model_config.unet_config["context_dim"]
     widths = {layer[:2]: width for layer, width in cross_attentions(unet).items()}
@@ -274,7 +279,9 @@ def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
 
 
 def _motion(model: Any, pack: Any, frames: int = 2) -> Any:
-    """AnimateDiff with random motion weights a tenth as wide as the real ones, in contexts of `frames` of the batch."""
+    """AnimateDiff with random motion weights a tenth as wide as the real ones,
+    in contexts of `frames` of the batch.
+    """
     module: Any = importlib.import_module(f"{pack.__name__}.animatediff.motion_module_ad")
     injection = importlib.import_module(f"{pack.__name__}.animatediff.model_injection")
     context = 2 if model.model.model_config.unet_config["context_dim"] == 2048 else 3

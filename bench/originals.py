@@ -161,14 +161,18 @@ HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
 
 
 def sizes(count: int, multiple: int = 1, least: int = 9) -> list[Size]:
-    """Return different latent sizes from `least` to 40 pixels, that is images with sides that are multiples of 8."""
+    """Return different latent sizes from `least` to 40 pixels,
+    that is images with sides that are multiples of 8.
+    """
     rng = random.Random(1)
     sides = [side for side in range(least, 41) if side % multiple == 0]
     return rng.sample([(height, width) for height in sides for width in sides], count)
 
 
 def jank(packs: Path) -> tuple[dict[str, Any], Any]:
-    """Return the nodes of the pack, and its module of shared functions; its changes to ComfyUI are reverted."""
+    """Return the nodes of the pack, and its module of shared functions;
+    its changes to ComfyUI are reverted.
+    """
     pack = load_pack(packs / JANK)
     rau_net = sys.modules[f"{pack.__name__}.py.raunet"]
     rau_net.GLOBAL_STATE.no_controlnet_workaround = True

@@ -24,7 +24,9 @@ from devhost.environment import ROOT
 
 
 def load(bytecode: str) -> tuple[float, float, list[str]]:
-    """Return wall and CPU milliseconds of loading in a process of its own, and the foreign modules it loaded."""
+    """Return wall and CPU milliseconds of loading in a process of its own,
+    and the foreign modules it loaded.
+    """
     command = [sys.executable, "-m", "bench.startup", "--child"]
     variables = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
     output = subprocess.run(

@@ -96,7 +96,10 @@ def _write_source(file: Path, frames: int, size: list[int], still: bool) -> None
 
 
 class _Still:
-    """Frames of which only a patch on the border of two tiles moves: 2 of 18 tiles change. Made one at a time."""
+    """Frames of which only a patch on the border of two tiles moves: 2 of 18 tiles change.
+
+    Made one at a time.
+    """
 
     def __init__(self, moving: Any) -> None:
         self._moving, self.shape = moving, moving.shape

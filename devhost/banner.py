@@ -1,4 +1,6 @@
-"""The banner of the pack's page in the registry, 21:9, from the pack's own images: `python -m devhost.banner`."""
+"""The banner of the pack's page in the registry, 21:9, from the pack's own images:
+`python -m devhost.banner`.
+"""
 
 from __future__ import annotations
 

@@ -140,7 +140,9 @@ class FrontEnd:
         self.page.get_by_test_id("queue-button").click()
 
     def run(self) -> str:
-        """Press the Run button and wait for the end of the prompt; return the type of the message that ended it."""
+        """Press the Run button and wait for the end of the prompt;
+        return the type of the message that ended it.
+        """
         self.page.evaluate(_WAIT_FOR_END)
         self.press_run()
         return self.page.evaluate("() => window.end")
@@ -152,7 +154,9 @@ class FrontEnd:
         return tuple(size)
 
     def wait_for_video(self) -> tuple[int, int]:
-        """Wait until a node shows a video of the output folder whose first frame is there, and return its (height, width)."""
+        """Wait until a node shows a video of the output folder whose first frame is there,
+        and return its (height, width).
+        """
         self.page.wait_for_function(f"() => ({_VIDEO})() !== null")
         return tuple(self.page.evaluate(_VIDEO))
 
@@ -213,7 +217,9 @@ class FrontEnd:
             self.page.evaluate(_CHOOSE_LANGUAGE, "en")
 
     def cut_help(self) -> list[str]:
-        """Return the beginnings of the parts of the open help page that are wider than their place or cover another part."""
+        """Return the beginnings of the parts of the open help page that are wider than
+        their place or cover another part.
+        """
         return self.page.evaluate(_CUT_HELP, _HELP)
 
     def photograph_help(self, file: Path) -> None:

@@ -409,7 +409,9 @@ def _write_examples(environment: Environment) -> None:
 
 
 def _example(branches: Sequence[str], object_info: Mapping[str, Any]) -> Graph:
-    """Return the workflow of these branches on the checkpoint that people are likely to have, or are offered."""
+    """Return the workflow of these branches on the checkpoint that people are likely to
+    have, or are offered.
+    """
     return _with_download(to_graph(workflow_prompt(branches), object_info))
 
 

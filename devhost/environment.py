@@ -99,7 +99,8 @@ def prepare() -> Environment:
 
 
 def extra_package(pin: str) -> Path:
-    """Return a folder with one more package for this Python, installed if it is missing; it goes on `sys.path`.
+    """Return a folder with one more package for this Python, installed if it is missing;
+    it goes on `sys.path`.
 
     For what only a few tests need: the environment of all others stays as it is.
     """

@@ -114,7 +114,9 @@ TINY = {
 
 
 def tiny_example(name: str, picture: str) -> Prompt:
-    """Return an example with its loaders replaced by those of a tiny model, and an image of the input folder."""
+    """Return an example with its loaders replaced by those of a tiny model,
+    and an image of the input folder.
+    """
     family = {"family": TINY[name]}
     replaced = {
         "UNETLoader": prompt_node("MegapixelDevFamilyModel", "Model", **family),

@@ -48,7 +48,9 @@ def find_host() -> None:
 
 
 def import_pack(folder: Path, name: str) -> ModuleType:
-    """Import a pack as the host does, as a package of its own whatever its folder is called, under a name; once."""
+    """Import a pack as the host does, as a package of its own whatever its folder is
+    called, under a name; once.
+    """
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]

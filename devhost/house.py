@@ -49,7 +49,9 @@ class Import:
         return self.module.split(".")[0]
 
     def files(self) -> list[Path]:
-        """Return the files of the pack that a relative import names; a package counts as its `__init__.py`."""
+        """Return the files of the pack that a relative import names;
+        a package counts as its `__init__.py`.
+        """
         if not self.level:
             return []
         place = self.file.parents[self.level - 1].joinpath(*self.module.split("."))
@@ -77,7 +79,9 @@ def pack_files(root: Path = ROOT) -> list[Path]:
 
 
 def imported_files(file: Path) -> set[Path]:
-    """Return `file` and all files of the pack that it imports, directly or not; packages' own files do not count."""
+    """Return `file` and all files of the pack that it imports, directly or not;
+    packages' own files do not count.
+    """
     seen: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -133,7 +137,9 @@ def difference(block: str, made: Arrows, paper: set[Arrow]) -> str:
 
 
 def cycle(some: Iterable[Arrow]) -> list[str]:
-    """Return names that import each other in a circle, first and last the same; empty if there is no circle."""
+    """Return names that import each other in a circle, first and last the same;
+    empty if there is no circle.
+    """
     targets: dict[str, list[str]] = {}
     for source, target in some:
         targets.setdefault(source, []).append(target)
@@ -169,7 +175,9 @@ def _room(file: Path, root: Path) -> str:
 
 
 def _between(files: Iterable[Path], name: Callable[[Path], str | None]) -> Arrows:
-    """Return the arrows from the files to others; `name` names a file's end of an arrow, None has no arrow."""
+    """Return the arrows from the files to others;
+    `name` names a file's end of an arrow, None has no arrow.
+    """
     found: dict[Arrow, list[str]] = {}
     for file in files:
         for one in imports(file):

@@ -44,7 +44,9 @@ _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ServerFailure(Exception):
-    """The server did not start, did not load a pack, or died; the message ends with the log lines about it."""
+    """The server did not start, did not load a pack, or died;
+    the message ends with the log lines about it.
+    """
 
 
 @dataclass(frozen=True)

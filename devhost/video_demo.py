@@ -43,7 +43,9 @@ def video_prompt(file: str = "example.mp4", **settings: Any) -> Prompt:
 
 
 def example_frames(count: int = FRAMES) -> Tensor:
-    """Return (F, 3, H, W): a photograph at a quarter of its size, seen by a camera that moves to the right."""
+    """Return (F, 3, H, W): a photograph at a quarter of its size,
+    seen by a camera that moves to the right.
+    """
     small = reduce_by(photograph("astronaut"), 4)[0]
     small = F.interpolate(small[None], (128, 128 + count), mode="area")[0]
     return small.unfold(2, WIDTH, STEP).permute(2, 0, 1, 3)[:count, :, :HEIGHT]

@@ -1,4 +1,5 @@
-"""The number of this worker and of all workers, read from the prompt that ComfyUI-Distributed sends to each machine.
+"""The number of this worker and of all workers,
+read from the prompt that ComfyUI-Distributed sends to each machine.
 
 In each machine's copy of a prompt, the collector node contains the list of workers and which of them this one
 is.
@@ -17,7 +18,8 @@ COLLECTOR = "DistributedCollector"
 
 
 def worker_slice(*, master_works: bool) -> tuple[int, int]:
-    """Return (index, count) of the slice of the machine that runs the prompt; (0, 1) if there is only one machine.
+    """Return (index, count) of the slice of the machine that runs the prompt;
+    (0, 1) if there is only one machine.
 
     The master is the first, followed by the workers in their order. Without `master_works` there are only the
     workers.

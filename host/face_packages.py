@@ -39,7 +39,9 @@ def import_face_analysis() -> Any:
 
 
 def choose_providers(provider: str) -> tuple[list[str], list[str]]:
-    """Return onnxruntime's names for the provider and then for the CPU; and a notice if only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU;
+    and a notice if only the CPU is left.
+    """
     import onnxruntime
 
     available = onnxruntime.get_available_providers()

@@ -1,4 +1,7 @@
-"""Checks of the inputs of nodes: images, masks, latents and noise levels. A wrong one raises an error with a message."""
+"""Checks of the inputs of nodes: images, masks, latents and noise levels.
+
+A wrong one raises an error with a message.
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,8 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a notice if some keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
+    """Return a notice if some keypoints (F, H, W, 3) are not drawn ones,
+    which are black around the face; else none.
 
     A bypassed Face Keypoints passes the photograph through, and one that finds no face returns black images.
     """

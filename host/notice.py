@@ -1,4 +1,6 @@
-"""Notices of nodes that change nothing, or less than requested: one line in the log, and the same text at the node."""
+"""Notices of nodes that change nothing, or less than requested: one line in the log,
+and the same text at the node.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Results that depend on more than the inputs: the host must not take them from its cache as if they were final.
+"""Results that depend on more than the inputs:
+the host must not take them from its cache as if they were final.
 
 The host caches a node's result under its inputs and its fingerprint. Here the fingerprint counts what
 happened to the node's results: a run that ended early, memory that was missing, a file that is gone. So the
@@ -16,7 +17,10 @@ _files: dict[str, Path] = {}  # what a node's last result lies in
 
 
 def run_again() -> None:
-    """Have the next run of the executing node executed, though its inputs are the same. Nothing happens in a script."""
+    """Have the next run of the executing node executed, though its inputs are the same.
+
+    Nothing happens in a script.
+    """
     _, node = executing_node()
     if node is not None:
         _events[node] = _events.get(node, 0) + 1

@@ -11,7 +11,9 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
-    """Downscaled features and MSW-MSA, or the published RAU-Net, with all settings chosen from the model and the size."""
+    """Downscaled features and MSW-MSA, or the published RAU-Net,
+    with all settings chosen from the model and the size.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:

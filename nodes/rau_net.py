@@ -46,7 +46,9 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with all settings; those that only `yaml_parameters` could set come last, with their own sockets."""
+    """RAU-Net with all settings; those that only `yaml_parameters` could set come last,
+    with their own sockets.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:

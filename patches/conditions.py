@@ -46,7 +46,9 @@ class Condition:
 
     @property
     def is_negative(self) -> bool:
-        """Whether guidance moves the image away from it; the empty prompt of Perp-Neg counts too, by its name."""
+        """Whether guidance moves the image away from it;
+        the empty prompt of Perp-Neg counts too, by its name.
+        """
         return "negative" in self.name
 
 
@@ -102,7 +104,10 @@ class _Rows:
 
 
 def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_size: Size) -> None:
-    """Mark a run's own conditionings, by their names in its guider. Objects shared with other runs are not changed."""
+    """Mark a run's own conditionings, by their names in its guider.
+
+    Objects shared with other runs are not changed.
+    """
     for name, entries in conditions.items():
         for entry in entries:
             mark = _Mark((Condition(name, None, entry.get(VIEW), latent_size),), latent_size)

@@ -210,7 +210,9 @@ class _FaceAttention:
 
 
 def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Return whether an appended callback is within its noise levels; as in the original, each layer reads the noise level."""
+    """Return whether an appended callback is within its noise levels; as in the original,
+    each layer reads the noise level.
+    """
     sigma = float(options["sigmas"][0])
     return settings.get("sigma_end", 0.0) <= sigma <= settings.get("sigma_start", float("inf"))
 
@@ -225,7 +227,9 @@ def _own_replacements(model: ModelPatcher, clone: ModelPatcher) -> None:
 
 @dataclass(frozen=True, eq=False)
 class FacePlan(Plan):
-    """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings, and the mask, if there is one."""
+    """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings,
+    and the mask, if there is one.
+    """
 
     keys_values: Tensor
     blocks: tuple[BlockId, ...]
@@ -241,7 +245,9 @@ class FacePlan(Plan):
         return self._add(result, queries, span, options, attention)
 
     def _repeated(self, options: dict[str, Any]) -> FacePlan | None:
-        """Return the plan for a layer in which another pack uses several texts for one conditioning, or None and a log line."""
+        """Return the plan for a layer in which another pack uses several texts for one conditioning,
+        or None and a log line.
+        """
         places = repeated_conditionings(options)
         if places is None or len(options["cond_or_uncond"]) != len(self.keys_values):
             log_once(

@@ -112,7 +112,9 @@ class Topology:
 
 
 def size_at(level: int, latent_size: Size) -> Size:
-    """Return the (height, width) of unchanged features at a level: the latent's size halved `level` times, rounded up."""
+    """Return the (height, width) of unchanged features at a level:
+    the latent's size halved `level` times, rounded up.
+    """
     height, width = latent_size
     return -(-height >> level), -(-width >> level)  # stride 2 with padding 1 rounds up
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .size import Size
 
-# Image side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
+# Image size divided by trained size below which a plain UNet composes well; shrinking would only cost sharpness.
 SMALLEST_USEFUL_RATIO = 1.25
 
 
@@ -30,7 +30,7 @@ def shrunk_size(size: Sequence[int], factor: float) -> Size:
 
 
 def _shrunk_side(side: int, factor: float) -> int:
-    # The product with the reciprocal, not the quotient: they round differently, and the original node multiplies.
+    # Multiplies by the reciprocal as the original node does, because division rounds differently.
     return max(1, round(side * (1.0 / factor)))
 
 

@@ -25,7 +25,9 @@ def grow_box(box: Box, size: Size, multiple: int, least: int = 1, grid: int = 1)
 
 
 def enlarge_box(box: Box, factor: float) -> Box:
-    """Return the box around the same centre at `factor` times its size, at least 1; it may extend beyond the image."""
+    """Return the box around the same centre at `factor` times its size, at least 1;
+    it may extend beyond the image.
+    """
     return Box.of_spans(*(_enlarge(low, high, factor) for low, high in box.spans))
 
 

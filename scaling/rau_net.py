@@ -56,7 +56,9 @@ def _pooled_side(side: int, factor: float, increment: int) -> int:
 
 
 def averaging_kernel(size: Sequence[int], target: Sequence[int]) -> Size:
-    """Return the kernel of `F.avg_pool2d` that gives `target` for features of `size`, or the nearest size above it."""
+    """Return the kernel of `F.avg_pool2d` that gives `target` for features of `size`,
+    or the nearest size above it.
+    """
     height, width = (max(1, side // aim) for side, aim in zip(size, target, strict=True))
     return height, width
 
@@ -79,7 +81,7 @@ class Phases:
 
 NEVER: Span = (0.0, 0.0)
 
-# The side of a latent, shorter side counting, from which an image is of the larger class: four times the trained one.
+# The shorter side of a latent from which the larger class applies: four times the trained size.
 LARGE_SIDE: dict[Kind, int] = {"sd": 256, "sdxl": 512}
 AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
 

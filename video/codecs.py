@@ -147,7 +147,9 @@ def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
 
 
 def fitting_size(name: str, height: int, width: int) -> tuple[int, int]:
-    """Return the nearest size, not smaller, that the codec's pixels can have: even if pixels share colours."""
+    """Return the nearest size, not smaller, that the codec's pixels can have:
+    even if pixels share colours.
+    """
     shrink = PIXELS[CODECS[name].pixels[8]].shrink or (1, 1)
     return height + height % shrink[0], width + width % shrink[1]
 

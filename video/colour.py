@@ -1,4 +1,5 @@
-"""From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0, 4:2:2 or 4:4:4, or RGB itself.
+"""From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0,
+4:2:2 or 4:4:4, or RGB itself.
 
 Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right
 edge of images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
@@ -109,7 +110,9 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
 
 
 def _product(weights: Tensor, picture: Tensor) -> Tensor:
-    """Return (n, 3) times (3, H, W) as (n, H, W), whose planes follow each other in memory, whatever the picture's do."""
+    """Return (n, 3) times (3, H, W) as (n, H, W), whose planes follow each other in memory,
+    whatever the picture's do.
+    """
     return (weights @ picture.flatten(1)).reshape(len(weights), *picture.shape[1:])
 
 
@@ -138,7 +141,9 @@ def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
 
 
 def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
-    """Return the means of blocks of `factors`, across about the left column where `left`; edges are repeated."""
+    """Return the means of blocks of `factors`, across about the left column where
+    `left`; edges are repeated.
+    """
     down, across = -planes.shape[-2] % factors[0], -planes.shape[-1] % factors[1]
     if down or across:
         planes = F.pad(planes[None], (0, across, 0, down), mode="replicate")[0]

@@ -1,4 +1,5 @@
-"""Proof of effect: sample every method at every size on the tiny trained models, count, and write table, plot and sheets.
+"""Proof of effect: sample every method at every size on the tiny trained models, count,
+and write table, plot and sheets.
 
 Samples are cached in the folder of the results, so an interrupted run can be resumed, and a larger run adds
 to a smaller one.

@@ -22,7 +22,7 @@ from .plan import MODELS, SIZES, TRAINED_SIZE, Cell, Subject, class_of
 from .rows import crowd_row
 
 COLUMNS: dict[Subject, tuple[int, ...]] = {"one": (0, 1, 2, 3, 4, 5), "many": (0, 4, 8, 9, 1, 5)}
-"""The pictures that are shown: the first of each prompt, for several objects some of each number and colour."""
+"""The images in the sheets: the first one of each prompt; with several objects, some of each kind."""
 PALETTE = 256
 PIXELS_PER_LATENT = 8
 SUBTITLE = (

@@ -40,7 +40,9 @@ def sources() -> dict[str, str]:
 
 
 def draw(unit: Unit, folder: Path) -> Record:
-    """Sample or draw a unit, save its latents in the folder and return its record, which is not written yet."""
+    """Sample or draw a unit, save its latents in the folder and return its record,
+    which is not written yet.
+    """
     if unit.cell.model == DRAWN:
         make = drawn_scenes
     else:

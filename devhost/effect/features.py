@@ -17,14 +17,16 @@ from .statistics import Axes, Floats, Gaussian, fit, frechet_distance, principal
 
 AXES = 16
 FEWEST = 2 * AXES
-"""Pictures below which a distance says nothing: the covariance would hardly be of full rank, and prompts not in balance."""
+"""Minimum number of images for a distance: with fewer, the covariance hardly has full rank."""
 PATCH, STRIDE = 8, 4
 LEAST_SHARE = 1 / 8
 """Of a patch that is object, and that is not, for a border to cross it."""
 
 
 def composition(latents: Floats) -> Floats:
-    """Return (B, 4 * 16 * 16): latents (B, 4, H, W) without their background, averaged down to the trained size."""
+    """Return (B, 4 * 16 * 16): latents (B, 4, H, W) without their background,
+    averaged down to the trained size.
+    """
     height, width = (
         _averaging(small, large) for small, large in zip(TRAINED_SIZE, latents.shape[2:], strict=True)
     )
@@ -33,7 +35,8 @@ def composition(latents: Floats) -> Floats:
 
 
 def border_patches(latents: Floats) -> Floats:
-    """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's border crosses, without background.
+    """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's
+    border crosses, without background.
 
     Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in
     drawn scenes.
@@ -72,7 +75,9 @@ class Reference:
 
 
 def _averaging(small: int, large: int) -> Floats:
-    """Return the matrix (small, large) that averages over equal stretches; a row is the mean over one of them."""
+    """Return the matrix (small, large) that averages over equal stretches;
+    a row is the mean over one of them.
+    """
     edges = np.arange(small + 1)[:, None] * large / small
     pixels = np.arange(large)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)

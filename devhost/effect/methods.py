@@ -110,7 +110,9 @@ def method_of(name: str) -> Method:
 
 @dataclass(frozen=True)
 class _Until:
-    """The published rescalings of RAU-Net with another end: the last phase ends at it, and no other goes beyond it."""
+    """The published rescalings of RAU-Net with another end: the last phase ends at it,
+    and no other goes beyond it.
+    """
 
     end: float
 

@@ -57,7 +57,9 @@ def draw_shares(axes: Axes, rows: Sequence[ObjectRow], model: str) -> None:
 
 
 def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoint], model: str) -> None:
-    """Draw the share of one object against the sharpness: a line through the ends of each curve, a mark for each method."""
+    """Draw the share of one object against the sharpness: a line through the ends of each curve,
+    a mark for each method.
+    """
     for curve in dict.fromkeys(point.curve for point in points):
         chosen = [point for point in points if point.curve == curve]
         across, up = [_sharpness(point.row) for point in chosen], [point.row.one for point in chosen]

@@ -60,7 +60,9 @@ def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Ite
 
 
 def _begin() -> None:
-    """Start a process: the parent alone says what happens on Ctrl-C, and nothing outlives a process that it ends."""
+    """Start a process: the parent alone says what happens on Ctrl-C,
+    and nothing outlives a process that it ends.
+    """
     # The usual lock, which the host's progress bars make, is a semaphore of the whole machine.
     tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -84,7 +84,8 @@ def fit(samples: Floats) -> Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Return the squared distance |m - m'|^2 + tr(C + C' - 2 (C C')^1/2), at least 0, and 0 for equal Gaussians.
+    """Return the squared distance |m - m'|^2 + tr(C + C' - 2 (C C')^1/2), at least 0,
+    and 0 for equal Gaussians.
 
     The root's trace is that of (C^1/2 C' C^1/2)^1/2, which is symmetric, so no root of it is complex.
     """

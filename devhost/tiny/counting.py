@@ -23,7 +23,7 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 MIN_AREA, MIN_BALL_AREA = 10.8, 1.6
-"""Least area of an object, a ball: a fifth of the median one of the training images (16 x 16 latent pixels)."""
+"""Minimum area of a ball: a fifth of the median area in the training images (16 x 16 latent pixels)."""
 MIN_LIGHT_AREA = 2
 MIN_CONTRAST = 0.7
 """Least difference of the mask channel between object and background; in drawn scenes it is 2."""
@@ -62,7 +62,9 @@ class PictureCount:
 
     @property
     def whole(self) -> bool:
-        """Return whether there are as many objects as requested and the largest has the shape of its class."""
+        """Return whether there are as many objects as requested and the largest has the
+        shape of its class.
+        """
         return self.exact and self.overlap > MIN_OVERLAP
 
     @property

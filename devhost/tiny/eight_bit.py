@@ -24,7 +24,8 @@ LARGEST = 127
 
 
 def pack_rows(state: State) -> State:
-    """Return `state` with tensors of two and more axes as int8 rows and their scales, and vectors in half precision.
+    """Return `state` with tensors of two and more axes as int8 rows and their scales,
+    and vectors in half precision.
 
     No weight moves by more than half a step, 1/254 of the largest of its row, beside the rounding of the
     scale.

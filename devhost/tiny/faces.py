@@ -205,7 +205,9 @@ class _Graph:
 
 
 def _detector() -> Any:
-    """Return a SCRFD: in each place the centroids of the dots around it, and whether they are a face of its own."""
+    """Return a SCRFD: in each place the centroids of the dots around it,
+    and whether they are a face of its own.
+    """
     graph = _Graph()
     planes = _dot_planes(graph)
     levels = [_level(planes, stride, *widths) for stride, widths in STRIDES.items()]
@@ -265,7 +267,9 @@ def _rows(planes: Sequence[_Value], values: int) -> _Value:
 
 
 def _recogniser() -> Any:
-    """Return an ArcFace: the mean colours of 8 x 8 blocks as 512 numbers, through cosines of 192 frequencies."""
+    """Return an ArcFace: the mean colours of 8 x 8 blocks as 512 numbers,
+    through cosines of 192 frequencies.
+    """
     graph = _Graph()
     blocks = graph.add("AveragePool", "input.1", kernel_shape=[14, 14], strides=[14, 14])
     frequency, place = np.mgrid[:192, :512]

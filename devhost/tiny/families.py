@@ -65,7 +65,9 @@ _ANIMA = {
 
 @dataclass(frozen=True)
 class Family:
-    """A family: the host's class, the configuration of its network, and the shapes of its latents and texts."""
+    """A family: the host's class, the configuration of its network,
+    and the shapes of its latents and texts.
+    """
 
     config: type[Any]
     network: dict[str, Any]
@@ -144,7 +146,9 @@ def sample_identity(
     callback: Callable[..., Any] | None = None,
     **_: Any,
 ) -> Tensor:
-    """Call the model once and return the latent that was to be refined, under the signature of the host's samplers."""
+    """Call the model once and return the latent that was to be refined,
+    under the signature of the host's samplers.
+    """
     model(x, sigmas[0] * x.new_ones(len(x)), **extra_args)
     return model.latent_image
 

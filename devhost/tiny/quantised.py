@@ -100,7 +100,9 @@ class QuantisedPatcher(comfy.model_patcher.ModelPatcher):
 
 
 def quantised_model(family: Family) -> tuple[Any, Any]:
-    """Return a model with quantised weights, and the host's own patcher of a model with the same weights in full precision."""
+    """Return a model with quantised weights, and the host's own patcher of a model with
+    the same weights in full precision.
+    """
     made: Any = _with_layers(family, QuantisedOps).model()
     plain = family.model()
     for (_, layer), (_, other) in zip(_linear_layers(made), _linear_layers(plain), strict=True):

@@ -24,7 +24,9 @@ WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
 def class_of_prompt(text: str, names: Sequence[str] = TEXTS) -> int:
-    """Return which of `names` a prompt has all words of, articles aside, in any order and wording; else their number."""
+    """Return which of `names` a prompt has all words of, articles aside,
+    in any order and wording; else their number.
+    """
     words = set(re.findall(r"[a-z]+", text.lower()))
     classes = ({*name.split()} - {"a"} for name in names)
     return next((number for number, wanted in enumerate(classes) if wanted <= words), len(names))

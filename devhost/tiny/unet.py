@@ -67,7 +67,9 @@ def build_unet(
     make_state: Callable[[torch.nn.Module], State],
     dtype: torch.dtype = torch.float32,
 ) -> comfy.model_patcher.ModelPatcher:
-    """Build a model of ``family`` with the weights ``make_state(network)``, kept and computed with in ``dtype``."""
+    """Build a model of ``family`` with the weights ``make_state(network)``,
+    kept and computed with in ``dtype``.
+    """
     config = family(topology)
     config.unet_config.update(topology)  # the family's head counts are those of the full width
     config.set_inference_dtype(dtype, None)

@@ -34,7 +34,8 @@ def write_video(
     sound: str | None = None,
     **context: Any,
 ) -> Path:
-    """Write images, by default of 24 a second; `sound` is the name of an audio codec for a tone of the same length.
+    """Write images, by default of 24 a second; `sound` is the name of an audio codec
+    for a tone of the same length.
 
     `context` sets attributes of the encoder, `options` and `rotation` among them.
     """

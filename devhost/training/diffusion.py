@@ -42,7 +42,7 @@ SEVERAL_OBJECTS = 0.2
 """Share of scenes with several objects."""
 TIMESTEPS = 1000
 WINDOWS, WINDOWS_BELOW, ZOOMS = 0.5, 600, (1.2, 3.2)
-"""Share of scenes seen through a window, the timestep below which they are, and how large those scenes are."""
+"""Share of scenes seen through a window, the timestep below which they are, and their size."""
 EMPTY_PROMPTS = 0.15
 FRAME_SIZES = (64, 512)
 """Sides in pixels that SDXL's model is told at random, so that it takes no notice of them."""
@@ -101,14 +101,18 @@ class Model(torch.nn.Module):
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, classes: torch.Tensor, sizes: torch.Tensor
     ) -> torch.Tensor:
-        """Predict the noise of latents (B, 4, H, W); ``sizes`` (B, 2) are the frame's sides that SDXL is told."""
+        """Predict the noise of latents (B, 4, H, W); ``sizes`` (B, 2) are the frame's
+        sides that SDXL is told.
+        """
         context = self.prompts()[classes]
         pooled = _with_sizes(context.mean(1), sizes) if self.takes_sizes else None
         return self.unet(noisy, timesteps, context=context, y=pooled)
 
 
 def _with_sizes(pooled: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Join the pooled text (B, D) with the six numbers of SDXL: size, corner of the crop, size of the target."""
+    """Join the pooled text (B, D) with the six numbers of SDXL: size,
+    corner of the crop, size of the target.
+    """
     numbers = torch.cat([sizes, torch.zeros_like(sizes), sizes], dim=1)
     embedded = timestep_embedding(numbers.flatten(), 256).reshape(len(sizes), -1)
     return torch.cat([pooled, embedded], dim=1)
@@ -173,7 +177,9 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def train(model: Model, steps: int, generator: torch.Generator, output: Path) -> None:
-    """Train on ``steps`` batches and save the running average of the weights, from time to time and at the end."""
+    """Train on ``steps`` batches and save the running average of the weights,
+    from time to time and at the end.
+    """
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     shares, losses, start = signal_shares(), torch.zeros(0), time.monotonic()

@@ -22,7 +22,7 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 COUNTED_SIDE = 160
-"""Shorter side to which a picture is reduced for counting, so that its size does not change what is counted."""
+"""Shorter side to which an image is reduced before counting, so that its size does not change the count."""
 CONTRAST = 0.08
 """Least difference from the background, in one channel."""
 LEAST_OBJECT, LEAST_PIECE = 0.03, 0.0006
@@ -32,7 +32,7 @@ EDGE = 0.05
 """Of the shorter side: how far the edge reaches in, where the background is looked for first."""
 LATENT_PIXEL = 8
 TEXTURE_CONTRAST = 0.03
-"""Least difference of a background pixel from its surroundings, of the size of a latent pixel, that is texture."""
+"""Minimum difference of a background pixel from the latent pixel around it that counts as texture."""
 STEEPEST_SHARE = 0.02
 """Of the pixels, whose gradient is the sharpness."""
 
@@ -128,7 +128,9 @@ def _components(flags: Flags) -> tuple[NDArray[np.int32], Floats]:
 
 
 def _texture(picture: Floats, objects: Flags) -> float:
-    """Return the share of the pixels away from `objects` (of the reduced picture) that differ from their surroundings."""
+    """Return the share of the pixels away from `objects` (of the reduced picture) that
+    differ from their surroundings.
+    """
     height, width = picture.shape[:2]
     detail = picture - ndimage.gaussian_filter(picture, (LATENT_PIXEL, LATENT_PIXEL, 0))
     mask = np.asarray(Image.fromarray(objects).resize((width, height), Image.Resampling.NEAREST))

@@ -65,7 +65,9 @@ class Records:
         self._records = RecordLines(self.lines)
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records of the current settings whose picture is there, counted by the current counter."""
+        """Yield the records of the current settings whose picture is there,
+        counted by the current counter.
+        """
         for line in self._records:
             try:
                 record = record_of(line)

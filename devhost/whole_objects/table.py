@@ -18,7 +18,7 @@ from .plan import SIZES, Cell
 from .records import SETTINGS, Record, Records
 
 COMPOSITION_SIDE, AXES, FEWEST = 16, 16, 33
-"""A composition has 16 x 16 colours, compared along 16 axes; with fewer pictures than 33 a distance would say nothing."""
+"""A composition has 16 x 16 colours, compared along 16 axes; a distance needs at least 33 images."""
 Interval = tuple[float, float]
 
 
@@ -127,7 +127,9 @@ def _distance(gathered: Gathered, cell: Cell) -> float | None:
 
 
 def distance(real: Floats, others: Floats) -> float:
-    """Return the Fréchet distance of compositions (N, 768) from real ones (M, 768), along the axes of all together."""
+    """Return the Fréchet distance of compositions (N, 768) from real ones (M, 768),
+    along the axes of all together.
+    """
     axes = principal_axes(np.concatenate([real, others]), AXES)
     return frechet_distance(fit(axes.project(real)), fit(axes.project(others)))
 

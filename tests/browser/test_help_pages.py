@@ -1,4 +1,6 @@
-"""The help pages in the real front end in each language of the pack: no line is cut off, nothing covers another text."""
+"""The help pages in the real front end in each language of the pack: no line is cut off,
+nothing covers another text.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def checkpoint(family):
-    """A trained model of either topology; in float32, since a CPU without bfloat16 of its own takes minutes for it."""
+    """A trained model of either topology; in float32,
+    since a CPU without bfloat16 of its own takes minutes for it.
+    """
     return node.load_trained(family, torch.float32)
 
 

@@ -1,4 +1,6 @@
-"""Which worker this is: from prompts as ComfyUI-Distributed changes them for each machine, in a real queue."""
+"""Which worker this is: from prompts as ComfyUI-Distributed changes them for each
+machine, in a real queue.
+"""
 
 from __future__ import annotations
 

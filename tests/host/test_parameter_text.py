@@ -1,4 +1,6 @@
-"""Texts of older workflows against sockets of every kind, and the error messages for what is wrong with them."""
+"""Texts of older workflows against sockets of every kind,
+and the error messages for what is wrong with them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The loader of the face analysis: where the model lies, what runs it, and what it says where something is missing."""
+"""The loader of the face analysis: where the model lies, what runs it,
+and what it says where something is missing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ PICTURE = draw_portraits((200, 301), Portrait(1, (150, 100), 80))
 
 @pytest.fixture(autouse=True)
 def models(tmp_path, monkeypatch):
-    """The host's models folder, empty, with no other insightface folder registered and no way to the internet."""
+    """The host's models folder, empty, with no other insightface folder registered and
+    no way to the internet.
+    """
 
     def refuse(*arguments):
         raise AssertionError("something was to be downloaded")

@@ -1,4 +1,6 @@
-"""The nodes of InstantID: drawn faces, the real insightface, files of random weights, tiny real SDXL models."""
+"""The nodes of InstantID: drawn faces, the real insightface, files of random weights,
+tiny real SDXL models.
+"""
 
 from __future__ import annotations
 

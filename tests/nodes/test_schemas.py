@@ -1,4 +1,6 @@
-"""Every node's schema as users' graphs know it: ids, inputs in order, defaults and ranges never change silently."""
+"""Every node's schema as users' graphs know it: ids, inputs in order,
+defaults and ranges never change silently.
+"""
 
 from __future__ import annotations
 

@@ -275,7 +275,9 @@ def masks(*shown, size=(34, 44)):
 
 
 class TestMasks:
-    """The mask of a face is one decision: for the prompt, for the residuals, and by the same picture as in the attention."""
+    """The mask of a face is one decision: for the prompt, for the residuals,
+    and by the same picture as in the attention.
+    """
 
     @pytest.mark.parametrize(("given", "pictures"), [(2, 3), (2, 4), (3, 2)])
     def test_each_picture_has_its_own_and_the_last_one_is_for_those_that_follow(

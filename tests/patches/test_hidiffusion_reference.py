@@ -48,7 +48,9 @@ def large_side(request, monkeypatch):
 
 
 class VPredictionSD20(comfy.supported_models.SD20):
-    """SD 2.1 at 768 pixels. The host tells it from 2.0 by trained weights, which a tiny model does not have."""
+    """SD 2.1 at 768 pixels. The host tells it from 2.0 by trained weights,
+    which a tiny model does not have.
+    """
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.V_PREDICTION
@@ -109,7 +111,9 @@ class Visit:
 
 
 def visit(model, size, steps, visited, batch=1, run_unet=True):
-    """Call the model at the noise levels of the `visited` steps of a run of `steps`, through the host's sampling."""
+    """Call the model at the noise levels of the `visited` steps of a run of `steps`,
+    through the host's sampling.
+    """
     visits = []
 
     def record(executor, *args):

@@ -254,7 +254,9 @@ class TestSizes:
 
 
 def side_of_the_rule(side, factor, increment):
-    """A side's target: rounded down to increments, at least one, never beyond the side in the direction of the factor."""
+    """A side's target: rounded down to increments, at least one,
+    never beyond the side in the direction of the factor.
+    """
     increments = 0
     while (increments + 1) * factor <= side / increment:
         increments += 1
@@ -364,7 +366,9 @@ class TestFade:
 
 
 class Features:
-    """The features around one rescaling of a model: what the patch or layer was given, and what came of it."""
+    """The features around one rescaling of a model: what the patch or layer was given,
+    and what came of it.
+    """
 
     def __init__(self, model, settings):
         self.before, self.after = {}, {}
@@ -408,7 +412,9 @@ MULTIPLIERS = (
 
 @pytest.fixture(scope="module")
 def biased():
-    """An SD 1.5 whose resampling convolutions have a bias, which tells a factor before them from one behind."""
+    """An SD 1.5 whose resampling convolutions have a bias,
+    which tells a factor before them from one behind.
+    """
     model = random_models.sd15(seed=3)
     unet = model.get_model_object("diffusion_model")
     for convolution in (unet.input_blocks[3][0].op, unet.output_blocks[8][-1].conv):

@@ -20,9 +20,12 @@ TRAINED_PIXELS = 128
 """Side of the pictures that the models were trained on; a latent pixel is 8 of it."""
 PLAIN = "plain"
 DRAWN = "drawn scenes"
-"""No method: scenes that the training data is made of, at the size that is asked for."""
+"""No method: scenes as in the training data, drawn at the requested size."""
 SETTLED = "drawn small"
-"""A bound for methods that compose on a small grid and end: until then nothing is sampled, plain goes on from a drawn scene of the trained size, enlarged."""
+"""A bound for methods that compose at a small size until their end.
+
+Until then nothing is sampled; plain sampling continues from an enlarged scene that was drawn at the trained size.
+"""
 
 
 def plain(model: Any) -> Any:

@@ -222,11 +222,6 @@ class FrontEnd:
         """
         return self.page.evaluate(_CUT_HELP, _HELP)
 
-    def photograph_help(self, file: Path) -> None:
-        """Save the whole help page as an image; the window must be high enough for it."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self.page.locator(_HELP).screenshot(path=file)
-
     def photograph(self, file: Path) -> None:
         """Save a screenshot."""
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -14,13 +14,10 @@ from devhost.locales import LANGUAGES
 
 from .conftest import SCREENSHOTS
 
-HIGH = {"width": 1600, "height": 9000}  # the longest page fits
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", *LANGUAGES])
 def test_no_line_is_cut_off_and_nothing_overlaps(front_end, language):
-    front_end.page.set_viewport_size(HIGH)
     found = {}
     with front_end.in_language(language):
         for node in NODES:
@@ -30,5 +27,5 @@ def test_no_line_is_cut_off_and_nothing_overlaps(front_end, language):
             front_end.help_headings(first)
             front_end.wait_for_help_pictures()
             found[node.__name__] = front_end.cut_help()
-            front_end.photograph_help(SCREENSHOTS / "help" / language / f"{node.__name__}.png")
+            front_end.photograph(SCREENSHOTS / "help" / language / f"{node.__name__}.png")
     assert {name: cut for name, cut in found.items() if cut} == {}

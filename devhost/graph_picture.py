@@ -60,12 +60,12 @@ def _socket(node: Graph, slot: int, offset: float) -> Place:
 def _curve(start: Place, end: Place) -> list[Place]:
     """Return points of a curve that leaves to the right and arrives from the left."""
     (x1, y1), (x2, y2) = start, end
-    reach = max(60.0, abs(x2 - x1) / 2)
+    pull = max(60.0, abs(x2 - x1) / 2)
     points: list[Place] = []
     for step in range(_STEPS + 1):
         t = step / _STEPS
         weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
-        xs, ys = (x1, x1 + reach, x2 - reach, x2), (y1, y1, y2, y2)
+        xs, ys = (x1, x1 + pull, x2 - pull, x2), (y1, y1, y2, y2)
         points.append((_sum(weights, xs), _sum(weights, ys)))
     return points
 

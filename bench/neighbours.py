@@ -50,7 +50,10 @@ from megapixel.patches.rau_net_published import kind_of
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
-from devhost.tiny import random_models
+from devhost.tiny import random_models, topology
+from devhost.tiny.random_faces import as_bin
+
+from .originals import INSTANT_ID, JANK, Analysis, instant_id_state, people
 
 SIZES = ((24, 20), (25, 19))  # with ours first, with ours last
 TRAINED = 96
@@ -66,9 +69,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def _rau_net(model: Any) -> Any:
-    topology = topology_of(model.get_model_object("diffusion_model"))
-    lightest = "low" if kind_of(topology) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
-    return apply_rau_net(model, original_preset(topology, lightest))
+    found = topology_of(model.get_model_object("diffusion_model"))
+    lightest = "low" if kind_of(found) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
+    return apply_rau_net(model, original_preset(found, lightest))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -270,6 +273,35 @@ def _pulid(model: Any, pack: Any) -> Any:
     )[0]
 
 
+def _original_face(model: Any, pack: Any) -> tuple[Any, Any, Any]:
+    """InstantID by its original node: the model and both conditionings."""
+    network = sys.modules[f"{pack.__name__}.InstantID"].InstantID(as_bin(instant_id_state()), 128, 2048)
+    conditions = [random_models.conditioning(model, seed) for seed in (1, 2)]
+    control = random_models.controlnet(topology.SDXL, effect=0.3)
+    apply = pack.NODE_CLASS_MAPPINGS["ApplyInstantIDAdvanced"]().apply_instantid
+    with torch.inference_mode():
+        return apply(
+            network, Analysis(), control, people(2), model, *conditions, ip_weight=0.8, cn_strength=0.8,
+            start_at=0.0, end_at=1.0, noise=0.35,
+        )  # fmt: skip
+
+
+def _original_face_conditions(model: Any, pack: Any) -> dict[str, Any]:
+    _, positive, negative = _original_face(model, pack)
+    return {"positive": positive, "negative": negative}
+
+
+def _original_rau_net(model: Any, pack: Any) -> Any:
+    sys.modules[f"{pack.__name__}.py.raunet"].GLOBAL_STATE.no_controlnet_workaround = True
+    node = pack.NODE_CLASS_MAPPINGS["ApplyRAUNetSimple"]
+    given = {"model_type": "auto", "res_mode": "ultra (over 2048)", "upscale_mode": "default"}
+    return node.patch(model=model, ca_upscale_mode="default", **given)[0]
+
+
+def _original_windows(model: Any, pack: Any) -> Any:
+    return pack.NODE_CLASS_MAPPINGS["ApplyMSWMSAAttentionSimple"].go("auto", model)[0]
+
+
 def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
     couple = importlib.import_module(f"{pack.__name__}.prompt_control.attention_couple_ppm").set_cond_attnmask
     [base], [other] = (random_models.conditioning(model, seed) for seed in (1, 5))
@@ -425,6 +457,9 @@ PACKS = [
     Neighbour("AnimateDiff Evolved, random motion, contexts of two of four frames", _motion, "ComfyUI-AnimateDiff-Evolved", lambda model, pack: {"batch": 4}),
     Neighbour("IPAdapter", _ip_adapter, "ComfyUI_IPAdapter_plus"),
     Neighbour("PuLID", _pulid, "PuLID_ComfyUI", families=("SDXL",)),
+    Neighbour("InstantID of cubiq's pack", lambda model, pack: _original_face(model, pack)[0], INSTANT_ID, _original_face_conditions, families=("SDXL",)),
+    Neighbour("RAU-Net of jank's pack", _original_rau_net, JANK),
+    Neighbour("MSW-MSA of jank's pack", _original_windows, JANK),
     Neighbour("Attention Couple", pack="comfyui-prompt-control", settings=_attention_couple),
     Neighbour("AnimateDiff Evolved, contexts of one frame", _sliding, "ComfyUI-AnimateDiff-Evolved"),
     Neighbour("Advanced ControlNet", pack="ComfyUI-Advanced-ControlNet", settings=_control, families=("SD 1.5",)),

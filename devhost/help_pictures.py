@@ -67,9 +67,11 @@ def methods() -> dict[str, Callable[[Any], Any]]:
 def sheet_recipe() -> str:
     """Return the recipe of the sheets: the settings of the sampler and of both effects."""
     from megapixel.patches.deep_shrink import AUTOMATIC
-    from megapixel.patches.hidiffusion import HiDiffusion
+    from megapixel.patches.hidiffusion import WINDOWS_END, HiDiffusion
 
-    settings = {"deep_shrink": asdict(AUTOMATIC), "hidiffusion": asdict(HiDiffusion())}
+    settings = {
+        "deep_shrink": asdict(AUTOMATIC), "hidiffusion": asdict(HiDiffusion()), "windows_end": WINDOWS_END,
+    }  # fmt: skip
     return json.dumps({**SAMPLING, "seed": SEED, "size": SIZE, **settings}, sort_keys=True)
 
 

@@ -19,7 +19,7 @@ from comfy_api.latest import Input, InputImpl, io as node_api
 from comfy_execution.utils import get_executing_context
 from torch import nn
 
-# For a schema: the node's notices and images are shown again if its result comes from the cache. New after 0.18.
+# For a schema: notices and images are shown again if the result comes from the cache. New after 0.18.
 SHOWN_AGAIN: dict[str, Any] = {
     name: True
     for name in ("has_intermediate_output",)

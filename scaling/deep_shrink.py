@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .size import Size
 
-# Image size divided by trained size below which a plain UNet composes well; shrinking would only cost sharpness.
+# Image size divided by trained size below which a plain UNet composes well.
 SMALLEST_USEFUL_RATIO = 1.25
 
 

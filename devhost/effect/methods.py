@@ -24,7 +24,7 @@ DRAWN = "drawn scenes"
 SETTLED = "drawn small"
 """A bound for methods that compose at a small size until their end.
 
-Until then nothing is sampled; plain sampling continues from an enlarged scene that was drawn at the trained size.
+Until then nothing is sampled; plain sampling continues from an enlarged scene of the trained size.
 """
 
 

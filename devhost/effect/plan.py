@@ -26,7 +26,7 @@ SIZES = {"1x": TRAINED_SIZE, "1.5x": (24, 24), "2x": (32, 32), "1:2": (24, 48), 
 CURVE_SIZE = "2x"
 
 BLOCK = 32
-"""Images that share a seed of the sampler, which shifts the windows of MSW-MSA. A unit is inside one block."""
+"""Images with one seed of the sampler, which shifts the windows of MSW-MSA. A unit is in one block."""
 SAMPLER, SCHEDULER, STEPS, CFG = "dpmpp_2m", "normal", 20, 2.5
 SETTINGS = f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, cfg {CFG:g}, bf16 (float32 on CPUs without it)"
 

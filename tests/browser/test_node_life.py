@@ -43,7 +43,7 @@ PASSES = {  # node: what each output gives when the node is bypassed, with every
     "MegapixelSaveProgressHook": {"UPSCALER_HOOK": None},
     "MegapixelSchedulerFunction": {"SCHEDULER_FUNC": None},
     "MegapixelFaceAnalysis": {"FACEANALYSIS": None},
-    # The photograph replaces the keypoints: Apply InstantID detects the face, InstantID ControlNet reports it.
+    # A photograph replaces the keypoints: Apply InstantID detects its face, the ControlNet node reports it.
     "MegapixelFaceKeypoints": {"keypoints": "image", "boxes": "image"},
     "MegapixelInstantIDLoader": {"INSTANTID": None},
     "MegapixelInstantIDApply": {"MODEL": "model", "positive": "positive", "negative": "negative"},
@@ -116,7 +116,7 @@ _EARLIER = f"""async (order) => {{
         if (link[3] === node.id) link[4] = node.inputs.findIndex((input) => input.link === link[0])
     await app.loadGraphData(saved)
 }}"""
-# As ComfyUI Manager's "Fix node (recreate)" does: a new node takes over all links by the names of the sockets.
+# As ComfyUI Manager's "Fix node (recreate)": a new node takes over all links by the names of the sockets.
 _MAKE_ANEW = f"""() => {{
     const old = ({_TESTED})(app.graph)
     const made = LiteGraph.createNode(old.type)

@@ -14,10 +14,11 @@ WORDS = [
     "mottle", "crowds", "filling picture", "careful", "known node", "known pack", "known preset", "stands in for",
     "one sentence", "behind block", "goes four times as far",
 ]  # fmt: skip
-NAMES = {"Reach", "Need", "Form", "reach", "need", "choose_form"}  # of anything in the code
-MODULES = {"form.py"}
+NAMES = ["Reach", "Need", "Form"]  # of classes
 EARLIER_IDS = ["remove_mottle"]  # saved graphs and prompts may still name it
 ENDINGS = (".py", ".md", ".js", ".toml")
+NAMES_IN_CODE = {"reach", "need", "choose_form"}  # of functions, parameters, attributes, variables
+MODULES = {"form.py"}
 
 
 def texts():
@@ -41,6 +42,19 @@ def test_no_text_uses_it(word):
     assert [place for place, line in lines() if used.search(line)] == []
 
 
+def test_nothing_in_the_code_is_named_so():
+    programs = [(name, text) for name, text in texts() if name.endswith(".py")]
+    used = {
+        name
+        for name, text in programs
+        for node in ast.walk(ast.parse(text))
+        for field in ("id", "attr", "arg", "name")
+        if getattr(node, field, None) in NAMES_IN_CODE
+    }
+    assert used == set()
+    assert [name for name, _ in programs if name.rpartition("/")[2] in MODULES] == []
+
+
 def test_docstrings_say_when_an_error_is_raised():
     entries = (
         (name, entry)
@@ -51,20 +65,8 @@ def test_docstrings_say_when_an_error_is_raised():
     assert [place for place in entries if not re.search(r": (when|if) ", place[1])] == []
 
 
-def names_in(text):
-    """Yield every name that a program defines or uses as an attribute."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.alias):
-            yield node.name.split(".")[-1]
-        elif isinstance(node, ast.arg):
-            yield node.arg
-        elif isinstance(node, ast.Attribute):
-            yield node.attr
-        elif isinstance(node, ast.Name):
-            yield node.id
-
-
-def test_nothing_in_the_code_is_named_so():
-    programs = [(name, text) for name, text in texts() if name.endswith(".py")]
-    assert [name for name, text in programs if not NAMES.isdisjoint(names_in(text))] == []
-    assert [name for name, _ in programs if name.rpartition("/")[2] in MODULES] == []
+@pytest.mark.parametrize("name", NAMES)
+def test_no_class_is_named_so(name):
+    used = re.compile(rf"\b{name}\b(?=[(.\]:,)]| =)|class {name}\b|import .*\b{name}\b")
+    found = [place for place, line in lines() if place.split(":")[0].endswith(".py") and used.search(line)]
+    assert found == []

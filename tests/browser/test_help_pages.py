@@ -4,8 +4,6 @@ nothing covers another text.
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from megapixel.nodes import NODES
 
@@ -22,9 +20,8 @@ def test_no_line_is_cut_off_and_nothing_overlaps(front_end, language):
     with front_end.in_language(language):
         for node in NODES:
             page = (ROOT / "web" / "docs" / f"{node.__name__}.md").read_text(encoding="utf-8")
-            first = re.search(r"^# (.+)$", page, re.MULTILINE)[1]
             front_end.open_help(node.__name__)
-            front_end.help_headings(first)
+            front_end.help_headings(page.splitlines()[0].removeprefix("# "))
             front_end.wait_for_help_pictures()
             found[node.__name__] = front_end.cut_help()
             front_end.photograph(SCREENSHOTS / "help" / language / f"{node.__name__}.png")

@@ -18,7 +18,8 @@ from .conftest import SCREENSHOTS
 def test_no_line_is_cut_off_and_nothing_overlaps(front_end, language):
     found = {}
     with front_end.in_language(language):
-        for node in NODES:
+        # The pages are English in each language; what the panel writes around them is not.
+        for node in NODES if language == "en" else NODES[::6]:
             page = (ROOT / "web" / "docs" / f"{node.__name__}.md").read_text(encoding="utf-8")
             front_end.open_help(node.__name__)
             front_end.help_headings(page.splitlines()[0].removeprefix("# "))

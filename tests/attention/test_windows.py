@@ -19,13 +19,17 @@ from megapixel.attention.windows import (
 )
 
 SIDES = range(4, 97)
+# A size is cut along each side by itself: every side as height and as width, and all pairs of small ones.
+SIZES = [*product(range(4, 17), repeat=2), *((side, 4 + 37 * side % len(SIDES)) for side in SIDES)]
 TOLERANCE = 1e-5
 OTHER_COUNTS = [(1, 1), (1, 2), (3, 1), (3, 4), (4, 4), (5, 2)]
 
 
 @cache
 def windows_along(length, count, quarter):
-    """For one side: which places lie in each window (count, length), and which window owns each place (length,)."""
+    """For one side: which places lie in each window (count, length),
+    and which window owns each place (length,).
+    """
     window = math.ceil(Fraction(length, count))
     shift = quarter * (window // 4)
     # Spread evenly from one end to the other, in whole places.
@@ -97,7 +101,7 @@ def check_structure(size, count, quarter):
 @pytest.mark.slow
 @pytest.mark.parametrize("quarter", range(4))
 def test_windows_hold_and_own_the_right_tokens_at_every_size(quarter):
-    for size in product(SIDES, SIDES):
+    for size in SIZES:
         check_structure(size, (2, 2), quarter)
 
 
@@ -117,7 +121,7 @@ def test_as_many_windows_as_tokens_are_windows_of_one():
 
 @pytest.mark.parametrize("quarter", range(4))
 def test_equals_dense_attention_for_every_token_of_small_grids(draw, quarter):
-    for size in product(range(4, 25), range(4, 25)):
+    for size in product(range(4, 25), range(4, 25, 3)):
         q, k, v = qkv(draw, size)
         expected = dense_result(q, k, v, size, (2, 2), quarter)
         assert_close(windowed_result(q, k, v, size, (2, 2), quarter), expected)
@@ -127,7 +131,7 @@ def test_equals_dense_attention_for_every_token_of_small_grids(draw, quarter):
 def test_equals_dense_attention_for_some_tokens_of_every_grid(draw):
     """Six queries a window stand for all: the mask of 96 x 96 tokens alone would have 85 million entries."""
     pool = draw(3, 2, 96 * 96, 4)
-    for size in product(SIDES, SIDES):
+    for size in SIZES:
         quarter = (size[0] + size[1] // 2) % 4
         q, k, v = (6 * pool[:, :, : size[0] * size[1]] - 3).unbind()
         source, position = window_indices(WindowGrid(size), quarter)
@@ -170,7 +174,7 @@ def test_one_window_is_the_whole_attention(draw):
 
 def test_merging_is_the_inverse_of_partitioning_bit_for_bit(draw):
     pool = draw(2, 96 * 96, 3)
-    for size in product(SIDES, range(4, 97, 3)):
+    for size in SIZES:
         tokens = pool[:, : size[0] * size[1]]
         source, position = window_indices(WindowGrid(size), (size[0] + size[1]) % 4)
         parts = partition_windows(tokens, source, 4)
@@ -200,7 +204,7 @@ def published_reverse(windows, size, quarter):
 @pytest.mark.parametrize("quarter", range(4))
 def test_even_sizes_are_cut_as_published_bit_for_bit(draw, quarter):
     pool = draw(2, 96 * 96, 1)
-    for size in product(range(4, 97, 2), range(4, 97, 2)):
+    for size in product(range(4, 97, 2), range(4, 97, 6)):
         tokens = pool[:, : size[0] * size[1]]
         source, position = window_indices(WindowGrid(size), quarter)
         parts = partition_windows(tokens, source, 4)

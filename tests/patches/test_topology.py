@@ -45,10 +45,10 @@ def test_feature_sizes_are_those_of_the_running_unet(family, size, request, reco
 
     model = request.getfixturevalue(family)
     topology = topology_of(unet(model))
-    for block in range(len(topology.inputs)):
-        clone = model.clone()
-        recorder = record_sizes(clone, block)
-        sample(clone, size, steps=1, cfg=1.0)
+    clone = model.clone()
+    recorders = [record_sizes(clone, block) for block in range(len(topology.inputs))]
+    sample(clone, size, steps=1, cfg=1.0)
+    for block, recorder in enumerate(recorders):
         assert recorder.sizes == [topology.feature_size(size, block)]
 
 

@@ -325,7 +325,7 @@ class TestTheWholePicture:
 class TestWithoutNaN:
     """A NaN does not spread, so the bound that it shows is too small."""
 
-    @pytest.mark.parametrize("kernel", [(3, 1), (9, 1), (3, 7), (33, 1)])
+    @pytest.mark.parametrize("kernel", [(3, 1), (9, 1), (3, 7), (21, 1)])
     def test_the_margin_is_that_of_a_cut(self, kernel):
         network = seeded(lambda: Cleaned(stack(kernel)))
         found = measure_receptive_field(network, 3, CPU)

@@ -1,4 +1,6 @@
-"""ComfyUI-Megapixel: images larger than the model was trained for, consistent faces, upscaling to any size."""
+"""ComfyUI-Megapixel: images larger than the model was trained for, consistent faces,
+upscaling to any size.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 

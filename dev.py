@@ -53,21 +53,21 @@ def main() -> int:
 def _parse() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="dev.py", description="Develop Megapixel on a real ComfyUI.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("env", help="make the environment and print where it is, as one line of JSON")
+    commands.add_parser("env", help="create the environment and print its paths, as one line of JSON")
     commands.add_parser("lint", help="run ruff and pyright")
     # These take their own options, --help included.
     for command, purpose in {
-        "demo": "run the example workflows and draw their results",
-        "test": "run pytest; all further arguments are its own. --quick: what a change to one effect needs",
-        "effect": "count what each method does to large pictures",
-        "whole-objects": "count whole objects in large pictures of several models",
-        "new-effect": "make the files of a small working effect, as the start of a new one",
+        "demo": "run the example workflows on tiny models and save the results as images",
+        "test": "run pytest; further arguments go to pytest. --quick: only the tests for a change to one effect",
+        "effect": "count the objects that each method draws in large images",
+        "whole-objects": "count whole objects in large images of several models",
+        "new-effect": "create the files of a small working effect",
         "schemas": "write tests/nodes/schemas.json from the schemas of all nodes",
         "locales": "list the translations that are missing or older than their English text",
         "house": "list the imports between folders, as in CONTRIBUTING.md",
     }.items():
         commands.add_parser(command, help=purpose, add_help=False)
-    bench = commands.add_parser("bench", help="run the benchmarks; one alone takes its own options")
+    bench = commands.add_parser("bench", help="run benchmarks; a single one accepts its own options")
     bench.add_argument("names", nargs="*", help="files in bench/ without .py; all of them by default")
     options, rest = parser.parse_known_args()
     one_bench = options.command == "bench" and len(options.names) == 1

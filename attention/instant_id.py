@@ -36,7 +36,9 @@ class InstantID(nn.Module):
     def __init__(
         self, shape: ResamplerShape, widths: Sequence[int], attend: Attend, layers: Any = nn
     ) -> None:
-        """Build it for cross-attentions of `widths`, from a namespace `layers` with `Linear` and `LayerNorm`."""
+        """Build it for cross-attentions of `widths`, from a namespace `layers` with
+        `Linear` and `LayerNorm`.
+        """
         super().__init__()
         self.widths = tuple(widths)
         self.context = shape.output
@@ -108,7 +110,9 @@ class FaceKeys:
         assert self.packed.shape[-1] == sum(self.widths)
 
     def weighted(self, weight: float) -> Tensor:
-        """Return `packed` with the values times `weight`: the attention is linear in them, so nothing else needs it."""
+        """Return `packed` with the values times `weight`: the attention is linear in them,
+        so nothing else needs it.
+        """
         scale = torch.tensor([1.0, weight]).to(self.packed)
         return self.packed * scale[:, None, None]
 
@@ -119,7 +123,8 @@ class FaceKeys:
 
 
 def attend_to_face(queries: Tensor, keys: Tensor, values: Tensor, heads: int, attend: Attend) -> Tensor:
-    """Return the attention (C * B, N, D) of `queries` (C * B, N, D) to a face's `keys` and `values` (C, T, D).
+    """Return the attention (C * B, N, D) of `queries` (C * B, N, D) to a face's `keys`
+    and `values` (C, T, D).
 
     All images of a conditioning attend to the same face, so their queries are concatenated: nothing is copied
     for the images of a batch.

@@ -17,7 +17,9 @@ from .view import Part, View
 
 
 def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
-    """Return the part of `mask` (M, H, W) over a part of the image, at least one pixel; None is the whole image."""
+    """Return the part of `mask` (M, H, W) over a part of the image, at least one pixel;
+    None is the whole image.
+    """
     if part is None:
         return mask
     box = nearest_box(part.box, part.whole, (mask.shape[-2], mask.shape[-1]))
@@ -25,7 +27,8 @@ def crop_mask(mask: Tensor, part: Part | None) -> Tensor:
 
 
 def nearest_box(box: Box, source: Size, target: Size) -> Box:
-    """Return a box in an image of `source` size with edges rounded to the nearest pixel of one of `target` size.
+    """Return a box in an image of `source` size with edges rounded to the nearest pixel
+    of one of `target` size.
 
     The result has at least one pixel.
     """

@@ -1,12 +1,14 @@
-"""The effects as they are beside those of an earlier commit, in one process: is one of them slower?
+"""The speed of the effects compared with an earlier commit, in one process.
 
     git worktree add /tmp/before COMMIT
     python3 dev.py bench before --folder /tmp/before
 
-CPU seconds of one UNet call, or of a run of 20 steps, interleaved: the median of the ratios, pair by pair, and its 95 % interval.
-Settings that mean the same in both; the cheapest call that there is (26 ms), in which our own work weighs most, and a larger one.
+CPU seconds of one UNet call, or of a run of 20 steps, interleaved: the median of the pairwise ratios, and its
+95 % interval. The settings mean the same in both commits. One call is the cheapest that exists (26 ms), in
+which the pack's own work has the largest share; the other is larger.
 
-Expected: at most 1 within the interval. "the same twice" shows what the machine does to two runs of one thing.
+Expected: at most 1 within the interval. The row "the same twice" shows how much two runs of the same code
+differ on this machine.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ TRAINED = 64  # pixels: all sizes here are above it
 
 
 def effect(name: str, function: str, settings: str, **named: Any) -> Callable[[str, Any], Any]:
-    """Return what puts an effect of a pack on a model."""
+    """Return a function that applies an effect of a pack to a model."""
 
     def apply(pack: str, model: Any) -> Any:
         parts = [importlib.import_module(f"{pack}.patches.{name}")]
@@ -49,7 +51,7 @@ def effect(name: str, function: str, settings: str, **named: Any) -> Callable[[s
 
 
 def face(pack: str, model: Any, **settings: Any) -> Any:
-    """Put a random face on a model."""
+    """Apply a random face to a model."""
     widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     keys = torch.randn(2, 2, 16, sum(widths), generator=torch.Generator().manual_seed(0))
     patches = importlib.import_module(f"{pack}.patches.instant_id")
@@ -58,7 +60,7 @@ def face(pack: str, model: Any, **settings: Any) -> Any:
 
 
 def nothing(pack: str, model: Any) -> Any:
-    """Return the model itself."""
+    """Return the model unchanged."""
     return model
 
 
@@ -88,7 +90,7 @@ def one_call(model: Any, size: tuple[int, int], sigma: float) -> Callable[[], to
 
 
 def median_of(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median and its 95 % interval, from the order of the values alone."""
+    """Return the median and its 95 % interval, computed from the ranks of the values."""
     ordered, half = sorted(values), 0.98 * len(values) ** 0.5
     middle = len(ordered) / 2
     low, high = ordered[max(0, int(middle - half))], ordered[min(len(ordered) - 1, int(middle + half))]

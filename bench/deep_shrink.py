@@ -1,10 +1,11 @@
-"""What Deep Shrink costs and saves: a run of one UNet call, outside and inside its window, beside the host's node.
+"""What Deep Shrink costs and saves: a run of one UNet call, outside its schedule and inside, compared with
+the host's node.
 
 Ratios of CPU seconds to the plain model's, one process, interleaved: median (quartiles).
 
-Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it the share
-of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a tenth or a
-fifth of the width; the bound is counted for that width.
+Expected: outside the window nothing but a dozen dictionary look-ups a call (under 1 % of a call), inside it
+the share of multiply-accumulates that `torch.utils.flop_counter` counts. Topologies are the real ones at a
+tenth or a fifth of the width; the bound is counted for that width.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def flops(call: Callable[[], object]) -> int:
 
 
 class Nothing:
-    """The inside of a wrapper that does nothing, so that only the wrapper's own work is timed."""
+    """A model call that does nothing, so that only the wrapper's own work is timed."""
 
     def __init__(self, model: Any) -> None:
         self.class_obj = model
@@ -74,7 +75,7 @@ def microseconds(work: Callable[[], object], repeats: int = 5000) -> float:
 
 
 def own_work(patched: Any) -> float:
-    """Return the microseconds of everything that a call outside the window does because of us."""
+    """Return the microseconds that the pack adds to a call outside the schedule."""
     [wrapper] = patched.get_wrappers(WrappersMP.APPLY_MODEL, WRAPPER_KEY)
     x, t = torch.zeros(2, 4, 16, 16), torch.full((2,), OUTSIDE)
     options = {"sample_sigmas": torch.tensor([OUTSIDE, 0.0]), "block": ("input", 3)}

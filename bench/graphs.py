@@ -1,10 +1,11 @@
-"""Compiled effects: how many graphs a whole model takes over two runs at five sizes.
+"""Compiled effects: how many graphs `torch.compile` creates for a whole model in two runs at five sizes.
 
-`torch.compile` as the host's node sets it, with a backend that runs what was traced as it is. Expected: at most as many graphs as without
-effects and one for each distinct size of the features, and no breaks. The results of compiled and uncompiled runs agree within 1e-5.
+`torch.compile` as the host's node sets it, with a backend that runs the traced graph unchanged. Expected: at
+most as many graphs as without effects and one for each distinct size of the features, and no breaks. The
+results of compiled and uncompiled runs agree within 1e-5.
 
-`sizes` counts the distinct sizes that all features of a call have together, over all steps and sizes. torch itself stops at 8 graphs for one
-model and goes on without compiling; here it does not stop.
+`sizes` counts the distinct sizes that all features of a call have together, over all steps and sizes. torch
+stops compiling after 8 graphs for one model; here there is no limit.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ SDXL: dict[str, Effect] = {
 
 
 class Backend:
-    """Runs what was traced as it is, and counts the graphs."""
+    """Runs the traced graphs unchanged, and counts them."""
 
     graphs = 0
 
@@ -102,7 +103,7 @@ def count(model: Any) -> tuple[int, int]:
     """Return the graphs and the breaks of a model over all runs and sizes.
 
     Raises:
-        AssertionError: if a compiled run gives other values than an uncompiled one.
+        AssertionError: when a compiled run gives other values than an uncompiled one.
     """
     torch._dynamo.reset()
     counters.clear()

@@ -1,11 +1,11 @@
-"""How much faster HiDiffusion makes a run, beside what its saved multiply-accumulates allow.
+"""How much faster a run is with HiDiffusion, compared with the bound from the saved multiply-accumulates.
 
-One UNet call in each state of the published schedule, CPU seconds, one process, interleaved; the states are weighed by
-their shares of 50 steps. Topologies are the real ones at 96 channels for 320, heads as wide as the real ones; the bound is
-counted for that width, because attention weighs more in a narrow network.
+One UNet call in each state of the published schedule, CPU seconds, one process, interleaved; the states are
+weighted by their shares of 50 steps. Topologies are the real ones at 96 channels for 320, heads as wide as
+the real ones; the bound is counted for that width, because attention weighs more in a narrow network.
 
-Expected: 0.9 of the bound and more. What is lost to it is work without products: norms, the gather of the windows, and
-convolutions that do worse on small features.
+Expected: 0.9 of the bound and more. The rest is work without multiplications: norms, gathering the windows,
+and convolutions that are less efficient on small features.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def one_call(model: Any, side: int) -> Callable[[], torch.Tensor]:
 
 
 def flops(call: Callable[[], object]) -> int:
-    """Count, the CPU's fused attention included, which the counter does not know of itself."""
+    """Count the operations, including those of the CPU's fused attention,
+    which the counter does not support.
+    """
 
     def attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
         return sdpa_flop_count(query, key, value)
@@ -90,7 +92,7 @@ def shares(settings: RAUNet) -> Mapping[State, float]:
 
 
 def in_state(model: Any, settings: RAUNet, state: State, windows: Windows | None) -> Any:
-    """Return a clone that is in `state` all the time."""
+    """Return a clone that is in `state` in every step."""
     dilated, pooled = state
     always = replace(
         settings, time_mode="percent", start_time=0.0, end_time=1.0, ca_start_time=0.0, ca_end_time=1.0

@@ -1,7 +1,7 @@
-"""What one reads to understand a node: the files of the pack that it imports, directly or not, and their lines.
+"""How much code a node depends on: the files of the pack that it imports, directly or not, and their lines.
 
-Files are counted with the node's own and without the empty `__init__.py` of the folders. The sum is over the five nodes
-that stand for their families.
+The node's own file counts, the empty `__init__.py` of the folders do not. The sum is over five nodes, one for
+each family.
 """
 
 from __future__ import annotations

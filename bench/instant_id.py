@@ -1,10 +1,12 @@
-"""What a face costs while sampling: one UNet call with InstantID beside the same call without.
+"""What a face costs during sampling: one UNet call with InstantID compared with the same call without it.
 
-CPU seconds, one process, interleaved. SDXL's topology at 64 channels for 320, heads of 64, tokens of 2048, both halves of
-the guidance in one call. "projecting" is the attention of the same face with keys and values computed anew at each layer and
-call, and the noise level read from the device there, as the original node does it.
+CPU seconds, one process, interleaved. SDXL's topology at 64 channels for 320, heads of 64, tokens of 2048,
+both halves of the guidance in one call. "projecting" is the attention of the same face with keys and values
+computed again in each layer and call, where the noise level is also read from the device, as in the original
+node.
 
-Expected: at most 1.05 for one person. In multiply-accumulates it is 1.001 to 1.01, most of what is measured is calls.
+Expected: at most 1.05 for one person. In multiply-accumulates it is 1.001 to 1.01; most of the measured cost
+is the overhead of calls.
 """
 
 from __future__ import annotations

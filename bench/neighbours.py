@@ -1,18 +1,20 @@
-"""Effects beside other people's code: does each act, or log that it does not, and leave everything else as it was?
+"""Effects together with other packs: whether each effect acts, or logs that it does not, and leaves
+everything else unchanged.
 
     python3 dev.py bench neighbours --packs FOLDER
 
-FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no row. What the host brings is always there.
-For every neighbour and effect: ours before it at an even size, twice, and behind it at an odd one, two images in a batch.
-A cell states:
+FOLDER contains other packs like ComfyUI's `custom_nodes`; missing packs have no row. Nodes of the host always
+have rows. For every neighbour and effect: ours before it at an even size, twice, and after it at an odd size,
+two images in a batch. A cell states:
 
     acts            the effect changes the images that the neighbour gives alone
     logs            it changes nothing, and a log line of this run says so
     SILENT          it changes nothing, and no line says so
     FAILS: ...      the error message
 
-InstantID is for SDXL alone; its two images have two masks. `plain` is whether the model without effects gives the same bits afterwards, `same seed` whether both runs did; where they did not, whether
-the neighbour alone does. Weights are random.
+InstantID is for SDXL alone; its two images have two masks. `plain` is whether the model without effects gives
+the same bits afterwards, `same seed` whether both runs did; where they did not, whether the neighbour alone
+does. Weights are random.
 """
 
 from __future__ import annotations
@@ -48,7 +50,10 @@ from megapixel.patches.rau_net_published import kind_of
 from megapixel.patches.topology import topology_of
 
 from devhost.sampling import sample
-from devhost.tiny import random_models
+from devhost.tiny import random_models, topology
+from devhost.tiny.random_faces import as_bin
+
+from .originals import INSTANT_ID, JANK, Analysis, instant_id_state, people
 
 SIZES = ((24, 20), (25, 19))  # with ours first, with ours last
 TRAINED = 96
@@ -64,9 +69,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def _rau_net(model: Any) -> Any:
-    topology = topology_of(model.get_model_object("diffusion_model"))
-    lightest = "low" if kind_of(topology) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
-    return apply_rau_net(model, original_preset(topology, lightest))
+    found = topology_of(model.get_model_object("diffusion_model"))
+    lightest = "low" if kind_of(found) == "sd" else "ultra"  # the first that rescales SDXL with both pairs
+    return apply_rau_net(model, original_preset(found, lightest))
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -96,7 +101,8 @@ DID_NOTHING = ("nothing to do", "did nothing in this run", ": skipped ")
 
 @dataclass(frozen=True)
 class Neighbour:
-    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` what else the sampler is given.
+    """Other code: `apply(model, pack)` returns the model with it, `settings(model, pack)` further inputs of
+    the sampler.
 
     `guider(model)` samples in the place of the usual one; `surroundings(model)` is what all runs happen in.
     """
@@ -112,7 +118,7 @@ class Neighbour:
 
 @dataclass
 class Outcome:
-    """What was seen of one effect beside one neighbour."""
+    """The results of one effect together with one neighbour."""
 
     cells: list[str] = field(default_factory=list[str])
     repeats: bool = True
@@ -133,7 +139,7 @@ def of_host(module: str, name: str, *settings: Any) -> Callable[[Any, Any], Any]
 
 
 def of_pack(name: str, method: str, *settings: Any, **named: Any) -> Callable[[Any, Any], Any]:
-    """Return what a node of a pack does, found by the name of its class."""
+    """Return the function of a node of a pack, found by the name of its class."""
 
     def apply(model: Any, pack: Any) -> Any:
         return getattr(pack.NODE_CLASS_MAPPINGS[name](), method)(model, *settings, **named)[0]
@@ -162,7 +168,10 @@ def _computing_in(dtype: torch.dtype) -> Callable[[Any, Any], Any]:
 
 @contextmanager
 def _lowvram(model: Any) -> Iterator[None]:
-    """As under `--lowvram` with no memory for weights: the host casts them layer by layer. It thinks of this CPU as a GPU."""
+    """As under `--lowvram` with no memory for weights: the host casts them layer by layer.
+
+    It thinks of this CPU as a GPU.
+    """
     management = comfy.model_management
     before = management.is_device_cpu, management.vram_state
     management.unload_all_models()
@@ -187,7 +196,9 @@ def _guided(module: str, name: str, *cfg: Any) -> Callable[[Any], Any]:
 
 
 def _projections(model: Any) -> dict[str, torch.Tensor]:
-    """Return random projections of image tokens, one pair for each cross-attention that a pack numbers in a full-size model."""
+    """Return random projections of image tokens, one pair for each cross-attention that
+    a pack numbers in a full-size model.
+    """
     unet = model.get_model_object("diffusion_model")
     context = model.model.model_config.unet_config["context_dim"]
     widths = {layer[:2]: width for layer, width in cross_attentions(unet).items()}
@@ -262,6 +273,35 @@ def _pulid(model: Any, pack: Any) -> Any:
     )[0]
 
 
+def _original_face(model: Any, pack: Any) -> tuple[Any, Any, Any]:
+    """InstantID by its original node: the model and both conditionings."""
+    network = sys.modules[f"{pack.__name__}.InstantID"].InstantID(as_bin(instant_id_state()), 128, 2048)
+    conditions = [random_models.conditioning(model, seed) for seed in (1, 2)]
+    control = random_models.controlnet(topology.SDXL, effect=0.3)
+    apply = pack.NODE_CLASS_MAPPINGS["ApplyInstantIDAdvanced"]().apply_instantid
+    with torch.inference_mode():
+        return apply(
+            network, Analysis(), control, people(2), model, *conditions, ip_weight=0.8, cn_strength=0.8,
+            start_at=0.0, end_at=1.0, noise=0.35,
+        )  # fmt: skip
+
+
+def _original_face_conditions(model: Any, pack: Any) -> dict[str, Any]:
+    _, positive, negative = _original_face(model, pack)
+    return {"positive": positive, "negative": negative}
+
+
+def _original_rau_net(model: Any, pack: Any) -> Any:
+    sys.modules[f"{pack.__name__}.py.raunet"].GLOBAL_STATE.no_controlnet_workaround = True
+    node = pack.NODE_CLASS_MAPPINGS["ApplyRAUNetSimple"]
+    given = {"model_type": "auto", "res_mode": "ultra (over 2048)", "upscale_mode": "default"}
+    return node.patch(model=model, ca_upscale_mode="default", **given)[0]
+
+
+def _original_windows(model: Any, pack: Any) -> Any:
+    return pack.NODE_CLASS_MAPPINGS["ApplyMSWMSAAttentionSimple"].go("auto", model)[0]
+
+
 def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
     couple = importlib.import_module(f"{pack.__name__}.prompt_control.attention_couple_ppm").set_cond_attnmask
     [base], [other] = (random_models.conditioning(model, seed) for seed in (1, 5))
@@ -271,7 +311,9 @@ def _attention_couple(model: Any, pack: Any) -> dict[str, Any]:
 
 
 def _motion(model: Any, pack: Any, frames: int = 2) -> Any:
-    """AnimateDiff with random motion weights a tenth as wide as the real ones, in contexts of `frames` of the batch."""
+    """AnimateDiff with random motion weights a tenth as wide as the real ones,
+    in contexts of `frames` of the batch.
+    """
     module: Any = importlib.import_module(f"{pack.__name__}.animatediff.motion_module_ad")
     injection = importlib.import_module(f"{pack.__name__}.animatediff.model_injection")
     context = 2 if model.model.model_config.unet_config["context_dim"] == 2048 else 3
@@ -415,6 +457,9 @@ PACKS = [
     Neighbour("AnimateDiff Evolved, random motion, contexts of two of four frames", _motion, "ComfyUI-AnimateDiff-Evolved", lambda model, pack: {"batch": 4}),
     Neighbour("IPAdapter", _ip_adapter, "ComfyUI_IPAdapter_plus"),
     Neighbour("PuLID", _pulid, "PuLID_ComfyUI", families=("SDXL",)),
+    Neighbour("InstantID of cubiq's pack", lambda model, pack: _original_face(model, pack)[0], INSTANT_ID, _original_face_conditions, families=("SDXL",)),
+    Neighbour("RAU-Net of jank's pack", _original_rau_net, JANK),
+    Neighbour("MSW-MSA of jank's pack", _original_windows, JANK),
     Neighbour("Attention Couple", pack="comfyui-prompt-control", settings=_attention_couple),
     Neighbour("AnimateDiff Evolved, contexts of one frame", _sliding, "ComfyUI-AnimateDiff-Evolved"),
     Neighbour("Advanced ControlNet", pack="ComfyUI-Advanced-ControlNet", settings=_control, families=("SD 1.5",)),
@@ -445,7 +490,7 @@ def load_pack(folder: Path) -> Any:
 
 
 def run(neighbour: Neighbour, model: Any, pack: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Sample with the global random state set, for neighbours that draw from it, and left as it was."""
+    """Sample with a fixed global random state, for neighbours that draw from it, and restore the state."""
     settings: dict[str, Any] = {"batch": 2, "steps": 2, **neighbour.settings(model, pack)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -465,7 +510,7 @@ def _sample_with(guider: Any, size: tuple[int, int]) -> torch.Tensor:
 def compare(
     neighbour: Neighbour, plain: Any, pack: Any, lines: Lines, effects: Effects
 ) -> dict[str, Outcome]:
-    """Return what came of each effect, by its name; "" has the neighbour alone."""
+    """Return the result of each effect by its name; "" is the neighbour alone."""
     alone = {size: run(neighbour, neighbour.apply(plain, pack), pack, size) for size in SIZES}
     again = run(neighbour, neighbour.apply(plain, pack), pack, SIZES[0])
     outcomes = {"": Outcome(repeats=torch.equal(alone[SIZES[0]], again))}

@@ -1,11 +1,12 @@
-"""Our nodes beside the original ones, run unchanged: relative rms difference of what is sampled, in one process.
+"""Our nodes compared with the original ones, which run unchanged: relative rms difference of the samples, in
+one process.
 
 The packs are not part of this one. Fetch them into one folder, each under its own name, and name the folder:
 
     python3 dev.py bench originals --packs FOLDER
 
-Tiny random models of the real classes, fp32, PyTorch attention. Expected: 0, which is at most 1e-5 here: the order of a few
-float32 operations differs.
+Tiny random models of the real classes, fp32, PyTorch attention. Expected: 0, which is at most 1e-5 here: the
+order of a few float32 operations differs.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ INSTANT_ID, JANK = "ComfyUI_InstantID", "comfyui_jankhidiffusion"
 
 
 def load_pack(folder: Path) -> ModuleType:
-    """Import a pack under a name that says what it is."""
+    """Import a pack under a recognisable name."""
     return import_pack(folder, f"original_{folder.name.lower()}".replace("-", "_"))
 
 
@@ -63,7 +64,9 @@ def difference(ours: Tensor, theirs: Tensor) -> float:
 
 
 class Analysis:
-    """A FaceAnalysis for both packs: whatever image there is, its face lies in the middle and its first pixel says who it is."""
+    """A FaceAnalysis for both packs: every image has one face in the middle, and its first pixel is the
+    identity.
+    """
 
     points = np.array([[40, 40], [60, 40], [50, 52], [42, 62], [58, 62]], np.float32)
     box = np.array([[20, 20, 80, 80, 0.9]], np.float32)
@@ -158,14 +161,18 @@ HIGH = torch.tensor([10.0, 0.0])  # one step, inside of all windows
 
 
 def sizes(count: int, multiple: int = 1, least: int = 9) -> list[Size]:
-    """Return different latent sizes from `least` to 40 pixels, that is images with sides that are multiples of 8."""
+    """Return different latent sizes from `least` to 40 pixels,
+    that is images with sides that are multiples of 8.
+    """
     rng = random.Random(1)
     sides = [side for side in range(least, 41) if side % multiple == 0]
     return rng.sample([(height, width) for height in sides for width in sides], count)
 
 
 def jank(packs: Path) -> tuple[dict[str, Any], Any]:
-    """Return the nodes of the pack, and its module of shared functions; what it puts into ComfyUI itself is taken out again."""
+    """Return the nodes of the pack, and its module of shared functions;
+    its changes to ComfyUI are reverted.
+    """
     pack = load_pack(packs / JANK)
     rau_net = sys.modules[f"{pack.__name__}.py.raunet"]
     rau_net.GLOBAL_STATE.no_controlnet_workaround = True
@@ -218,7 +225,7 @@ def original_rau_net(nodes: dict[str, Any], model: Any, settings: RAUNet) -> Any
 def over_sizes(
     family: str, variants: dict[str, tuple[Any, Any]], chosen: Sequence[Size]
 ) -> Iterator[Difference]:
-    """Yield the largest difference of each variant; the variants take turns over the sizes."""
+    """Yield the largest difference of each variant; the variants are distributed over the sizes."""
     largest = dict.fromkeys(variants, 0.0)
     counts = dict.fromkeys(variants, 0)
     raised: list[Size] = []
@@ -239,7 +246,7 @@ def over_sizes(
 
 
 def ends(packs: Path) -> Iterator[Difference]:
-    """Yield for each end the steps at which one is on and the other is not, over schedulers and 4 to 50 steps."""
+    """Yield for each end the steps at which only one of the two is on, over schedulers and 4 to 50 steps."""
     _, utils = jank(packs)
     sampling = random_models.sd15().get_model_object("model_sampling")
     for end in (0.3, 0.35, 0.4, 0.45, 0.5, 0.6):

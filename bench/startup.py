@@ -1,9 +1,11 @@
-"""What the pack adds to the start of ComfyUI: the time that the host takes to load it, and the modules that come with it.
+"""What the pack adds to the start of ComfyUI: the time in which the host loads it, and the modules that it
+imports.
 
-Each round is a fresh process that starts as the host does, all of its own nodes included, and then lets the host load the
-pack: its files, its web folder, its nodes' schemas. The first round of a fresh installation also compiles the files.
+Each round is a new process that starts like the host, with all of the host's own nodes, and then loads the
+pack as the host does: its files, its web folder, the schemas of its nodes. The first round of a fresh
+installation also compiles the files.
 
-Expected: under 60 ms once they are compiled, and no module that is not the pack's own.
+Expected: under 60 ms after the files are compiled, and only modules of the pack.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ from devhost.environment import ROOT
 
 
 def load(bytecode: str) -> tuple[float, float, list[str]]:
-    """Return wall and CPU milliseconds of loading in a process of its own, and the foreign modules it loaded."""
+    """Return wall and CPU milliseconds of loading in a process of its own,
+    and the foreign modules it loaded.
+    """
     command = [sys.executable, "-m", "bench.startup", "--child"]
     variables = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode, "PYTHONDONTWRITEBYTECODE": ""}
     output = subprocess.run(

@@ -1,14 +1,16 @@
-"""A video through an upscale model: memory and time of the node, beside the host's own nodes and a plain script.
+"""Memory and time of Upscale Video with Model, compared with the host's own nodes and a plain script.
 
     python3 dev.py bench video                                   # short: 10 and 50 frames
     python3 dev.py bench video --frames 10 100 1000 --ways node script --codec ffv1
 
-Expected: the node's peak does not grow with the number of frames and lies within 300 MB of the script's; its time is no
-longer than the script's, because reading and writing overlap with computing; with 90 % of the picture unchanged it takes
-at most a fifth. H.264 looks 40 frames ahead: so many frames, 2 MB each, are with the encoder, but not in a video of 10. FFV1 keeps
-none. The host's nodes hold every frame as floats: 12 bytes a pixel, of the video and of the 4x result.
+Expected: the node's peak does not grow with the number of frames and lies within 300 MB of the script's; its
+time is no longer than the script's, because reading and writing overlap with computing; with 90 % of each
+frame unchanged it takes at most a fifth. H.264 looks 40 frames ahead, so the encoder holds 40 frames of 2 MB,
+but not in a video of 10 frames. FFV1 holds none. The host's nodes hold every frame as floats: 12 bytes a
+pixel, of the video and of the 4x result.
 
-Each figure comes from a process of its own; ways alternate, `--runs` times, and the median is printed with the spread.
+Each value is measured in a separate process; the ways alternate, `--runs` times, and the median is printed
+with the spread.
 """
 
 from __future__ import annotations
@@ -94,7 +96,10 @@ def _write_source(file: Path, frames: int, size: list[int], still: bool) -> None
 
 
 class _Still:
-    """Frames of which only a patch on the border of two tiles moves: 2 of 18 tiles change. Made one at a time."""
+    """Frames of which only a patch on the border of two tiles moves: 2 of 18 tiles change.
+
+    Made one at a time.
+    """
 
     def __init__(self, moving: Any) -> None:
         self._moving, self.shape = moving, moving.shape

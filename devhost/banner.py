@@ -1,4 +1,6 @@
-"""The banner of the pack's page in the registry, 21:9, from the pack's own images: `python -m devhost.banner`."""
+"""The banner of the pack's page in the registry, 21:9, from the pack's own images:
+`python -m devhost.banner`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ STEP, TOP, FRAME, SIDE = (
 
 
 def draw_banner() -> Image.Image:
-    """Return the banner: what a model draws at twice its size, plain above and with HiDiffusion below."""
+    """Return the banner: images of a model at twice its trained size, without HiDiffusion above and with it
+    below.
+    """
     banner = Image.new("RGB", SIZE, BACKGROUND)
     draw = ImageDraw.Draw(banner)
     with Image.open(ROOT / "assets" / "icon.png") as icon:

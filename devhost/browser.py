@@ -1,10 +1,10 @@
-"""The front end of a running server, as a person uses it: a real Chromium, driven by Playwright.
+"""The front end of a running server in a real Chromium, driven by Playwright.
 
     with open_browser() as browser, open_front_end(browser, server.address) as front_end:
         front_end.drop(ROOT / "assets" / "upscale.png")
         front_end.press_run()
 
-Chromium is the system's own. Playwright lies in a folder of its own in the cache, made on first use.
+Chromium is the one of the system. Playwright is installed into a separate folder of the cache on first use.
 """
 
 from __future__ import annotations
@@ -69,10 +69,25 @@ _WAIT_FOR_END = """() => {
         ends.forEach((end) => app.api.addEventListener(end, () => resolve(end), { once: true })))
 }"""
 _HELP = ".node-help-content"
+_CUT_HELP = """(selector) => {
+    const page = document.querySelector(selector)
+    const right = page.getBoundingClientRect().right
+    const parts = [...page.querySelectorAll('h1, h2, h3, p, li, td, th, pre, img')].map((element) => {
+        const box = element.getBoundingClientRect()
+        return { element, box, name: `${element.tagName} ${element.innerText || element.src}`.slice(0, 80) }
+    })
+    const isCut = ({ element, box }) => element.scrollWidth > element.clientWidth + 1 || box.right > right + 1
+    const covers = (one, other) =>
+        !one.element.contains(other.element) && !other.element.contains(one.element) &&
+        Math.min(one.box.right, other.box.right) - Math.max(one.box.left, other.box.left) > 1 &&
+        Math.min(one.box.bottom, other.box.bottom) - Math.max(one.box.top, other.box.top) > 1
+    return parts.filter((part) => isCut(part) || parts.some((other) => other !== part && covers(part, other)))
+        .map((part) => part.name)
+}"""
 
 
 class BrowserFailure(Exception):
-    """There is no browser; the message is for the person at the terminal."""
+    """There is no browser; the message is shown in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -89,12 +104,12 @@ class FrontEnd:
         self.wait_for_graph()
 
     def wait_for_graph(self) -> None:
-        """Wait until a graph with nodes is there, and nothing covers it."""
+        """Wait until a graph with nodes is shown and nothing covers it."""
         self.page.wait_for_function(_HAS_NODES)
         self.page.locator(".p-blockui-mask").wait_for(state="detached")
 
     def graph(self) -> Graph:
-        """Return the graph as the front end would save it."""
+        """Return the graph in the format in which the front end saves it."""
         return self.page.evaluate("() => app.graph.serialize()")
 
     def unknown_nodes(self) -> list[str]:
@@ -125,7 +140,9 @@ class FrontEnd:
         self.page.get_by_test_id("queue-button").click()
 
     def run(self) -> str:
-        """Press the Run button and wait for the end of the prompt; return the type of the message that ended it."""
+        """Press the Run button and wait for the end of the prompt;
+        return the type of the message that ended it.
+        """
         self.page.evaluate(_WAIT_FOR_END)
         self.press_run()
         return self.page.evaluate("() => window.end")
@@ -137,18 +154,20 @@ class FrontEnd:
         return tuple(size)
 
     def wait_for_video(self) -> tuple[int, int]:
-        """Wait until a node shows a video of the output folder whose first frame is there, and return its (height, width)."""
+        """Wait until a node shows a video of the output folder whose first frame is there,
+        and return its (height, width).
+        """
         self.page.wait_for_function(f"() => ({_VIDEO})() !== null")
         return tuple(self.page.evaluate(_VIDEO))
 
     def wait_for_error(self, node: str, sentence: str) -> None:
-        """Wait until the front end's panel says this sentence under the title of the node."""
+        """Wait until the front end's panel shows this message under the title of the node."""
         self.page.get_by_test_id("error-overlay-see-errors").click()
         told = self.page.get_by_test_id("error-group-execution")
         told.filter(has_text=node).filter(has_text=sentence).wait_for()
 
     def replace_nodes(self) -> None:
-        """Press Replace All, which the front end offers where nodes of a graph have others in their place."""
+        """Press Replace All, which the front end offers if a graph has nodes that can be replaced."""
         self.page.get_by_test_id("error-overlay-see-errors").click()
         self.page.get_by_role("button", name="Replace All").first.click()
         self.page.wait_for_function(f"() => ({_UNKNOWN_NODES})().length === 0")
@@ -166,28 +185,42 @@ class FrontEnd:
         return self.page.locator(f"{_HELP} :is(h1, h2, h3)").all_inner_texts()
 
     def wait_for_help_pictures(self) -> None:
-        """Wait until all images of the help page are there."""
+        """Wait until all images of the help page are loaded."""
         loaded = f"[...document.querySelectorAll('{_HELP} img')].every((image) => image.naturalWidth > 0)"
         self.page.wait_for_function(f"() => {loaded}")
 
     def clear(self) -> None:
-        """Close what is open above the graph and begin an empty one."""
+        """Close dialogs above the graph and open an empty one."""
         self.page.keyboard.press("Escape")
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
 
     def texts_of(self, node_type: str, language: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        """Open the page anew in a language in which our nodes have only `words`, and return what it shows of a node.
+        """Reload the page in a language in which our nodes have only the texts `words`, and return the texts
+        that it shows for a node.
 
-        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the `inputs` by their names.
+        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the
+        `inputs` by their names.
         """
         self.page.route("**/i18n", lambda route: route.fulfill(json={language: {"nodeDefs": words}}))
-        self.page.evaluate(_CHOOSE_LANGUAGE, language)
-        self.page.reload()
-        self.wait_for_graph()
-        try:
+        with self.in_language(language):
             return self.page.evaluate(_TEXTS, node_type)
+
+    @contextlib.contextmanager
+    def in_language(self, language: str) -> Iterator[None]:
+        """Reload the page in a language; the server goes back to English after the block."""
+        self.page.evaluate(_CHOOSE_LANGUAGE, language)
+        try:
+            self.page.reload()
+            self.wait_for_graph()
+            yield
         finally:
             self.page.evaluate(_CHOOSE_LANGUAGE, "en")
+
+    def cut_help(self) -> list[str]:
+        """Return the beginnings of the parts of the open help page that are wider than
+        their place or cover another part.
+        """
+        return self.page.evaluate(_CUT_HELP, _HELP)
 
     def photograph(self, file: Path) -> None:
         """Save a screenshot."""
@@ -197,7 +230,7 @@ class FrontEnd:
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[Any]:
-    """Start a Chromium without a window; when the block is left, it is gone.
+    """Start a Chromium without a window; it ends with the block.
 
     Raises:
         BrowserFailure: when this machine has no browser.
@@ -216,7 +249,7 @@ def open_browser() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def open_front_end(browser: Any, address: str) -> Iterator[FrontEnd]:
-    """Open the front end at `address` as a person does who has never been there."""
+    """Open the front end at `address` with an empty profile."""
     with browser.new_page(viewport=VIEW) as page:
         page.goto(address)
         front_end = FrontEnd(page)

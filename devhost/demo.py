@@ -1,9 +1,10 @@
-"""The demo: one workflow in a real ComfyUI, the same seeds without and with each effect for large images.
+"""The demo: runs one workflow in a real ComfyUI, with the same seeds without and with each effect for large
+images.
 
-By default it runs on the tiny model at twice the size that model was trained at, counts the objects in every
-image and draws all rows with their counts; then it enlarges photographs with the upscale model of the pack. With
-`--checkpoint` it runs on a real model instead, counts nothing and enlarges nothing. Everything is written to
-`output/`; the images there open in ComfyUI as the workflow that made them.
+By default it runs on the tiny model at twice its trained size, counts the objects in every image and draws
+all images with their counts; then it enlarges photographs with the upscale model of the pack. With
+`--checkpoint` it only samples, on that checkpoint. Everything is written to `output/`; the images there open
+in ComfyUI as the workflow that made them.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ _SAMPLE, _DECODE, _SAVE, _SAVE_LATENT, _PICK = range(5)
 
 
 class DemoFailure(Exception):
-    """The demo cannot run; the message is for the person at the terminal."""
+    """The demo cannot run; the message is shown in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that a kind of model decides about the demo."""
+    """The settings of the demo that depend on the kind of model."""
 
     model: str
     size: int
@@ -105,7 +106,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one task gave, by branch: files in `output/`, and counts where its objects can be counted."""
+    """The results of one task by branch: files in `output/`, and counts if its objects can be counted."""
 
     label: str
     pictures: Mapping[str, Sequence[Path]]
@@ -130,8 +131,8 @@ def workflow_prompt(
 ) -> Prompt:
     """Return a workflow as an API prompt: one checkpoint, sampled on each of `branches`.
 
-    The branches share every setting and the seed; beside HiDiffusion stands the image of its plan. Sizes are sides of
-    square images in pixels; a `trained_size` of 0 is known from the model.
+    The branches share every setting and the seed; the branch of HiDiffusion also draws its plan. Images are
+    square, sizes in pixels; a `trained_size` of 0 is read from the model.
     """
     settings = {
         "seed": seed, "steps": steps, "cfg": cfg,
@@ -187,7 +188,7 @@ def with_latents(prompt: Prompt, pictures: int) -> Prompt:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo and return its exit status: 0 only where everything ran."""
+    """Run the demo and return its exit status: 0 only if everything ran."""
     signal.signal(signal.SIGTERM, _leave)
     options = _parse(arguments)
     try:
@@ -208,16 +209,21 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dev.py demo", description="Run one workflow in ComfyUI, without and with each effect."
     )
-    parser.add_argument("--serve", action="store_true", help="leave the server up afterwards, until Ctrl-C")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="a real model in place of the tiny one"
+        "--serve", action="store_true", help="leave the server running afterwards, until Ctrl-C"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="a checkpoint to use instead of the tiny model"
     )
     parser.add_argument(
         "--pictures", type=_positive, metavar="N",
-        help=f"pictures on each branch (default: {TINY_PICTURES}, with --checkpoint {CHECKPOINT_PICTURES})",
+        help=f"images for each method (default: {TINY_PICTURES}, with --checkpoint {CHECKPOINT_PICTURES})",
     )  # fmt: skip
     parser.add_argument(
-        "--size", type=_size, metavar="PIXELS", help="side of the pictures (default: twice the trained size)"
+        "--size",
+        type=_size,
+        metavar="PIXELS",
+        help="width and height of the images (default: twice the trained size)",
     )
     parser.add_argument("--write-workflow", action="store_true", help="only write the shipped workflows")
     return parser.parse_args(arguments)
@@ -403,7 +409,9 @@ def _write_examples(environment: Environment) -> None:
 
 
 def _example(branches: Sequence[str], object_info: Mapping[str, Any]) -> Graph:
-    """Return the workflow of these branches on the checkpoint that people are likely to have, or are offered."""
+    """Return the workflow of these branches on the checkpoint that people are likely to
+    have, or are offered.
+    """
     return _with_download(to_graph(workflow_prompt(branches), object_info))
 
 

@@ -1,12 +1,13 @@
-"""A program that ends when the process that started it ends, however that ends: killed without a chance to clean up, too.
+"""Start a program that ends when this process ends, also if this process is killed and cannot clean up.
 
     process = start([python, "main.py"], output=log)
     ...
     end(process)
 
-Between the two stands a small Python, this file: it starts the program in a session of its own and ends it, with all processes
-that it started, as soon as its own standard input closes. The system closes that pipe with the last process that holds its
-other end, on Linux, macOS and Windows. Standard library only.
+This file runs as a small Python process between the two: it starts the program in a new session and ends it,
+with all processes that the program started, as soon as the standard input of this file closes. The system
+closes that pipe with the last process that holds its other end, on Linux, macOS and Windows. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def start(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program from `start`, and wait until it is gone."""
+    """End a program from `start`, and wait until it has ended."""
     assert process.stdin is not None
     process.stdin.close()
     process.wait()

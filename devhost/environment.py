@@ -1,7 +1,8 @@
 """The environment that every `dev.py` command runs in: a ComfyUI and a Python with its packages.
 
-Standard library only: this module runs before anything is installed. Both parts live in a cache outside the
-repository and carry their pins in their names, so a changed pin makes a new one beside the old:
+Standard library only: this module runs before anything is installed. Both parts are in a cache outside the
+repository. Their names contain their pinned versions, so a changed pin creates a new folder and leaves the
+old one:
 
     <cache>/comfyui-<release>            the real ComfyUI, unpacked from its source distribution
     <cache>/python-<3.x>-<digest>        a virtual environment with the packages of that ComfyUI and our tools
@@ -41,7 +42,7 @@ _NO_NETWORK = re.compile(
 
 
 class EnvironmentFailure(Exception):
-    """The environment cannot be made; the message is for the person at the terminal."""
+    """The environment cannot be created; the message is shown in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Environment:
 
 
 def cache_folder() -> Path:
-    """Return where environments are kept: MEGAPIXEL_CACHE, else the user's cache folder."""
+    """Return the folder of the environments: MEGAPIXEL_CACHE, else the user's cache folder."""
     if chosen := os.environ.get("MEGAPIXEL_CACHE"):
         return Path(chosen).expanduser().resolve()
     if os.name == "nt":
@@ -78,7 +79,7 @@ def cache_folder() -> Path:
 
 
 def prepare() -> Environment:
-    """Return the environment, made if it is missing or its pins have changed.
+    """Return the environment; it is created if it is missing or its pins have changed.
 
     Raises:
         EnvironmentFailure: when something is missing; the message says what to do.
@@ -98,7 +99,8 @@ def prepare() -> Environment:
 
 
 def extra_package(pin: str) -> Path:
-    """Return a folder with one more package for this Python, installed if it is missing; it goes on `sys.path`.
+    """Return a folder with one more package for this Python, installed if it is missing;
+    it goes on `sys.path`.
 
     For what only a few tests need: the environment of all others stays as it is.
     """
@@ -152,7 +154,7 @@ def _comfyui(cache: Path) -> Path:
 
 
 def python_folder(cache: Path, lists: Sequence[Path], constraints: Path) -> Path:
-    """Return where the environment of these pins lies. Comments and empty lines are no pins."""
+    """Return the folder of the environment with these pins. Comments and empty lines are ignored."""
     pins = [sys.platform, platform.machine(), *(pin for file in (*lists, constraints) for pin in _pins(file))]
     digest = hashlib.sha256("\n".join(pins).encode())
     version = "{}.{}".format(*sys.version_info)

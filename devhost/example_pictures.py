@@ -2,7 +2,8 @@
 
     python3 -m devhost.example_pictures
 
-The graph is plain ASCII in an uncompressed text chunk, as ComfyUI writes it: the front end reads no compressed ones.
+The graph is plain ASCII in an uncompressed text chunk, as ComfyUI writes it: the front end reads no
+compressed ones.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ COLOURS = 256  # a third of the size, with no difference that is seen in a thumb
 
 
 def picture_of(example: Path) -> Path:
-    """Return where the image of an example workflow lies."""
+    """Return the path of the image of an example workflow."""
     return PICTURES / f"{example.stem}.png"
 
 
 def write_picture(example: Path) -> Path:
-    """Write the image of an example workflow and return where."""
+    """Write the image of an example workflow and return its path."""
     chunks = PngInfo()
     chunks.add_text("workflow", json.dumps(json.loads(example.read_text(encoding="utf-8"))))
     with Image.open(example.with_suffix(".jpg")) as thumbnail:

@@ -1,4 +1,6 @@
-"""The example workflows of segments for today's families, with the file names that people have, and on tiny models."""
+"""The example workflows of Upscale SEGS for current model families: with the usual file names, and on tiny
+models.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _ASK = (
 
 
 def example_of(name: str) -> Path:
-    """Return where an example workflow lies."""
+    """Return the path of an example workflow."""
     return ROOT / "example_workflows" / f"{name}.json"
 
 
@@ -46,7 +48,7 @@ def z_image_prompt() -> Prompt:
 
 
 def qwen_image_edit_prompt() -> Prompt:
-    """Return the same with Qwen-Image-Edit, which is shown each tile of the image as it came in."""
+    """Return the same with Qwen-Image-Edit, which gets each tile of the original image as a reference."""
     settings = {"steps": 20, "cfg": 2.5, "sampler_name": "euler", "scheduler": "simple", "denoise": 0.4}
     files = "qwen_image_edit_2511_bf16.safetensors", "qwen_2.5_vl_7b_fp8_scaled.safetensors", "qwen_image"
     encoder: dict[str, Any] = {"clip": ["3", 0], "vae": ["4", 0], "image1": ["1", 0]}
@@ -62,11 +64,13 @@ def qwen_image_edit_prompt() -> Prompt:
 
 
 def krea2_prompt() -> Prompt:
-    """Return a large edit with Krea 2: tiles, a caption of each by the model's own text encoder, joint sampling."""
+    """Return a graph that changes a large image with Krea 2: tiles, captions from the model's own text
+    encoder, joint sampling.
+    """
     settings = {"steps": 8, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "smallest_crop": 512}
     return {
         **_loaders("krea2_turbo_fp8_scaled.safetensors", CAPTIONER, "krea2", "qwen_image_vae.safetensors"),
-        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["3", 0], text="highly detailed photo, sharp focus"),
+        "6": prompt_node("CLIPTextEncode", "Prompt for all tiles", clip=["3", 0], text="highly detailed photo, sharp focus"),
         "7": prompt_node("ConditioningZeroOut", "Empty prompt, unused at cfg 1", conditioning=["6", 0]),
         **_refined(["2", 0], {**settings, **_JOINT}, captions=True),
         **_captioned(["3", 0], ["3", 0]),
@@ -74,7 +78,7 @@ def krea2_prompt() -> Prompt:
 
 
 def sdxl_prompt() -> Prompt:
-    """Return the same with SDXL, and a text encoder beside it that sees pictures."""
+    """Return the same with SDXL and a separate vision-language model for the captions."""
     settings = {
         "steps": 20,
         "cfg": 6.0,
@@ -87,9 +91,9 @@ def sdxl_prompt() -> Prompt:
     return {
         "1": prompt_node("LoadImage", "Image", image="example.png"),
         "2": prompt_node("CheckpointLoaderSimple", "Checkpoint", ckpt_name="sd_xl_base_1.0.safetensors"),
-        "3": prompt_node("CLIPLoader", "Captions: any that sees pictures", clip_name=CAPTIONER, type="ideogram4", device="default"),
-        "6": prompt_node("CLIPTextEncode", "What all of it is", clip=["2", 1], text="highly detailed photo, sharp focus"),
-        "7": prompt_node("CLIPTextEncode", "What it does not show", clip=["2", 1], text="blurry, lowres, watermark, text"),
+        "3": prompt_node("CLIPLoader", "Any captioning model", clip_name=CAPTIONER, type="ideogram4", device="default"),
+        "6": prompt_node("CLIPTextEncode", "Prompt for all tiles", clip=["2", 1], text="highly detailed photo, sharp focus"),
+        "7": prompt_node("CLIPTextEncode", "Negative prompt", clip=["2", 1], text="blurry, lowres, watermark, text"),
         **refined,
         **_captioned(["3", 0], ["2", 1]),
     }  # fmt: skip
@@ -110,7 +114,9 @@ TINY = {
 
 
 def tiny_example(name: str, picture: str) -> Prompt:
-    """Return an example with its loaders replaced by those of a tiny model, and an image of the input folder."""
+    """Return an example with its loaders replaced by those of a tiny model,
+    and an image of the input folder.
+    """
     family = {"family": TINY[name]}
     replaced = {
         "UNETLoader": prompt_node("MegapixelDevFamilyModel", "Model", **family),
@@ -136,12 +142,12 @@ def _loaders(unet: str, clip: str, kind: str, vae: str) -> Prompt:
 
 def _captioned(captioner: list[Any], clip: list[Any]) -> Prompt:
     return {
-        "12": prompt_node("MegapixelSEGSImages", "A picture of each tile", image=["1", 0], segs=["10", 0]),
+        "12": prompt_node("MegapixelSEGSImages", "Image of each tile", image=["1", 0], segs=["10", 0]),
         "13": prompt_node(
-            "TextGenerate", "A caption of each tile", clip=captioner, image=["12", 0], prompt=_ASK, max_length=96, sampling_mode="off",
+            "TextGenerate", "Caption of each tile", clip=captioner, image=["12", 0], prompt=_ASK, max_length=96, sampling_mode="off",
         ),
         "14": prompt_node(
-            "MegapixelSEGSTexts", "A text for each tile", clip=clip, captions=["13", 0], segs=["10", 0], labels="", prefix="photo: "
+            "MegapixelSEGSTexts", "Text for each tile", clip=clip, captions=["13", 0], segs=["10", 0], labels="", prefix="photo: "
         ),
     }  # fmt: skip
 

@@ -1,8 +1,8 @@
-"""The graph of an example workflow as its thumbnail: what it does where it has no picture of its own to show.
+"""Draws the graph of an example workflow as its thumbnail, for examples without an image of their result.
 
     python3 -m devhost.graph_picture segs_z_image segs_qwen_image_edit
 
-Nodes and links are drawn where the front end puts them; lengths are in its units until they are drawn.
+Nodes and links have the positions of the front end; lengths are in its units until they are drawn.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def _socket(node: Graph, slot: int, offset: float) -> Place:
 def _curve(start: Place, end: Place) -> list[Place]:
     """Return points of a curve that leaves to the right and arrives from the left."""
     (x1, y1), (x2, y2) = start, end
-    reach = max(60.0, abs(x2 - x1) / 2)
+    pull = max(60.0, abs(x2 - x1) / 2)
     points: list[Place] = []
     for step in range(_STEPS + 1):
         t = step / _STEPS
         weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3
-        xs, ys = (x1, x1 + reach, x2 - reach, x2), (y1, y1, y2, y2)
+        xs, ys = (x1, x1 + pull, x2 - pull, x2), (y1, y1, y2, y2)
         points.append((_sum(weights, xs), _sum(weights, ys)))
     return points
 
@@ -89,7 +89,7 @@ def _write(pen: ImageDraw.ImageDraw, at: Place, text: str, size: float, colour: 
 
 
 def write_thumbnail(example: Path) -> Path:
-    """Write the graph of an example beside it, and return where."""
+    """Write the thumbnail beside the example, and return its path."""
     file = example.with_suffix(".jpg")
     draw_graph(json.loads(example.read_text(encoding="utf-8"))).save(file, quality=88, optimize=True)
     return file

@@ -1,10 +1,11 @@
-"""The pictures of the README and the help pages that show Deep Shrink and HiDiffusion, drawn with the pack as it is.
+"""Draws the images of the README and the help pages that show Deep Shrink and HiDiffusion, with the current
+code.
 
     COMFYUI_PATH=... python -m devhost.help_pictures
 
-A few minutes on one core. Each picture carries its recipe, the settings that it was drawn with; a test compares that with
-the settings of today, so a picture of earlier ones does not stay unnoticed. The banner is cut from `assets/demo.png`
-afterwards: `python -m devhost.banner`.
+A few minutes on one core. Each image contains its recipe, the settings that it was drawn with; a test
+compares the recipe with the current settings, so outdated images are found. The banner is cut from
+`assets/demo.png` afterwards: `python -m devhost.banner`.
 """
 
 # The pack has its name only after `import_host()`.
@@ -50,7 +51,7 @@ JPEG_QUALITY = 88
 
 
 def methods() -> dict[str, Callable[[Any], Any]]:
-    """Return what is shown: a title, and a function from a model to a model."""
+    """Return the methods that are shown: for each title a function from a model to a model."""
     from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
     from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 
@@ -64,16 +65,20 @@ def methods() -> dict[str, Callable[[Any], Any]]:
 
 
 def sheet_recipe() -> str:
-    """Return what decides on the sheets: the sampler, and what both effects choose."""
+    """Return the recipe of the sheets: the settings of the sampler and of both effects."""
     from megapixel.patches.deep_shrink import AUTOMATIC
-    from megapixel.patches.hidiffusion import HiDiffusion
+    from megapixel.patches.hidiffusion import WINDOWS_END, HiDiffusion
 
-    settings = {"deep_shrink": asdict(AUTOMATIC), "hidiffusion": asdict(HiDiffusion())}
+    settings = {
+        "deep_shrink": asdict(AUTOMATIC), "hidiffusion": asdict(HiDiffusion()), "windows_end": WINDOWS_END,
+    }  # fmt: skip
     return json.dumps({**SAMPLING, "seed": SEED, "size": SIZE, **settings}, sort_keys=True)
 
 
 def draw_plan_picture() -> tuple[Image.Image, str]:
-    """Return the plan of HiDiffusion for a picture of 1536 x 2048 pixels, and its recipe: the effects' own words."""
+    """Return the plan of HiDiffusion for an image of 1536 x 2048 pixels, and its recipe: the log lines of the
+    effects.
+    """
     import comfy.samplers
     from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
     from megapixel.patches.plan_picture import draw_plan
@@ -88,14 +93,14 @@ def draw_plan_picture() -> tuple[Image.Image, str]:
 
 
 def recipe_in(picture: Path) -> str | None:
-    """Return the recipe that a picture carries."""
+    """Return the recipe in an image file."""
     with Image.open(picture) as image:
         found = image.info.get("recipe") or image.info.get("comment")
     return found.decode() if isinstance(found, bytes) else found
 
 
 def main() -> None:
-    """Draw and write all of them."""
+    """Draw and write all images."""
     import_host()
     plan, plan_recipe = draw_plan_picture()
     plan.save(PLAN, pnginfo=_chunks({"recipe": plan_recipe}), optimize=True)

@@ -1,7 +1,8 @@
 """The real ComfyUI inside this process, for tests and benchmarks.
 
-`import_host()` makes the host importable and registers the pack as the package `megapixel`, as the host itself does
-under a path: the pack's own folder must not be on `sys.path`, where its `nodes` would hide the host's `nodes.py`.
+`import_host()` makes the host importable and registers the pack as the package `megapixel`, as the host
+itself does under a path: the pack's own folder must not be on `sys.path`, where its `nodes` would hide the
+host's `nodes.py`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def find_host() -> None:
 
 
 def import_pack(folder: Path, name: str) -> ModuleType:
-    """Import a pack as the host does, as a package of its own whatever its folder is called, under a name; once."""
+    """Import a pack as the host does, as a package of its own whatever its folder is
+    called, under a name; once.
+    """
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
             name, folder / "__init__.py", submodule_search_locations=[str(folder)]

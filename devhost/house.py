@@ -1,14 +1,14 @@
-"""The house: which part of the pack imports which, read from the code and from CONTRIBUTING.md.
+"""Which part of the pack imports which, read from the code and from CONTRIBUTING.md.
 
-An arrow `a -> b` means that a file of `a` imports one of `b`. CONTRIBUTING.md lists all arrows between the folders, and those
-from file to file inside `nodes/` and inside `host/`, each in a fenced block of its own:
+An arrow `a -> b` means that a file of `a` imports one of `b`. CONTRIBUTING.md lists all arrows between the
+folders, and those from file to file inside `nodes/` and inside `host/`, each in a fenced block of its own:
 
     ```arrows folders
     patches -> host, attention, scaling
     ```
 
-`python3 dev.py house` prints the blocks as the code makes them, with `--write` it writes them into CONTRIBUTING.md. Standard
-library only.
+`python3 dev.py house` prints the blocks that follow from the code; with `--write` it writes them into
+CONTRIBUTING.md. Standard library only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Import:
         return self.module.split(".")[0]
 
     def files(self) -> list[Path]:
-        """Return the files of the pack that a relative import names; a package counts as its `__init__.py`."""
+        """Return the files of the pack that a relative import names;
+        a package counts as its `__init__.py`.
+        """
         if not self.level:
             return []
         place = self.file.parents[self.level - 1].joinpath(*self.module.split("."))
@@ -70,14 +72,16 @@ def imports_at_once(file: Path) -> Iterator[Import]:
 
 
 def pack_files(root: Path = ROOT) -> list[Path]:
-    """Return the Python files of the pack, in the order of the rooms."""
+    """Return the Python files of the pack, in the order of its folders."""
     single = (root / f"{room}.py" for room in ROOMS)
     files = [file for folder in FOLDERS for file in sorted((root / folder).rglob("*.py"))]
     return [*(file for file in single if file.is_file()), *files]
 
 
 def imported_files(file: Path) -> set[Path]:
-    """Return `file` and all files of the pack that it imports, directly or not; packages' own files do not count."""
+    """Return `file` and all files of the pack that it imports, directly or not;
+    packages' own files do not count.
+    """
     seen: set[Path] = set()
     waiting = [file]
     while waiting:
@@ -89,7 +93,7 @@ def imported_files(file: Path) -> set[Path]:
 
 
 def arrows(block: str, root: Path = ROOT) -> Arrows:
-    """Return the arrows that the code makes, of one of `BLOCKS`."""
+    """Return the arrows of one of `BLOCKS` that follow from the code."""
     if block == "folders":
         return _between(pack_files(root), lambda file: _room(file, root))
     files = [file for file in sorted((root / block).glob("*.py")) if file.name != "__init__.py"]
@@ -97,7 +101,7 @@ def arrows(block: str, root: Path = ROOT) -> Arrows:
 
 
 def listed(block: str, text: str) -> set[Arrow]:
-    """Return the arrows that a paper lists in the block of that name.
+    """Return the arrows that a Markdown file lists in the block of that name.
 
     Raises:
         ValueError: when the file does not have exactly one such block.
@@ -122,7 +126,7 @@ def drawn(block: str, some: Iterable[Arrow]) -> str:
 
 
 def difference(block: str, made: Arrows, paper: set[Arrow]) -> str:
-    """Return what to change where the code and the paper differ; empty where they do not."""
+    """Return the differences between the code and the Markdown file, as text; empty if there are none."""
     faults = [
         f"{a} -> {b} is not listed; it is made by {', '.join(made[a, b])}" for a, b in made.keys() - paper
     ]
@@ -133,7 +137,9 @@ def difference(block: str, made: Arrows, paper: set[Arrow]) -> str:
 
 
 def cycle(some: Iterable[Arrow]) -> list[str]:
-    """Return names that import each other in a circle, first and last the same; empty where there is none."""
+    """Return names that import each other in a circle, first and last the same;
+    empty if there is no circle.
+    """
     targets: dict[str, list[str]] = {}
     for source, target in some:
         targets.setdefault(source, []).append(target)
@@ -169,7 +175,9 @@ def _room(file: Path, root: Path) -> str:
 
 
 def _between(files: Iterable[Path], name: Callable[[Path], str | None]) -> Arrows:
-    """Return the arrows from the files to others; `name` names a file's end of an arrow, None has no arrow."""
+    """Return the arrows from the files to others;
+    `name` names a file's end of an arrow, None has no arrow.
+    """
     found: dict[Arrow, list[str]] = {}
     for file in files:
         for one in imports(file):

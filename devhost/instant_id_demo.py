@@ -1,7 +1,7 @@
-"""InstantID's shipped workflow, and what it needs to run on a ComfyUI without one of the large models.
+"""InstantID's example workflow, and small models with which it runs on a ComfyUI without the large ones.
 
-The tiny models draw no faces: SDXL, InstantID and ControlNet have random weights, and the faces that are found are
-drawn ones. What a person does and sees is the real thing: loaders, analysis, one node, sampler, image.
+The tiny models draw no faces: SDXL, InstantID and ControlNet have random weights, and the detected faces are
+drawings. Loaders, analysis, node and sampler are the real ones.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def put_portraits(base: Path, name: str, *portraits: Portrait, size: tuple[int, 
 
 
 def draw_faces_sheet(server: Server) -> Image.Image:
-    """Return an image of two drawn people, as the nodes number their faces and draw their keypoints.
+    """Return an image of two drawn people with the numbers and keypoints that the nodes draw.
 
     The image of the example workflow is this, as JPEG.
     """

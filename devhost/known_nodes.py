@@ -1,6 +1,6 @@
-"""Nodes of other packs as their workflows know them, and packs that own them and have no effect.
+"""Nodes of other packs as they appear in workflows, and packs that define such nodes without any function.
 
-Only names, types, order, defaults and ranges: what saved graphs and prompts consist of.
+Only names, types, order, defaults and ranges: the parts that saved graphs and prompts contain.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ KNOWN = {**HIDIFFUSION, **INSTANT_ID, **SEGS}
 
 
 def saved_widgets(inputs: Inputs) -> list[str]:
-    """Return the names of the values that a saved graph has of such a node, in their order."""
+    """Return the names of the widget values that a saved graph has for such a node, in their order."""
     names: list[str] = []
     for group in inputs.values():
         for name, (kind, *_) in group.items():
@@ -189,7 +189,7 @@ NODE_CLASS_MAPPINGS = {name: node(name, *sides) for name, sides in TABLE.items()
 
 
 def write_pack(folder: Path, known: Iterable[str]) -> Path:
-    """Write a custom node pack that owns these ids, and return its folder."""
+    """Write a custom node pack that defines nodes with these ids, and return its folder."""
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(_PACK, encoding="utf-8")
     (folder / "nodes.json").write_text(json.dumps({name: KNOWN[name] for name in known}), encoding="utf-8")

@@ -1,15 +1,16 @@
 """The translations of the nodes' texts, and which of them are missing or older than their English text.
 
-English is the source and lives in the schemas: the front end shows the schema's own text wherever the language in use has
-none, so there is no `locales/en`, and a missing translation is no error. The other languages are written by hand in
-`locales/<language>/nodeDefs.json`. There a tooltip begins with the input's own id, by which errors, help pages and other
-tooltips call it.
+The English texts are in the schemas. If a language has no translation of a text, the front end shows the
+English one, so there is no `locales/en`, and a missing translation is no error. The other languages are
+written by hand in `locales/<language>/nodeDefs.json`. A translated tooltip begins with the input's id, which
+errors, help pages and other tooltips use.
 
-Beside it, `translated.json` remembers for each translation a digest of the English text that it was made from, and a digest of
-itself. A translation is stale when the English text has changed since and the translation has not.
+`translated.json` beside it contains for each translation a digest of the English text that was translated,
+and a digest of the translation. A translation is stale if the English text has changed since then and the
+translation has not.
 
-    python3 dev.py locales                               list, and remember the translations that were written since
-    python3 dev.py locales --keep zh MegapixelUpscale    the translations of this node are still right as they are
+    python3 dev.py locales                               list, and record the new translations
+    python3 dev.py locales --keep zh MegapixelUpscale    this node's translations are still correct
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Texts = Mapping[str, str]  # by their paths, such as "MegapixelUpscale.inputs.im
 
 
 def english_texts(nodes: list[Any]) -> dict[str, str]:
-    """Return what the front end shows of the nodes, from their schemas."""
+    """Return the texts of the nodes that the front end shows, from their schemas."""
     return flat({node.__name__: _node_texts(node) for node in nodes})
 
 
@@ -48,13 +49,13 @@ def flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def digest(text: str) -> str:
-    """Return a short name for a text, another one for another text."""
+    """Return a short digest of a text."""
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 @dataclass(frozen=True)
 class Language:
-    """The translations into one language, and what they were made from."""
+    """The translations into one language, and the digests of the texts that were translated."""
 
     code: str
     english: Texts
@@ -79,7 +80,7 @@ class Language:
 
     @property
     def unknown(self) -> list[str]:
-        """Translations of what no schema has."""
+        """Translations of texts that no schema has."""
         return [path for path in self.texts if path not in self.english]
 
     @property
@@ -88,13 +89,14 @@ class Language:
 
     @property
     def current(self) -> list[str]:
-        """Translations of the English texts as they are now."""
+        """Translations of the current English texts."""
         return [path for path in self.texts if path in self.english and not self._is_stale(path)]
 
     def remember(self, keep: Collection[str] = ()) -> None:
-        """Write the record anew, for translations that were written since.
+        """Update the record for translations that were written since.
 
-        What is stale stays so, but for what is at or under one of the paths in `keep`: that is still right as it is.
+        Stale translations stay stale, except those at or under one of the paths in `keep`, which are still
+        correct.
         """
         old = {path for path in self.stale if not any(f"{path}.".startswith(f"{kept}.") for kept in keep)}
         record = {

@@ -1,6 +1,6 @@
-"""Real photographs to measure on, and the measure: the images that scikit-image's wheel brings along.
+"""Photographs for measurements, from the wheel of scikit-image, and the PSNR.
 
-`HELD_OUT` names the ones that nothing in this repository was trained on. All three are free of copyright: the
+`HELD_OUT` names those on which no model of this repository was trained. All three are free of copyright: the
 astronaut is in the public domain (NASA), chelsea (a cat) and coffee are CC0.
 
 Images are floats in [0, 1] of shape (B, C, H, W).

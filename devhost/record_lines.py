@@ -1,4 +1,6 @@
-"""Records of long runs: a line each in a file that only grows, so that a run goes on where it was interrupted."""
+"""Records of long runs: one line each in a file that is only appended to, so that an interrupted run can be
+resumed.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from pathlib import Path
 
 
 def digest(*files: Path) -> str:
-    """Return twelve digits that tell the contents of files from others."""
+    """Return a digest of twelve digits of the contents of files."""
     contents = hashlib.sha256()
     for file in files:
         contents.update(file.read_bytes())
@@ -17,7 +19,9 @@ def digest(*files: Path) -> str:
 
 
 class RecordLines:
-    """The lines of a file. One process at a time writes; what an interruption cut off stays a line of its own."""
+    """The lines of a file. Only one process may write at a time. A record that an interruption cut off stays
+    as an incomplete line.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file

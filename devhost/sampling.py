@@ -1,4 +1,4 @@
-"""Sample a model in this process the way the KSampler node does, for tests and benchmarks."""
+"""Sample a model in this process as the KSampler node does, for tests and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""The snapshot of all schemas, `tests/nodes/schemas.json`: what saved workflows depend on.
+"""The snapshot of all schemas, `tests/nodes/schemas.json`: the parts that saved workflows depend on.
 
-`python3 dev.py schemas` writes it. A difference in a node that was released before is a break, or an addition at the end.
+`python3 dev.py schemas` writes it. A difference in a released node either breaks saved workflows or is an
+addition at the end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The demo of segments: small figures of the toy world, enlarged four times and drawn again one by one."""
+"""The demo of Upscale SEGS: small figures of the toy world, enlarged four times and refined one by one."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def example_prompt(checkpoint: str) -> Prompt:
 
 
 def refine_figures(server: Server) -> Image.Image:
-    """Refine the figures in a running ComfyUI with the tiny models, and draw what happens to them.
+    """Refine the figures in a running ComfyUI with the tiny models, and draw the steps.
 
     The images of the help page and of the example workflow are this, as JPEG.
     """
@@ -109,7 +109,8 @@ def refine_figures(server: Server) -> Image.Image:
 
 
 def refine_small_figures(server: Server) -> Image.Image:
-    """Refine figures of 64 pixels, half of what the tiny model draws, as they are and at the model's size, and draw both.
+    """Refine figures of 64 pixels, half the size that the tiny model draws, at their own size and at the
+    model's size, and draw both.
 
     The second image of the help page is this, as JPEG.
     """
@@ -135,7 +136,9 @@ def small_prompt(denoise: float, target_size: int) -> Prompt:
 
 
 def tiny_prompt(picture: str, mask: str, **settings: Any) -> Prompt:
-    """Return a workflow on the tiny model that refines what a mask shows; both are files in the input folder."""
+    """Return a workflow on the tiny model that refines the regions of a mask; image and mask are files in the
+    input folder.
+    """
     return {
         "1": prompt_node("LoadImage", "Image", image=picture),
         "2": prompt_node("MegapixelDevCheckpoint", "Checkpoint", ckpt_name="tiny_sd15.safetensors"),

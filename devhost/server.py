@@ -1,12 +1,12 @@
-"""A real ComfyUI server, started on this machine, asked over HTTP and stopped again.
+"""A real ComfyUI server: started on this machine, used over HTTP and stopped again.
 
     with running_server(environment, packs={"megapixel": ROOT}) as server:
         history = server.run(prompt)
         images = server.images(history)
 
-The server lives in a base directory of its own (models, custom nodes, output, user settings), so it neither
-sees nor changes any other ComfyUI on the machine. It listens on 127.0.0.1 only, and every request goes there
-directly, whatever proxy the surroundings name. Standard library only.
+The server has a separate base directory (models, custom nodes, output, user settings), so it neither sees nor
+changes any other ComfyUI on the machine. It listens on 127.0.0.1 only, and every request goes there directly,
+also if a proxy is set. Standard library only.
 """
 
 from __future__ import annotations
@@ -44,12 +44,14 @@ _COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class ServerFailure(Exception):
-    """The server did not start, did not load a pack, or died; the message ends with its log on that."""
+    """The server did not start, did not load a pack, or died;
+    the message ends with the log lines about it.
+    """
 
 
 @dataclass(frozen=True)
 class NodeFailure:
-    """What one node of a prompt was refused or stopped for."""
+    """Why one node of a prompt was refused or stopped."""
 
     node_id: str
     node_type: str
@@ -62,7 +64,7 @@ class NodeFailure:
 
 
 class PromptFailure(Exception):
-    """The server refused a prompt or stopped in it; `failures` holds at least one entry."""
+    """The server refused a prompt or stopped in it; `failures` has at least one entry."""
 
     def __init__(self, failures: Iterable[NodeFailure]) -> None:
         self.failures = tuple(failures)
@@ -91,7 +93,8 @@ class Server:
         return self.result(self.queue(prompt, workflow), timeout)
 
     def queue(self, prompt: Prompt, workflow: Workflow | None = None) -> str:
-        """Queue a prompt and return its id; `workflow` is the graph that its images carry with the prompt.
+        """Queue a prompt and return its id; `workflow` is the graph that is saved in its images in addition
+        to the prompt.
 
         Raises:
             PromptFailure: when a node is invalid. Then no part of the prompt gives a result.
@@ -113,10 +116,11 @@ class Server:
     ) -> History:
         """Wait for a queued prompt and return its history: `prompt`, `outputs` by node id, `status`.
 
-        `on_progress` is called after every look at the server with the seconds waited so far.
+        `on_progress` is called after every request to the server with the seconds waited so far.
 
         Raises:
-            PromptFailure: when a node raises, or the prompt is interrupted or not finished after `timeout` seconds.
+            PromptFailure: when a node raises, or the prompt is interrupted or not finished after `timeout`
+                seconds.
             ServerFailure: when the server dies.
         """
         started = time.monotonic()
@@ -141,7 +145,7 @@ class Server:
         _check_alive(self)
 
     def images(self, history: History, node_id: str | None = None) -> list[Path]:
-        """Return the images that a prompt wrote, in order; only those of the node where one is given."""
+        """Return the images that a prompt wrote, in order; only those of one node if it is given."""
         return self.files(history, "images", node_id)
 
     def files(self, history: History, kind: str, node_id: str | None = None) -> list[Path]:
@@ -189,7 +193,7 @@ def current_environment() -> Environment:
 
 
 def default_base() -> Path:
-    """Return the base directory of this checkout: in the cache, one for each place a checkout lies in."""
+    """Return the base directory of this checkout in the cache; each checkout has its own."""
     return cache_folder() / f"base-{hashlib.sha256(str(ROOT).encode()).hexdigest()[:12]}"
 
 
@@ -197,12 +201,11 @@ def default_base() -> Path:
 def running_server(
     environment: Environment, packs: Mapping[str, Path], cpu: bool = True, base: Path | None = None
 ) -> Iterator[Server]:
-    """Start a server with exactly these custom node packs; when the block is left, its processes are gone.
-
-    They are also gone soon after this process ends in any other way.
+    """Start a server with exactly these custom node packs. Its processes end with the block, and soon after
+    this process if that ends in another way.
 
     `packs` maps the folder name that the server sees to the pack's own folder. Without `base` the server uses
-    `default_base()`, which keeps its models and settings between runs.
+    `default_base()`, where models and settings stay between runs.
 
     Raises:
         ServerFailure: when the server does not start, or a pack has no node.
@@ -242,7 +245,9 @@ def _command(environment: Environment, base: Path, port: int, packs: Iterable[st
 
 
 def _other_front_end() -> list[str]:
-    """Return the options for the version of the front end that MEGAPIXEL_FRONT_END names; without it none, for ComfyUI's own."""
+    """Return the options for the version of the front end that MEGAPIXEL_FRONT_END names; without it none,
+    for ComfyUI's own.
+    """
     version = os.environ.get("MEGAPIXEL_FRONT_END")
     if not version:
         return []

@@ -1,4 +1,4 @@
-"""One image that shows images: blocks to compare, side by side, with what was counted under each.
+"""A sheet of images: blocks to compare, side by side, with the count below each image.
 
 Lengths are in pixels of the sheet.
 """
@@ -29,7 +29,7 @@ _FRAME = 4
 
 @dataclass(frozen=True)
 class Cell:
-    """An image, and what was found in it in two or three words, where it was looked at."""
+    """An image, and the verdict on it in two or three words if it was counted."""
 
     picture: Path
     verdict: str = ""
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Block:
-    """Lines of images under one title; `finding` is the sentence on all that they stand for."""
+    """Rows of images under one title; `finding` is the result for all images that they are examples of."""
 
     title: str
     finding: str
@@ -48,9 +48,8 @@ class Block:
 def draw_sheet(
     title: str, subtitle: str, labels: Sequence[str], blocks: Sequence[Block], stacked: bool = False
 ) -> Image.Image:
-    """Draw the blocks beside each other, or `stacked`; column i of each stands under `labels[i]`.
-
-    Every line has one cell a label. Images are only resized, to a common square; a verdict colours the frame.
+    """Draw the blocks side by side, or `stacked`; column i of each has the label `labels[i]`. Every row has
+    one cell for each label. Images are only resized, to a common square; a verdict colours the frame.
     """
     side = min(_LARGEST, (_BLOCK_WIDTH + _GAP) // len(labels) - _GAP)
     block_width = len(labels) * (side + _GAP) - _GAP

@@ -1,4 +1,6 @@
-"""Time several variants of one thing in one process, in turn, so that a machine's moods meet all of them alike."""
+"""Time several variants of one thing in one process, interleaved, so that changes of the machine's speed
+affect all of them equally.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from collections.abc import Callable, Mapping
 def interleave(variants: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Return the CPU seconds of each variant in each round, after one warm-up round.
 
-    The order turns by one each round, so that no variant always runs behind the same other.
+    The order rotates by one each round, so that no variant always runs after the same other one.
     """
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}

@@ -1,4 +1,6 @@
-"""The shipped workflow of videos, and the image that shows what it does: frames of a camera that moves over a photograph."""
+"""The example workflow for videos, and the image that shows its result: frames of a camera that moves over a
+photograph.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ SHOWN = (0, 8, 16)  # frames in the image
 
 
 def video_prompt(file: str = "example.mp4", **settings: Any) -> Prompt:
-    """Return the shipped workflow as an API prompt; keywords replace settings of its node."""
+    """Return the example workflow as an API prompt; keywords replace settings of its node."""
     widgets = {
         "scale_by": 2.0, "codec": "h264", "quality": -1, "filename_prefix": "megapixel/video", "file": "",
         "fps": 24.0, "width": 0, "height": 0, "precision": "auto", "change_threshold": 0.0, "tile_size": 0,
@@ -41,7 +43,9 @@ def video_prompt(file: str = "example.mp4", **settings: Any) -> Prompt:
 
 
 def example_frames(count: int = FRAMES) -> Tensor:
-    """Return (F, 3, H, W): a photograph at a quarter, seen by a camera that moves to the right."""
+    """Return (F, 3, H, W): a photograph at a quarter of its size,
+    seen by a camera that moves to the right.
+    """
     small = reduce_by(photograph("astronaut"), 4)[0]
     small = F.interpolate(small[None], (128, 128 + count), mode="area")[0]
     return small.unfold(2, WIDTH, STEP).permute(2, 0, 1, 3)[:count, :, :HEIGHT]
@@ -53,7 +57,7 @@ def write_example_video(file: Path, count: int = FRAMES) -> Path:
 
 
 def draw_frames(given: Tensor, enlarged: Tensor) -> Image.Image:
-    """Return some frames (F, 3, H, W) by bicubic above those of the node.
+    """Return some frames (F, 3, H, W): bicubic above, the node's below.
 
     The images of the help page and of the example workflow are this, as JPEG.
     """

@@ -55,7 +55,7 @@ def workers_prompt(checkpoint: str, image: str = "example.png", **settings: Any)
         ),
         "9": prompt_node("MegapixelSEGSUpscale", "Upscale and refine", image=[ENLARGE, 0], segs=["8", 0], **refining),
         SEND: prompt_node(
-            "MegapixelSEGSSend", "Describe the result", result=["9", 0], image=[ENLARGE, 0], segs=["8", 0]
+            "MegapixelSEGSSend", "Send the result", result=["9", 0], image=[ENLARGE, 0], segs=["8", 0]
         ),
         COLLECT: prompt_node("DistributedCollector", "Collect", images=[SEND, 0], load_balance=False),
         MERGE: prompt_node(

@@ -1,8 +1,8 @@
-"""From what the server runs to what people read: an API prompt as a front-end workflow.
+"""Converts an API prompt, which the server runs, to a workflow that the front end opens.
 
 A prompt names each node's inputs; the graph that the front end opens (version 0.4) lists sockets, links,
 positions, and the widgets' values by position, in the order of the node's schema. The layout runs from left
-to right: a node stands right of everything it reads from, level with the first of them where there is room.
+to right: a node is to the right of all its inputs, level with the first of them if there is room.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class _Node:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height) with room for every slot and widget, and for images where the node shows some."""
+        """(width, height) with room for every slot and widget, and for images if the node shows some."""
         widgets = [entry for entry in self.inputs if entry.is_widget]
         texts = sum(entry.is_text for entry in widgets)
         slots = max(len(self.inputs) - len(widgets), len(self.outputs))
@@ -110,7 +110,7 @@ def to_graph(prompt: Prompt, object_info: Mapping[str, Any]) -> Graph:
 
 
 def prompt_node(class_type: str, title: str, **inputs: Any) -> dict[str, Any]:
-    """Return a node of an API prompt, titled as the front end titles it."""
+    """Return a node of an API prompt with a title as the front end stores it."""
     return {"class_type": class_type, "inputs": inputs, "_meta": {"title": title}}
 
 

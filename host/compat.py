@@ -1,4 +1,6 @@
-"""Differences between versions of ComfyUI: every `getattr` and `inspect.signature` on the host, each with its version."""
+"""Differences between versions of ComfyUI: every `getattr` and `inspect.signature` on the host,
+each with its version.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from comfy_api.latest import Input, InputImpl, io as node_api
 from comfy_execution.utils import get_executing_context
 from torch import nn
 
-# For a schema: what the node shows of its run appears again where the result comes from the cache. New after 0.18.
+# For a schema: notices and images are shown again if the result comes from the cache. New after 0.18.
 SHOWN_AGAIN: dict[str, Any] = {
     name: True
     for name in ("has_intermediate_output",)
@@ -26,7 +28,9 @@ SHOWN_AGAIN: dict[str, Any] = {
 
 
 def executing_node() -> tuple[str | None, str | None]:
-    """Return the ids of the queued prompt and of the node that run in this thread; (None, None) in a script."""
+    """Return the ids of the queued prompt and of the node that run in this thread;
+    (None, None) in a script.
+    """
     context = get_executing_context()
     return (context.prompt_id, context.node_id) if context else (None, None)
 
@@ -43,7 +47,9 @@ def executing_prompt() -> dict[str, Any]:
 
 
 def output_types(class_type: str) -> Sequence[str]:
-    """Return the types of a node's outputs, by the id of its class; none where no pack brings it."""
+    """Return the types of a node's outputs, by the id of its class;
+    empty if no installed pack has the class.
+    """
     classes = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
     return [str(kind) for kind in getattr(classes.get(class_type), "RETURN_TYPES", ())]
 
@@ -65,7 +71,8 @@ def original_module(model: Any) -> Any:
 
 
 def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
-    """Return the numbers of the images in a model call, where a long batch is sampled in windows; None is all of them.
+    """Return the numbers of the images in a model call, where a long batch is sampled in windows;
+    None is all of them.
 
     `options` are those that a patch inside a layer was given: AnimateDiff-Evolved's parameters, or the host's
     own window.
@@ -77,10 +84,11 @@ def pictures_in(options: Mapping[str, Any]) -> Sequence[int] | None:
 
 
 def repeated_conditionings(options: Mapping[str, Any]) -> list[int] | None:
-    """Return the index of the conditioning of each part of a layer's batch if a pack uses several texts for one; else None.
+    """Return the index of the conditioning of each part of a layer's batch if a pack
+    uses several texts for one; else None.
 
-    `options` are the options of a patch inside the layer. Packs for regional prompts store there the host's `cond_or_uncond`
-    with each number repeated once per text; the negative conditioning has one.
+    `options` are the options of a patch inside the layer. Packs for regional prompts store there the host's
+    `cond_or_uncond` with each number repeated once per text; the negative conditioning has one.
     """
     numbers: Sequence[int] = options.get("cond_or_uncond", ())
     made = next((options[key] for key in _REPEATED if key in options), None)
@@ -97,7 +105,9 @@ _REPEATED = "cond_or_uncond_couple", "cond_or_uncond_hook_couple"
 
 
 def chosen_attention(layer: Any) -> dict[str, Any]:
-    """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if it does not."""
+    """Return the keyword with which an attention layer requests its own kernel, as a checkpoint may; empty if
+    it does not.
+    """
     own = getattr(layer, "comfy_attention", None)  # new after 0.30
     return {} if own is None else {"preferred_attention": own}
 
@@ -122,7 +132,9 @@ def new_patcher(network: nn.Module, device: torch.device) -> Any:
 
 
 def load_whole(patcher: Any) -> None:
-    """Load all weights of a model. Some hosts load only a part, and networks without casting layers cannot fetch the rest."""
+    """Load all weights of a model. Some hosts load only a part, and networks without casting layers cannot
+    fetch the rest.
+    """
     load = comfy.model_management.load_models_gpu
     whole = {"force_full_load": True} if "force_full_load" in inspect.signature(load).parameters else {}
     load([patcher], **whole)
@@ -164,7 +176,9 @@ PATCHER_NEEDS = (
 
 
 def missing_of_patcher(model: Any) -> list[str]:
-    """Return the names that a MODEL lacks of what is asked of it here; packs bring patchers of their own (GGUF, Nunchaku)."""
+    """Return the attributes that this pack uses and a MODEL lacks; some packs have patchers of their own
+    (GGUF, Nunchaku).
+    """
     return [name for name in PATCHER_NEEDS if not hasattr(model, name)]
 
 

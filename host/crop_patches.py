@@ -195,9 +195,9 @@ def crop_patches(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Any:
 
 
 def patch_cutter(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Callable[[Any], Any]:
-    """Return a function that cuts what options of this model hold, for a run in which they change from step to step.
+    """Return a function that crops the patches in this model's options, for a run in which the options change from step to step.
 
-    A patch is cut once, however often it is asked for. The function keeps options as they are where no patch lies over the picture.
+    Each patch is cropped once, however often it appears. If no patch covers the image, options are returned unchanged.
     """
     if not any(name_of(patch) in CUTTERS for patch in patches_in(model)):
         return lambda options: options
@@ -206,7 +206,7 @@ def patch_cutter(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Callable[
 
 
 def crop_cfg_functions(model: Any, crop: Crop, canvas: Canvas) -> Any:
-    """Return the same as `crop_patches`, but of what works on the finished estimate alone, not of patches inside the network."""
+    """Return a clone as `crop_patches` does, but crop only functions that change the finished estimate, not patches inside the network."""
     inside = {"transformer_options", "model_function_wrapper"}
     outside = {name: value for name, value in model.model_options.items() if name not in inside}
     if not any(name_of(patch) in CUTTERS for patch in _leaves(outside)):

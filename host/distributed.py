@@ -1,4 +1,5 @@
-"""The number of this worker and of all workers, read from the prompt that ComfyUI-Distributed sends to each machine.
+"""The number of this worker and of all workers,
+read from the prompt that ComfyUI-Distributed sends to each machine.
 
 In each machine's copy of a prompt, the collector node contains the list of workers and which of them this one
 is.
@@ -17,13 +18,15 @@ COLLECTOR = "DistributedCollector"
 
 
 def worker_slice(*, master_works: bool) -> tuple[int, int]:
-    """Return (index, count) of the slice of the machine that runs the prompt; (0, 1) if there is only one machine.
+    """Return (index, count) of the slice of the machine that runs the prompt;
+    (0, 1) if there is only one machine.
 
     The master is the first, followed by the workers in their order. Without `master_works` there are only the
     workers.
 
     Raises:
-        ValueError: when this is a worker that the list does not have, or the master, which should not work.
+        ValueError: when this machine is a worker that is not in the list, or the master although only workers
+            are counted.
     """
     for inputs in _collectors(executing_prompt()):
         workers = [str(name) for name in json.loads(inputs.get("enabled_worker_ids") or "[]")]
@@ -39,7 +42,7 @@ def _place(inputs: Mapping[str, Any], workers: list[str], first: int) -> int:
         if first:
             return 0
         hint = "Set workers to ComfyUI-Distributed, or let the master only orchestrate."
-        raise bad_input("workers", "a master that only orchestrates", "a master that works", hint)
+        raise bad_input("workers", "a master that only orchestrates", "a master that also refines", hint)
     name = str(inputs.get("worker_id"))
     if name not in workers:
         raise bad_input("workers", f"one of {', '.join(workers)}", name, "Enable this worker.")

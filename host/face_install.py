@@ -61,7 +61,9 @@ def pip_install(*arguments: str) -> str:
 
 
 def has_module(name: str) -> bool:
-    """Return whether a module of this name can be found; a leftover namespace of an uninstalled package does not count."""
+    """Return whether a module of this name can be found;
+    a leftover namespace of an uninstalled package does not count.
+    """
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None
 
@@ -82,7 +84,9 @@ def other_runtimes() -> list[str]:
 
 
 def _other_builds(missing: list[str], names: dict[str, str]) -> bool:
-    """Return whether onnxruntime or OpenCV is or will be installed under a name that insightface does not require."""
+    """Return whether onnxruntime or OpenCV is or will be installed under a name that
+    insightface does not require.
+    """
     return any(
         names[module] != MODULES[module] if module in missing else not installed(MODULES[module])
         for module in ("onnxruntime", "cv2")

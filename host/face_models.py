@@ -32,7 +32,8 @@ def list_model_folders() -> dict[str, Path]:
 
 
 def load_analysis(provider: str, folder: str = AUTO) -> tuple[Any, list[str]]:
-    """Return insightface's FaceAnalysis, ready for detection and recognition; and a notice if the CPU is used instead of the provider.
+    """Return insightface's FaceAnalysis, ready for detection and recognition; and a notice if the CPU is used
+    instead of the provider.
 
     Raises:
         ValueError: when insightface or the model is missing, or the model does not load.

@@ -39,7 +39,9 @@ def import_face_analysis() -> Any:
 
 
 def choose_providers(provider: str) -> tuple[list[str], list[str]]:
-    """Return onnxruntime's names for the provider and then for the CPU; and a notice if only the CPU is left."""
+    """Return onnxruntime's names for the provider and then for the CPU;
+    and a notice if only the CPU is left.
+    """
     import onnxruntime
 
     available = onnxruntime.get_available_providers()
@@ -90,7 +92,10 @@ def _broken() -> tuple[str, ImportError] | None:
 def _cuda_remedy() -> str:
     """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
-        return f" {' and '.join(others)} lies in the folder of {GPU_BUILD}; one of them can be there."
+        installed = " and ".join(others)
+        return (
+            f" {installed} is installed into the same folder as {GPU_BUILD}; only one of them can be there."
+        )
     return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"
 
 

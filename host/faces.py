@@ -64,7 +64,9 @@ def choose_faces(
 
 
 def without_face(found: Sequence[list[Face]], chosen: Sequence[list[Face]], otherwise: str) -> list[str]:
-    """Return a notice that names the images without a chosen face, and `otherwise`: what happens with them; none if all have one."""
+    """Return a notice that names the images without a chosen face, and `otherwise`: what happens with them;
+    none if all have one.
+    """
     missing = [
         f"image {number} of {len(found)} ({len(faces)} found)"
         for number, (faces, taken) in enumerate(zip(found, chosen, strict=True), start=1)

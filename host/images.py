@@ -1,4 +1,7 @@
-"""Checks of what comes through sockets of the host: images, masks, latents and noise levels; anything else is an error message."""
+"""Checks of the inputs of nodes: images, masks, latents and noise levels.
+
+A wrong one raises an error with a message.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,7 @@ def latent_size(latent: Any, socket: str) -> Size:
 
 
 def check_levels(sigmas: Any) -> None:
-    """Check that SIGMAS (steps + 1,) are noise levels of a step at least.
+    """Check that SIGMAS (steps + 1,) are noise levels of at least one step.
 
     Raises:
         ValueError: when they are not, or when some are not finite.

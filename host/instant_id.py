@@ -24,7 +24,9 @@ State = Mapping[str, Tensor]
 
 @dataclass(frozen=True, eq=False)
 class InstantIDModel:
-    """An InstantID model on the INSTANTID socket. Its weights stay in main memory; the host loads each layer's when it runs.
+    """An InstantID model on the INSTANTID socket.
+
+    Its weights stay in main memory; the host loads each layer's when it runs.
 
     The nodes of the original pack accept it too: they use the last three members.
     """

@@ -28,7 +28,8 @@ Tokens = tuple[Tensor, Tensor]  # of a face by R references and of none, (R, T, 
 def reference_faces(
     analysis: Any, image: Tensor, which_face: str = WHICH[0], face_index: int = 0, on_no_face: str = ERROR
 ) -> tuple[list[Face | None], list[str]]:
-    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face; and a notice for each guess and omission.
+    """Return the chosen face of each reference image (F, H, W, C), None if there is no such face; and a
+    notice for each guess and omission.
 
     Raises:
         ValueError: when an image has no such face and `on_no_face` is ERROR.
@@ -85,7 +86,8 @@ def as_masks(mask: Tensor | None) -> Tensor | None:
 
 
 def undrawn(keypoints: Tensor) -> list[str]:
-    """Return a notice if some keypoints (F, H, W, 3) are not drawn ones, which are black around the face; else none.
+    """Return a notice if some keypoints (F, H, W, 3) are not drawn ones,
+    which are black around the face; else none.
 
     A bypassed Face Keypoints passes the photograph through, and one that finds no face returns black images.
     """

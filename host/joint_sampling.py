@@ -36,9 +36,9 @@ class TileBatch:
 
     Attributes:
         tiles: their numbers in the fusion.
-        texts: positive and negative, cut to them.
-        cut_options: cuts what the model's options hold to them.
-        patches: patches inside the network for these tiles alone, in place of the model's.
+        texts: positive and negative, cropped to these tiles.
+        cut_options: crops the patches in the model's options to these tiles.
+        patches: patches inside the network for these tiles only; they replace the model's.
     """
 
     tiles: Sequence[int]
@@ -157,7 +157,8 @@ class JointGuider(TiledGuider):
         names = [self._name_of(cond) for cond in conds]
         if "" in names:
             log_once(
-                "overlaps: another node evaluates its own text; it gets the whole latent instead of tiles.",
+                "overlaps: another node evaluates the model with its own conditioning, on the whole latent "
+                "instead of on the segments.",
                 level=WARNING,
             )
             return executor(model, conds, x, timestep, model_options)

@@ -59,7 +59,9 @@ def _sealed(values: Any) -> dict[str, Any]:
 
 
 def fingerprint(model: Descriptor) -> str:
-    """Return a name for a model's architecture and weights: from the name, shape, and first and last values of every tensor."""
+    """Return a name for a model's architecture and weights: from the name, shape,
+    and first and last values of every tensor.
+    """
     digest = hashlib.sha256()
     for name, weights in model.model.state_dict().items():
         ends = torch.cat([weights.flatten()[:16], weights.flatten()[-16:]]).float().cpu()

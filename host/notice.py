@@ -1,4 +1,6 @@
-"""Notices of nodes that change nothing, or less than requested: one line in the log, and the same text at the node."""
+"""Notices of nodes that change nothing, or less than requested: one line in the log,
+and the same text at the node.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def logged(texts: Sequence[str]) -> Sequence[str]:
 
 
 def with_notices(texts: Sequence[str], *outputs: Any) -> io.NodeOutput:
-    """Return the outputs of a node with texts to show at it; without a text like any other node."""
+    """Return the outputs of a node, with texts that are shown at the node if there are any."""
     if not texts:
         return io.NodeOutput(*outputs)
     return io.NodeOutput(*outputs, ui=ui.PreviewText("\n".join(texts)))

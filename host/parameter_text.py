@@ -67,7 +67,7 @@ def _mapping(text: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1})" if mark else ""
-        raise _no_mapping(f"text that is no YAML{place}") from error
+        raise _no_mapping(f"text that is not YAML{place}") from error
     if entries is None:
         return {}
     if not isinstance(entries, dict):

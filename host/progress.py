@@ -1,4 +1,6 @@
-"""The host's progress bar, and the live preview of an image that fills part by part: dark where it is not finished."""
+"""The host's progress bar, and the live preview of an image that fills part by part:
+dark where it is not finished.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ PREVIEW_SECONDS = 0.3  # between two previews
 
 
 class PreviewBar:
-    """A progress bar of `total` steps with a live preview of the one of `pictures` (F, C, H, W) that is being filled.
+    """A progress bar of `total` steps with a live preview of the one of `pictures` (F,
+    C, H, W) that is being filled.
 
     A preview is sent if something is new, at most every `PREVIEW_SECONDS`, and at the end. `to_come` returns
     the boxes of an image that will be filled; without it, the whole image.

@@ -1,8 +1,8 @@
 """Nodes of other packs, and which of ours replace them if no installed pack has them.
 
-ComfyUI offers the replacement when such a graph is opened, and makes it in a prompt over HTTP. There it fails
-on a node without `_meta`, and on one with an optional input that is not connected; so a handler of this pack
-makes it earlier.
+ComfyUI offers the replacement when such a graph is opened, and replaces nodes in a prompt that is sent to the
+API. In such a prompt it fails on a node without `_meta`, and on a node with an optional input that is not
+connected; so a handler of this pack replaces them earlier.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from torch import Tensor
 
 
 def resample_levels(sigmas: Tensor, steps: int) -> Tensor:
-    """Return steps + 1 levels on the curve of these falling ones, linear in their logarithms; a 0 at the end stays.
+    """Return steps + 1 levels on the curve of these falling ones, linear in their logarithms;
+    a 0 at the end stays.
 
     The same number of steps returns the levels unchanged.
     """

@@ -1,7 +1,9 @@
-"""Results that depend on more than the inputs: the host must not take them from its cache as if they were final.
+"""Results that depend on more than the inputs:
+the host must not take them from its cache as if they were final.
 
-The host caches a node's result under its inputs and its fingerprint. Here the fingerprint counts what happened to the node's results: a run that
-ended early, memory that was missing, a file that is gone. So the next run of the same inputs is executed.
+The host caches a node's result under its inputs and its fingerprint. Here the fingerprint counts what
+happened to the node's results: a run that ended early, memory that was missing, a file that is gone. So the
+next run of the same inputs is executed.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ _files: dict[str, Path] = {}  # what a node's last result lies in
 
 
 def run_again() -> None:
-    """Have the next run of the executing node executed, though its inputs are the same. Nothing happens in a script."""
+    """Have the next run of the executing node executed, though its inputs are the same.
+
+    Nothing happens in a script.
+    """
     _, node = executing_node()
     if node is not None:
         _events[node] = _events.get(node, 0) + 1
@@ -29,9 +34,9 @@ def run_again_without(file: Path) -> None:
 
 
 def fingerprint() -> str:
-    """Return under what the host caches the executing node's result.
+    """Return the fingerprint of the executing node, under which the host caches its result.
 
-    With the node, since something else may have happened to another one with the same inputs.
+    It contains the node's id: another node with the same inputs may have had another result.
     """
     _, node = executing_node()
     if node in _files and not _files[node].is_file():

@@ -34,7 +34,9 @@ class PasteHook:
         try:
             changed = self._post_paste(self._frames)
             if changed.shape != self._frames.shape:
-                raise ValueError(f"it made {tuple(self._frames.shape)} to {tuple(changed.shape)}")
+                raise ValueError(
+                    f"it changed the shape {tuple(self._frames.shape)} to {tuple(changed.shape)}"
+                )
             if changed is not self._frames:
                 self._frames.copy_(changed)
         except comfy.model_management.InterruptProcessingException:
@@ -56,8 +58,8 @@ class PasteHook:
         if not self.failures:
             return []
         return [
-            f"upscaler_hook_opt: {self._name} failed after {self.failures} of {self.calls} segments; the "
-            "image before these calls was kept. The log has the error."
+            f"upscaler_hook_opt: {self._name} failed in {self.failures} of {self.calls} calls; the image "
+            "before each of them was kept. The log has the error."
         ]
 
     @property

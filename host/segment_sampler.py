@@ -278,8 +278,8 @@ class SegmentSampler:
             return 1  # nothing is gained there
         free = free_memory(model.load_device) - max(0, model.model_size() - model.loaded_size())
         shape = group[0].latent.shape
-        need = model.memory_required([2 * shape[0], *shape[1:]])  # with and without the prompt
-        return max(1, min(len(group), int(MEMORY_SHARE * free / need)))
+        estimate = model.memory_required([2 * shape[0], *shape[1:]])  # with and without the prompt
+        return max(1, min(len(group), int(MEMORY_SHARE * free / estimate)))
 
     def _sample_within_memory(self, batch: list[_Encoded]) -> Iterator[tuple[_Encoded, Tensor]]:
         latents = None

@@ -188,7 +188,7 @@ def _refuse_slices(segments: list[Segment]) -> None:
         ValueError: when other workers have some of them: joint sampling needs all in each step.
     """
     if any(not segment.wanted for segment in segments):
-        hint = "Take Slice SEGS away, or set overlaps to independent."
+        hint = "Remove Slice SEGS, or set overlaps to independent."
         raise bad_input("segs", "all segments where overlaps is joint", "one worker's slice of them", hint)
 
 

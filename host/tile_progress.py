@@ -1,4 +1,6 @@
-"""The progress bar, the preview and the Cancel button of tiled upscaling, after every tile and within tiles."""
+"""The progress bar, the preview and the Cancel button of tiled upscaling,
+after every tile and within tiles.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ STEPS = 1000  # of the progress bar
 
 
 class TileProgress:
-    """The progress bar and the preview while images (F, C, H, W) are enlarged, including measurements before it.
+    """The progress bar and the preview while images (F, C, H, W) are enlarged,
+    including measurements before it.
 
     A measurement counts as a number of passes over the images, so that the bar moves at constant speed.
     """
@@ -79,7 +82,9 @@ def layers_of(network: nn.Module) -> list[nn.Module]:
 
 
 def watch_layers(network: nn.Module) -> None:
-    """Update the Cancel button and the progress bar after each of this network's layers, not only after tiles."""
+    """Update the Cancel button and the progress bar after each of this network's layers,
+    not only after tiles.
+    """
     for layer in layers_of(network):
         layer.register_forward_pre_hook(_begin_layer)
 

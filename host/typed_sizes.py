@@ -52,9 +52,9 @@ def _notice(prompt: Nodes, name: str, sampled: list[Size]) -> str:
 
 
 def chooses_by_size(outputs: Iterable[str], inputs: Iterable[str]) -> bool:
-    """Return whether a node with these types of outputs and names of inputs chooses a model or noise levels by a picture's size.
+    """Return whether a node with these types of outputs and names of inputs computes a model or noise levels from an image size.
 
-    One that gives a latent as well prepares a video: its size is the canvas, which patches are cut from.
+    A node that also outputs a latent prepares a video: its size is that of the whole image, not of a crop.
     """
     return set() < set(outputs) <= CHOSEN and {"width", "height"} <= set(inputs)
 

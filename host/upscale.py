@@ -33,8 +33,8 @@ ALL_GPUS, ONE_GPU = GPUS = ("all", "one")
 MODELS = Path(__file__).resolve().parent.parent / "assets" / "upscale_models"
 CPU_SHARE = 0.5  # of the free main memory that tiles may take
 BLENDED = (
-    "upscale_model: it looks at the whole image, and there was too little memory for one piece: its tiles are blended, which may be visible. Free "
-    "memory and run it again."
+    "upscale_model: this model looks at the whole image, and there was too little memory for one piece: its "
+    "tiles are blended, which may be visible. Free memory and run it again."
 )
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
 

@@ -205,7 +205,9 @@ def check_disk(codec: str, frames: int, height: int, width: int) -> None:
 
 
 def tags_of(reader: Reader, prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:
-    """Return the tags of the result as Save Video writes them: the source's, then the workflow and the prompt."""
+    """Return the tags of the result as Save Video writes them: the source's,
+    then the workflow and the prompt.
+    """
     own: dict[str, Any] = {}
     if not args.disable_metadata:
         own.update(extra or {})

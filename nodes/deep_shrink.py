@@ -65,8 +65,8 @@ class MegapixelDeepShrink(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="End of the effect, as a share of sampling. Higher values (0.5 to 0.7) prevent "
-                    "more duplicated objects, lower values give sharper images; 1 keeps it on to the last "
+                    tooltip="End of the effect, as a share of sampling. Higher values (0.5 to 0.7) leave "
+                    "fewer duplicated objects, lower values give sharper images; 1 keeps it on to the last "
                     "step. Ignored in auto.",
                 ),
                 io.Boolean.Input(
@@ -95,8 +95,9 @@ class MegapixelDeepShrink(io.ComfyNode):
                     options=list(get_args(Mode)),
                     default="manual",
                     optional=True,
-                    tooltip="manual: uses the settings above. auto: uses the published settings and the "
-                    "factor that fits the image size, chosen when sampling starts and written to the log.",
+                    tooltip="manual: uses the settings above. auto: block 3 from 0 to 0.35, as published by "
+                    "the method's author, with the factor that fits the image size; it is chosen when "
+                    "sampling starts and written to the log.",
                 ),
                 io.Float.Input(
                     "fade_percent",

@@ -22,8 +22,8 @@ class MegapixelFaceAnalysis(io.ComfyNode):
             category="loaders",
             description=(
                 "Loads insightface with the model antelopev2, which detects and recognises faces. Put the "
-                "model into models/insightface/models/antelopev2; it is never downloaded. The output also "
-                "works with other packs' InstantID nodes, and theirs works here."
+                "model into models/insightface/models/antelopev2; it is never downloaded. InstantID nodes "
+                "of other packs accept this output, and the nodes of this pack accept the output of theirs."
             ),
             search_aliases=[
                 "InstantIDFaceAnalysis",

@@ -16,8 +16,9 @@ def which_face_socket(*more: str) -> io.Combo.Input:
         options=[*WHICH, *more],
         optional=True,
         tooltip="Which face to use if there are several. largest: the largest one. most central: the one "
-        "nearest to the centre of the image. left to right: number face_index from the left. index: number "
-        "face_index by size.",
+        "nearest to the centre of the image. left to right: the one with number face_index, counted from the "
+        "left. index: the one with number face_index, counted from the largest."
+        + (" all: every face." if more else ""),
     )
 
 
@@ -31,5 +32,5 @@ def face_index_socket() -> io.Int.Input:
         optional=True,
         advanced=True,
         tooltip="Number of the face for left to right and index, as shown in the boxes of Face Keypoints. 0 "
-        "is the leftmost, or the largest. No effect on the other choices.",
+        "is the leftmost, or the largest. Ignored by the other choices.",
     )

@@ -11,7 +11,9 @@ from .sockets import model_socket, trained_size_socket
 
 
 class MegapixelHiDiffusion(io.ComfyNode):
-    """Downscaled features and MSW-MSA, or the published RAU-Net, with all settings chosen from the model and the size."""
+    """Downscaled features and MSW-MSA, or the published RAU-Net,
+    with all settings chosen from the model and the size.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,9 +40,9 @@ class MegapixelHiDiffusion(io.ComfyNode):
                 io.Combo.Input(
                     "mode",
                     options=list(get_args(Mode)),
-                    tooltip="auto: the published settings of Deep Shrink, with the factor that gives the "
-                    "features the trained size. published: the paper's RAU-Net with its blocks, schedule "
-                    "and 2x2 windows.",
+                    tooltip="auto: downscales like Deep Shrink in auto, to the trained size. published: "
+                    "downscales like RAU-Net, with the blocks, schedule and 2x2 windows of HiDiffusion's "
+                    "paper.",
                 ),
                 io.Combo.Input(
                     "windows",

@@ -1,4 +1,6 @@
-"""Sockets shared by the nodes of RAU-Net and MSW-MSA, HiDiffusion's two parts, and how their values are read."""
+"""Sockets shared by the nodes of RAU-Net and MSW-MSA, HiDiffusion's two parts,
+and how their values are read.
+"""
 
 from __future__ import annotations
 

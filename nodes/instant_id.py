@@ -62,7 +62,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                 "faceid",
             ],
             inputs=[
-                sdxl_socket(),  # first, in the order of the outputs: a bypassed node passes them through
+                sdxl_socket(),  # in the order of the outputs, for Bypass
                 *conditioning_sockets(),
                 instant_id_socket(),
                 analysis_socket(),
@@ -73,7 +73,7 @@ class MegapixelInstantIDApply(io.ComfyNode):
                     0.8,
                     (0.0, 5.0),
                     "Strength of the face in the attention, and of the ControlNet unless cn_strength is "
-                    "set. 0.6 to 1 is usual; 0 changes nothing.",
+                    "set. 0.6 to 1 is usual; 0 turns the face off.",
                 ),
                 *window_sockets(),
                 keypoints_socket(
@@ -203,7 +203,7 @@ class MegapixelInstantIDControlNet(io.ComfyNode):
             ),
             search_aliases=["ApplyInstantIDControlNet", "InstantID Apply ControlNet", "InstantID", "face pose"],
             inputs=[
-                *conditioning_sockets(),  # first, in the order of the outputs: a bypassed node passes them through
+                *conditioning_sockets(),  # in the order of the outputs, for Bypass
                 FaceEmbedsSocket.Input("face_embeds", tooltip="From InstantID Attention, or from the "
                 "original pack's node."),
                 control_net_socket(),

@@ -18,9 +18,9 @@ class MegapixelInstantIDLoader(io.ComfyNode):
             display_name="Load InstantID Model (Megapixel)",
             category="model/loaders",
             description=(
-                "Loads an InstantID model, which turns a face into tokens for SDXL. It is used once per "
-                "face and takes no graphics memory during sampling. InstantID also needs its own "
-                "ControlNet, from Load ControlNet Model."
+                "Loads an InstantID model, which turns a face into tokens for SDXL. The tokens are computed "
+                "once per face, so the model takes no graphics memory during sampling. InstantID also needs "
+                "its own ControlNet, from Load ControlNet Model."
             ),
             search_aliases=["InstantIDModelLoader", "InstantID", "load instantid", "face identity"],
             inputs=[

@@ -46,7 +46,9 @@ NULLABLE = ("ca_fadeout_start_time", "ca_downscale_factor_w")
 
 
 class MegapixelRAUNet(io.ComfyNode):
-    """RAU-Net with all settings; those that only `yaml_parameters` could set come last, with their own sockets."""
+    """RAU-Net with all settings; those that only `yaml_parameters` could set come last,
+    with their own sockets.
+    """
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -57,8 +59,8 @@ class MegapixelRAUNet(io.ComfyNode):
             description=(
                 "Keeps images larger than the model's trained size coherent. In the early steps a "
                 "Downsample gets stride 4 instead of 2 and its Upsample restores the size (the Downsample "
-                "pair), and features after an attention block are pooled and upscaled again (the CA pair). "
-                "You set all blocks and times here; RAU-Net Simple chooses them for you."
+                "pair), and features after a cross-attention block are pooled and upscaled again (the CA "
+                "pair). You set all blocks and times here; RAU-Net Simple chooses them for you."
             ),
             search_aliases=["ApplyRAUNet", "RAUNet", "HiDiffusion", "jankhidiffusion", "hires fix"],
             inputs=[*_original_inputs(), parameters_socket("ca_fadeout_start_time: 0.2"), *_further_inputs()],
@@ -114,7 +116,7 @@ def _original_inputs() -> list[io.Input]:
         time_socket(
             "end_time",
             0.45,
-            "End of the Downsample pair, inclusive. 0.4 to 0.6 is usual: a later end prevents more "
+            "End of the Downsample pair, inclusive. 0.4 to 0.6 is usual: a later end leaves fewer "
             "duplicated objects, an earlier end gives sharper images. An end before the start turns the "
             "pair off.",
         ),
@@ -183,8 +185,9 @@ def _further_inputs() -> list[io.Input]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="On: the block's skip connection keeps its full size, as in Deep Shrink, and the "
-            "matching output block has a number one lower. Off: it is pooled too.",
+            tooltip="On: the block's skip connection keeps its full size, as in Deep Shrink; "
+            "ca_output_blocks must then be one lower (7 for input 4 in SD 1.x), or empty. Off: the skip "
+            "connection is pooled too.",
         ),
         time_socket(
             "ca_fadeout_start_time",
@@ -224,8 +227,8 @@ def _further_inputs() -> list[io.Input]:
             max=64,
             optional=True,
             advanced=True,
-            tooltip="Width and height of the pooled features are rounded to multiples of this, in feature "
-            "pixels. 8 is the original pack's default; 1 rounds least.",
+            tooltip="Width and height of the pooled features are rounded down to multiples of this, in "
+            "feature pixels. 8 is the original pack's default; 1 rounds least.",
         ),
         io.Boolean.Input(
             "ca_avg_pool2d_ceil_mode",
@@ -265,8 +268,8 @@ class MegapixelRAUNetSimple(io.ComfyNode):
                 io.Combo.Input(
                     "res_mode",
                     options=list(RES_MODES),
-                    tooltip="Image size, by its side in pixels. It need not be exact: high is stronger than "
-                    "low, ultra is strongest. With SDXL, low does nothing.",
+                    tooltip="Width or height of the image in pixels, roughly: high has a stronger effect "
+                    "than low, ultra the strongest. With SDXL, low does nothing.",
                 ),
                 io.Combo.Input(
                     "upscale_mode",
@@ -277,7 +280,8 @@ class MegapixelRAUNetSimple(io.ComfyNode):
                 io.Combo.Input(
                     "ca_upscale_mode",
                     options=modes,
-                    tooltip="Interpolation with which the CA pair upscales the features. default is bicubic.",
+                    tooltip="Interpolation for upscaling the pooled features again (CA pair, see RAU-Net). "
+                    "default is bicubic.",
                 ),
                 io.Combo.Input(
                     "schedule",
@@ -311,5 +315,5 @@ def _published(topology: Topology, schedule: str, modes: dict[str, str]) -> Publ
     turbo = schedule == "published (turbo)"
     if turbo and kind_of(topology) == "sd":
         right = "published for an SD 1.x or 2.x model"
-        raise bad_input("schedule", right, schedule, "Turbo's is for SDXL-Turbo.")
+        raise bad_input("schedule", right, schedule, "published (turbo) is for SDXL-Turbo only.")
     return Published(**modes, turbo=turbo)

@@ -91,7 +91,7 @@ class MegapixelSEGSFilter(io.ComfyNode):
                     default=0,
                     min=0,
                     max=10000,
-                    tooltip="Number of segments to keep after that. 0 keeps all.",
+                    tooltip="Number of segments to keep after the skipped ones. 0 keeps all.",
                 ),
                 io.SEGS.Input(
                     "more_segs",

@@ -151,7 +151,8 @@ class MegapixelTilesToSEGS(io.ComfyNode):
                     max=100.0,
                     step=0.01,
                     optional=True,
-                    tooltip="rescale_factor of Upscale SEGS. Used only if tile_size is 0; 1 keeps the size.",
+                    tooltip="The rescale_factor that Upscale SEGS has. Used only if tile_size is 0; 1 keeps "
+                    "the size.",
                 ),
             ],
             outputs=[io.SEGS.Output()],
@@ -236,7 +237,9 @@ def _trained_tile(model: Any, rescale_factor: float) -> int:
     """Return the side of tiles that have the model's trained size after upscaling, a multiple of 8."""
     hint = "Set tile_size in pixels of this image."
     if model is None:
-        raise bad_input("tile_size", "a connected model, which 0 needs", "none", f"Connect model. {hint}")
+        raise bad_input(
+            "tile_size", "a connected model, because tile_size is 0", "none", f"Connect model. Or: {hint}"
+        )
     pixels = trained_pixels(model.model)
     if pixels is None:
         name = type(model.model).__name__

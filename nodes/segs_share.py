@@ -120,7 +120,9 @@ class MegapixelSEGSSend(io.ComfyNode):
             search_aliases=["SEGS send", "distributed upscale", "ComfyUI-Distributed", "worker result"],
             inputs=[
                 io.Image.Input(
-                    "result", tooltip="The output of Upscale SEGS for image, with rescale_factor 1."
+                    "result",
+                    tooltip="The output of Upscale SEGS, made from the input image of this node "
+                    "with rescale_factor 1.",
                 ),
                 io.Image.Input(
                     "image",
@@ -130,7 +132,7 @@ class MegapixelSEGSSend(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(
-                    tooltip="The result, followed by frames that look like noise and describe it."
+                    tooltip="The result, followed by frames that describe it and look like noise."
                 )
             ],
             **SHOWN_AGAIN,
@@ -193,14 +195,14 @@ class MegapixelSEGSMerge(io.ComfyNode):
                 io.SEGS.Input(
                     "segs",
                     optional=True,
-                    tooltip="All segments, before Slice SEGS. Required for the output missing.",
+                    tooltip="All segments, before Slice SEGS. They are needed for the output 'missing'.",
                 ),
                 io.Combo.Input(
                     "on_missing",
                     options=list(POLICIES),
                     optional=True,
                     tooltip="What to do if a worker's result is missing. refine: output its segments as "
-                    "missing, for a second Upscale SEGS. stop: raise an error. leave: keep its segments "
+                    "'missing', for a second Upscale SEGS. stop: raise an error. leave: keep its segments "
                     "unrefined.",
                 ),
             ],

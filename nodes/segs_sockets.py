@@ -185,8 +185,8 @@ def optional_sockets() -> list[Any]:
             tooltip="Handling of overlapping segments. independent: each segment is sampled from the "
             "upscaled image; overlaps are averaged by their masks, and equal sizes are sampled together. in "
             "order: each segment sees the earlier ones refined; overlapping segments are sampled one after "
-            "another. joint: overlapping segments are sampled step by step in one latent, so that they agree; "
-            "for denoise above 0.5.",
+            "another. joint: overlapping segments are sampled step by step in one latent, so that they "
+            "agree; for denoise above 0.4.",
         ),
         io.Float.Input(
             "match_colours",
@@ -195,8 +195,9 @@ def optional_sockets() -> list[Any]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="Reduces slow shifts of colour and brightness between a refined segment and the image "
-            "before refining. 0.5 to 1 suits tiles; 1 removes them completely, 0 keeps them.",
+            tooltip="Reduces differences of colour and brightness that spread over a whole segment, between "
+            "the refined segment and the image before refining. 0.5 to 1 suits tiles; 1 removes them "
+            "completely, 0 keeps them.",
         ),
         io.Int.Input(
             "smallest_crop",
@@ -271,8 +272,8 @@ def optional_sockets() -> list[Any]:
             default=False,
             optional=True,
             advanced=True,
-            tooltip="Only if overlaps is joint. On: the border between two segments moves inside their overlap from "
-            "step to step, so that no line forms; for overlaps of 64 pixels and more. Off: overlaps are averaged by "
-            "their masks.",
+            tooltip="Only if overlaps is joint. On: the border between two segments moves inside their "
+            "overlap from step to step, so that no line forms; made for overlaps of 64 pixels and more. "
+            "Off: overlaps are averaged by their masks.",
         ),
     ]

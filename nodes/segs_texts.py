@@ -53,7 +53,9 @@ class MegapixelSEGSImages(io.ComfyNode):
         pictures = crop_pictures_of(image, *read_shape(segs))
         if pictures:
             return io.NodeOutput(pictures)
-        return nothing_to_do("segs: nothing to do, there is no segment: there is no image.", pictures)
+        return nothing_to_do(
+            "segs: nothing to do, there is no segment, so the list of images is empty.", pictures
+        )
 
 
 class MegapixelSEGSTexts(io.ComfyNode):
@@ -84,7 +86,8 @@ class MegapixelSEGSTexts(io.ComfyNode):
                 io.String.Input(
                     "captions",
                     force_input=True,
-                    tooltip="A list of texts, one for each segment in their order, as caption nodes give it for SEGS to Images. An empty caption keeps the general "
+                    tooltip="A list of texts, one for each segment, in the order of the segments. A caption "
+                    "node after SEGS to Images gives such a list. An empty caption keeps the general "
                     "prompt.",
                 ),
                 io.SEGS.Input(
@@ -97,7 +100,9 @@ class MegapixelSEGSTexts(io.ComfyNode):
                     default="",
                     multiline=True,
                     optional=True,
-                    tooltip="One label in a line: each caption then goes to all segments with its label, face for example. Empty: captions go by number.",
+                    tooltip="Labels of segments, one in each line: the first caption then goes to all "
+                    "segments with the label in the first line, and so on. Empty: the first caption goes to "
+                    "the first segment, and so on.",
                 ),
                 io.String.Input(
                     "prefix",

@@ -1,9 +1,9 @@
 """Which conditioning each part of a batch belongs to, read from the conditionings themselves.
 
 The host numbers the conditionings of a call differently for each guider: 0 is the positive one for the
-KSampler and the negative one for DualCFG. So every conditioning of a run gets a mark beside what the host
-encodes for the model. Wherever the host cuts, batches or copies conditionings, the marks are cut and copied
-too, and arrive with the model call in the order of the batch.
+KSampler and the negative one for DualCFG. So every conditioning of a run gets a mark in addition to the
+values that the host encodes for the model. Wherever the host cuts, batches or copies conditionings, the marks
+are cut and copied too, and arrive with the model call in the order of the batch.
 
 Some packs split a model call into tiles, several in one batch, and repeat the data of each row; so the number
 of each row's conditioning is passed as a tensor, and arrives in the order of the tiles.
@@ -46,7 +46,9 @@ class Condition:
 
     @property
     def is_negative(self) -> bool:
-        """Whether guidance moves the image away from it; the empty prompt of Perp-Neg counts too, by its name."""
+        """Whether guidance moves the image away from it;
+        the empty prompt of Perp-Neg counts too, by its name.
+        """
         return "negative" in self.name
 
 
@@ -102,7 +104,10 @@ class _Rows:
 
 
 def mark_conditions(conditions: Mapping[str, Iterable[dict[str, Any]]], latent_size: Size) -> None:
-    """Mark a run's own conditionings, by their names in its guider. Objects shared with other runs are not changed."""
+    """Mark a run's own conditionings, by their names in its guider.
+
+    Objects shared with other runs are not changed.
+    """
     for name, entries in conditions.items():
         for entry in entries:
             mark = _Mark((Condition(name, None, entry.get(VIEW), latent_size),), latent_size)

@@ -1,4 +1,5 @@
-"""Deep Shrink on a UNet: features are downscaled after an input block and upscaled again to the size of larger skips.
+"""Deep Shrink on a UNet: features are downscaled after an input block and upscaled
+again to the size of larger skips.
 
 Source: Kohya's Deep Shrink as in ComfyUI's `PatchModelAddDownscale`; the same settings give the same bits. We
 depart from it where it fails: both axes decide on scaling back, ControlNet residuals are resized, block

@@ -52,7 +52,8 @@ class Effect(ABC):
 
     @abstractmethod
     def stacked(self, effects: Effects) -> Stacked:
-        """Return the name under which it is added to the `effects` of a model, and the combined effect for that name.
+        """Return the name under which it is added to the `effects` of a model,
+        and the combined effect for that name.
 
         See the three functions below for usual choices.
         """
@@ -79,7 +80,10 @@ class Effect(ABC):
         """Return the plan for this call, or None to do nothing."""
 
     def begin(self, run: Run) -> None:  # noqa: B027 - the one part that most effects do without
-        """Prepare a run: mark its conditionings, or put the effect's patches in order. Most effects need nothing."""
+        """Prepare a run: mark its conditionings, or put the effect's patches in order.
+
+        Most effects need nothing.
+        """
 
     def remark(self, call: ModelCall) -> str:
         """Return a further remark for the log line of a run in which it should act, or an empty text."""
@@ -94,7 +98,10 @@ class Effect(ABC):
         return f"{self.label} at latent {height}x{width}: {nothing_to_do(reason)}{remark}"
 
     def why_idle(self, call: ModelCall) -> str | None:
-        """Return why it changes nothing in the run that begins with `call`, or None if it acts. It plans every step."""
+        """Return why it changes nothing in the run that begins with `call`, or None if it acts.
+
+        It plans every step.
+        """
         return self.idle(call) or (None if self._has_a_step(call) else NO_STEP)
 
     def _has_a_step(self, call: ModelCall) -> bool:

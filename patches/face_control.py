@@ -78,7 +78,7 @@ def _unfit(network: Any, context: int) -> str | None:
     if getattr(model, "control_add_embedding", None) is not None:
         return "a union ControlNet"
     own = next((width for width in _context_widths(model)), None)
-    return None if own in (context, None) else f"one that reads tokens of {own} instead of {context}"
+    return None if own in (context, None) else f"one that reads tokens of {own} instead of {context} values"
 
 
 def _context_widths(model: Any) -> Iterator[int]:

@@ -6,7 +6,7 @@ every size, also where they harm; here the size is compared with the trained one
 done.
 
 "published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings
-instead of RAU-Net, and windows as large as the trained image.
+instead of RAU-Net, and windows as large as the trained image, until 80 % of sampling.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ from .rau_net_settings import RAUNet, Recipe
 from .topology import topology_of
 from .trained_size import is_above_trained, trained_side
 from .wrapper import add_effect
+
+WINDOWS_END = {"auto": 0.8, "published": 1.0}
+"""Share of the sampling at which the windows end, by mode. The paper's go on to the end: each window then sets
+the tone of its part of a plain area by itself, and no later step makes them equal (bench/results/effect.md).
+"""
 
 Mode = Literal["auto", "published"]
 WindowChoice = Literal["auto", "native", "2x2", "off"]
@@ -62,6 +67,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     settings = original_preset(
         topology,
         0.0,
+        end_time=WINDOWS_END[config.mode],
         windows=_usual(config.mode) if config.windows == "auto" else config.windows,
         trained_size=config.trained_size,
         above_trained_size=True,

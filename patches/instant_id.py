@@ -91,7 +91,7 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     """Raise unless a file's projections fit the UNet.
 
     Args:
-        widths: what each projection gives.
+        widths: output width of each projection.
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
@@ -101,10 +101,11 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):
         expected = (
-            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context}, as in this "
+            f"an SDXL model ({len(widths)} cross-attention layers for tokens of {context} values, as in this "
             "InstantID model)"
         )
-        got = f"{type(model.model.model_config).__name__} with {len(own_widths)} for tokens of {own_context}"
+        family = type(model.model.model_config).__name__
+        got = f"{family} with {len(own_widths)} for tokens of {own_context} values"
         hint = (
             "Load an SDXL checkpoint. The refiner, the smaller models made from SDXL (KOALA, SSD-1B, "
             "Vega) and SD 1.5 do not fit."
@@ -209,7 +210,9 @@ class _FaceAttention:
 
 
 def _is_on(settings: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
-    """Return whether an appended callback is within its noise levels; as in the original, each layer reads the noise level."""
+    """Return whether an appended callback is within its noise levels; as in the original,
+    each layer reads the noise level.
+    """
     sigma = float(options["sigmas"][0])
     return settings.get("sigma_end", 0.0) <= sigma <= settings.get("sigma_start", float("inf"))
 
@@ -224,7 +227,9 @@ def _own_replacements(model: ModelPatcher, clone: ModelPatcher) -> None:
 
 @dataclass(frozen=True, eq=False)
 class FacePlan(Plan):
-    """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings, and the mask, if there is one."""
+    """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings,
+    and the mask, if there is one.
+    """
 
     keys_values: Tensor
     blocks: tuple[BlockId, ...]
@@ -240,7 +245,9 @@ class FacePlan(Plan):
         return self._add(result, queries, span, options, attention)
 
     def _repeated(self, options: dict[str, Any]) -> FacePlan | None:
-        """Return the plan for a layer in which another pack uses several texts for one conditioning, or None and a log line."""
+        """Return the plan for a layer in which another pack uses several texts for one conditioning,
+        or None and a log line.
+        """
         places = repeated_conditionings(options)
         if places is None or len(options["cond_or_uncond"]) != len(self.keys_values):
             log_once(

@@ -19,7 +19,10 @@ from .topology import Topology, topology_of
 
 
 class NoiseLevels(Sequence[float]):
-    """The noise levels in a batch, each once. They are read from the device when an effect first looks at them."""
+    """The noise levels in a batch, each once.
+
+    They are read from the device when an effect first looks at them.
+    """
 
     def __init__(self, sigmas: Tensor) -> None:
         self.source = sigmas

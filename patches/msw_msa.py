@@ -1,4 +1,5 @@
-"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs in windows that are shifted between steps.
+"""MSW-MSA on a UNet: the self-attention of high-resolution blocks runs in windows that
+are shifted between steps.
 
 Two patches around a self-attention split its tokens into windows, folded into the batch, and merge the result
 again; the attention between them is the host's. The pair shares the layer's `extra_options` and has no state.
@@ -88,7 +89,9 @@ class MSWMSA:
 
 
 def original_preset(topology: Topology, start: float = 0.2, **settings: Any) -> MSWMSA:
-    """Return the preset of the original simple node: all blocks of the shallowest level with attention, from 0.2 on."""
+    """Return the preset of the original simple node:
+    all blocks of the shallowest level with attention, from 0.2 on.
+    """
     level = topology.attention_level
     return MSWMSA(
         input_blocks=topology.attention_inputs(level),
@@ -247,7 +250,8 @@ def _layers(topology: Topology, config: MSWMSA) -> tuple[tuple[LayerId, ...], tu
 def _quarters(
     seed: int, sigma: float, layers: int, mode: ShiftMode, strategy: ShiftStrategy
 ) -> tuple[int, ...]:
-    """Return the shift of each layer's grid in the step that begins at `sigma`: the same draws for the same seed.
+    """Return the shift of each layer's grid in the step that begins at `sigma`:
+    the same draws for the same seed.
 
     With "global" and "both" no layer gets the shift of the previous layer; `strategy` is how such a draw is
     replaced. In the original, "block" avoids a layer's own shift of the previous step, which a run that

@@ -1,4 +1,6 @@
-"""Other packs in the same UNet: adapts what they read when features are downscaled, and refuses what cannot work with that."""
+"""Patches of other packs in the same UNet: adapts their inputs when features are downscaled, and raises an
+error if one cannot work.
+"""
 
 from __future__ import annotations
 

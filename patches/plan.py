@@ -12,7 +12,9 @@ class Plan:
     """The plan of one effect for one model call. By default, every method describes no change."""
 
     def downsampled(self, block: int, size: Size) -> Size | None:
-        """Return the size of the Downsample's result in input block `block` for features of `size`; None is unchanged."""
+        """Return the size of the Downsample's result in input block `block` for
+        features of `size`; None is unchanged.
+        """
         return None
 
     def before_skip(self, block: int, size: Size) -> Size:
@@ -24,7 +26,9 @@ class Plan:
         return size
 
     def marks(self, sizes: Mapping[BlockId, Size]) -> Mapping[BlockId, str]:
-        """Return a short text for each block at which the effect does something; `sizes` are those of all blocks."""
+        """Return a short text for each block at which the effect does something;
+        `sizes` are those of all blocks.
+        """
         return {}
 
 

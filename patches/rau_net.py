@@ -1,4 +1,6 @@
-"""RAU-Net with the user's settings: pairs of blocks are checked against the UNet, and missing ones are filled in."""
+"""RAU-Net with the user's settings: pairs of blocks are checked against the UNet,
+and missing ones are filled in.
+"""
 
 from __future__ import annotations
 

@@ -64,7 +64,9 @@ class Pooling:
 
 @dataclass(frozen=True)
 class RescalePlan(Plan):
-    """The rescalings of one call: settings by input block (`dilated`, `pooled`) and by output block (the inverse ones)."""
+    """The rescalings of one call: settings by input block (`dilated`, `pooled`) and by
+    output block (the inverse ones).
+    """
 
     dilated: Mapping[int, RAUNet] = field(default_factory=dict[int, RAUNet])
     enlarged: Mapping[int, RAUNet] = field(default_factory=dict[int, RAUNet])

@@ -58,7 +58,8 @@ def kind_of(topology: Topology) -> Kind:
 
 
 def method_blocks(topology: Topology) -> tuple[int, int]:
-    """Return the published input blocks: the Downsample after the first attention level, and the pooled block.
+    """Return the published input blocks: the Downsample after the first attention level,
+    and the pooled block.
 
     That is 3 and 4 for SD 1.x and 2.x, 6 and 4 for SDXL.
     """
@@ -90,7 +91,8 @@ def pairs_of(
 
 
 def ca_partners(topology: Topology, block: int, after_skip: bool) -> Blocks:
-    """Return the output blocks at which features pooled after `block` may be restored; the first is the usual one.
+    """Return the output blocks at which features pooled after `block` may be restored;
+    the first is the usual one.
 
     If features are pooled before the skip, the skip is small too, and the next one is the first at full size.
     After a Downsample, the Upsample restores the size, and both numbers are used for it.

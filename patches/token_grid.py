@@ -12,7 +12,8 @@ from ..scaling.size import Size
 
 
 def token_grid(label: str, options: Mapping[str, Any], *tokens: Tensor) -> Size | None:
-    """Return the (height, width) of a layer's grid; if any of `tokens` (B, N, D) is not a grid, log a line and return None.
+    """Return the (height, width) of a layer's grid; if any of `tokens` (B, N, D) is not a grid,
+    log a line and return None.
 
     Args:
         label: label of the effect, which skips this layer then.

@@ -112,7 +112,9 @@ class Topology:
 
 
 def size_at(level: int, latent_size: Size) -> Size:
-    """Return the (height, width) of unchanged features at a level: the latent's size halved `level` times, rounded up."""
+    """Return the (height, width) of unchanged features at a level:
+    the latent's size halved `level` times, rounded up.
+    """
     height, width = latent_size
     return -(-height >> level), -(-width >> level)  # stride 2 with padding 1 rounds up
 
@@ -143,8 +145,8 @@ def _read(unet: Any) -> Topology:
             "model",
             "an SD 1.x, SD 2.x or SDXL model",
             type(unet).__name__,
-            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; use DyPE for "
-            "large images.",
+            "Models without a UNet (Flux, SD3, Qwen and others) have no features to downscale; for large "
+            "images use the pack ComfyUI-DyPE.",
         )
     inputs: list[Block] = []
     level = 0

@@ -45,7 +45,8 @@ TABLE: tuple[Trained, ...] = (
 
 
 def trained_pixels(model: BaseModel) -> int | None:
-    """Return the trained size of `model`: the side of a square image in pixels; None if the table has no row for it.
+    """Return the trained size of `model`: the side of a square image in pixels;
+    None if the table has no row for it.
 
     The topology does not contain it: a network runs at any size. SD 2.x has the latents of SD 1.x: 768 px
     with v-prediction, 512 px without.
@@ -75,7 +76,8 @@ def trained_side(model: BaseModel, pixels: int = 0) -> int:
 
 
 def factor_above_trained(model: BaseModel, latent_size: Sequence[int], pixels: int = 0) -> float:
-    """Return the factor by which features must be downscaled to the trained size; 1.0 if the latent is not clearly larger.
+    """Return the factor by which features must be downscaled to the trained size;
+    1.0 if the latent is not clearly larger.
 
     `pixels` as for `trained_side`.
     """

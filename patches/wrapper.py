@@ -73,7 +73,8 @@ def effects_of(model: ModelPatcher) -> Effects:
 
 
 def add_effect(model: ModelPatcher, effect: Effect) -> ModelPatcher:
-    """Return a clone of `model` with one more effect, combined with existing ones in the way that the effect defines.
+    """Return a clone of `model` with one more effect,
+    combined with existing ones in the way that the effect defines.
 
     Raises:
         TypeError: when an effect of another class already has its name.
@@ -218,7 +219,9 @@ class _Wrapper:
         transformer_options: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Make the plan if another pack runs the UNet itself, or on a part of the latent (the host's DIFFUSION_MODEL)."""
+        """Make the plan if another pack runs the UNet itself,
+        or on a part of the latent (the host's DIFFUSION_MODEL).
+        """
         options = {} if transformer_options is None else transformer_options
         marks, kwargs = _without_marks(kwargs)
         run: _RunState | None = options.get(RUN)
@@ -287,8 +290,8 @@ def _published(
 
 
 _DID_NOT_ACT = (
-    "did nothing in this run. Its model calls were smaller than the latent, or another pack runs "
-    "the UNet in its own way"
+    "did nothing in this run: all model calls were smaller than the latent, or another pack runs the UNet "
+    "in its own way"
 )
 
 
@@ -304,7 +307,9 @@ def _without_marks(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, An
 
 
 def _noise_levels(timesteps: Tensor, options: Mapping[str, Any]) -> NoiseLevels:
-    """Return the noise levels of a call: those of the host's own tensor, which all calls of an evaluation share."""
+    """Return the noise levels of a call: those of the host's own tensor,
+    which all calls of an evaluation share.
+    """
     run, sigmas = options.get(RUN), options.get("sigmas")
     return NoiseLevels(timesteps) if run is None or sigmas is None else run.noise_levels(sigmas)
 

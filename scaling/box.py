@@ -49,7 +49,9 @@ class Box:
         return slice(self.left, self.right)
 
     def scaled(self, source: Size, target: Size) -> Box:
-        """Return the box in an image of `target` size that contains all of this box in an image of `source` size."""
+        """Return the box in an image of `target` size that contains all of this box in
+        an image of `source` size.
+        """
         axes = zip(self.spans, source, target, strict=True)
         return Box.of_spans(*((low * new // old, -(-high * new // old)) for (low, high), old, new in axes))
 

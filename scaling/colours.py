@@ -17,7 +17,8 @@ def rgb(picture: Tensor, dimension: int) -> Tensor:
 
 
 def fill_transparent(pictures: Tensor) -> Tensor:
-    """Return (B, C, H, W) with the colours of fully transparent pixels filled from nearby; the rest keeps its bits.
+    """Return (B, C, H, W) with the colours of fully transparent pixels filled from nearby;
+    the rest keeps its bits.
 
     Pull-push: the visible colours are averaged into smaller and smaller images, which fill the holes.
     """

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from .size import Size
 
-# Image side to trained side below which a plain UNet still composes well, and resampling would only cost sharpness.
+# Image size divided by trained size below which a plain UNet composes well.
 SMALLEST_USEFUL_RATIO = 1.25
 
 
@@ -30,7 +30,7 @@ def shrunk_size(size: Sequence[int], factor: float) -> Size:
 
 
 def _shrunk_side(side: int, factor: float) -> int:
-    # The product with the reciprocal, not the quotient: they round differently, and the original node multiplies.
+    # Multiplies by the reciprocal as the original node does, because division rounds differently.
     return max(1, round(side * (1.0 / factor)))
 
 
@@ -42,7 +42,7 @@ def faded_factor(factor: float, strength: float) -> float:
 def automatic_factor(latent_size: Sequence[int], trained_side: int) -> float:
     """Return the factor for a latent of any shape, or 1.0 if it is not clearly larger than a trained one.
 
-    It gives the features the trained area: at twice the trained side the factor is 2. In wide images, objects
+    It gives the features the trained area: at twice the trained size the factor is 2. In wide images, objects
     are duplicated along the long side with a lower factor, and become too small for the short side with a
     much higher one (counted on the tiny models at 3:2 and 2:1, see bench/results/effect.md). Both arguments
     are in latent pixels.

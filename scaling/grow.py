@@ -16,16 +16,18 @@ def box_around(top: float, left: float, bottom: float, right: float) -> Box:
 def grow_box(box: Box, size: Size, multiple: int, least: int = 1, grid: int = 1) -> Box:
     """Return a box around `box` whose height and width are multiples of `multiple` and at least `least`.
 
-    It grows equally on both sides and stays inside the image if the image is large enough; else it begins at 0 and
-    extends beyond the end by less than a multiple. Its edges are multiples of `grid`, which divides `multiple`; with a
-    grid it may extend beyond the end of the image by less than one grid cell.
+    It grows equally on both sides and stays inside the image if the image is large enough; else it begins at
+    0 and extends beyond the end by less than a multiple. Its edges are multiples of `grid`, which divides
+    `multiple`; with a grid it may extend beyond the end of the image by less than one grid cell.
     """
     axes = zip(box.spans, size, strict=True)
     return Box.of_spans(*(_grow(low, high, length, multiple, least, grid) for (low, high), length in axes))
 
 
 def enlarge_box(box: Box, factor: float) -> Box:
-    """Return the box around the same centre at `factor` times its size, at least 1; it may extend beyond the image."""
+    """Return the box around the same centre at `factor` times its size, at least 1;
+    it may extend beyond the image.
+    """
     return Box.of_spans(*(_enlarge(low, high, factor) for low, high in box.spans))
 
 

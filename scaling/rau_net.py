@@ -1,7 +1,8 @@
 """RAU-Net: the sizes of its two rescalings, and their published schedule.
 
 One runs a Downsample convolution with twice its stride, on the same weights; the other averages the features
-of an attention block over squares. Both give the deep features of a large image the UNet's trained size.
+after an attention block over small rectangles. Both give the deep features of a large image the UNet's
+trained size.
 
 Source: HiDiffusion (arXiv 2311.17528v2), section 3.2 and appendix, and the schedule of its reference code.
 
@@ -55,7 +56,9 @@ def _pooled_side(side: int, factor: float, increment: int) -> int:
 
 
 def averaging_kernel(size: Sequence[int], target: Sequence[int]) -> Size:
-    """Return the kernel of `F.avg_pool2d` that gives `target` for features of `size`, or the nearest size above it."""
+    """Return the kernel of `F.avg_pool2d` that gives `target` for features of `size`,
+    or the nearest size above it.
+    """
     height, width = (max(1, side // aim) for side, aim in zip(size, target, strict=True))
     return height, width
 
@@ -78,7 +81,7 @@ class Phases:
 
 NEVER: Span = (0.0, 0.0)
 
-# The side of a latent, shorter side counting, from which an image is of the larger class: four times the trained one.
+# The shorter side of a latent from which the larger class applies: four times the trained size.
 LARGE_SIDE: dict[Kind, int] = {"sd": 256, "sdxl": 512}
 AGGRESSIVE_SHARE = 8 / 50  # the reference gives it as 8 steps of 50
 
@@ -90,7 +93,8 @@ def published_phases(
 
     Args:
         kind: "sd" for SD 1.x and 2.x, or "sdxl".
-        latent_size: of the image; from four times the trained side on, the larger class's shares apply.
+        latent_size: of the image; at four times the trained size and above, the shares of the larger class
+            apply.
         turbo: SDXL-Turbo, which uses the pooling only.
         control: whether a ControlNet is used; it lengthens SDXL's smaller class.
     """

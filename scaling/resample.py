@@ -29,7 +29,9 @@ class Axis:
 
     @property
     def support(self) -> float:
-        """Input pixels on each side of an output pixel's centre that contribute to it; 0 if nothing changes."""
+        """Input pixels on each side of an output pixel's centre that contribute to it;
+        0 if nothing changes.
+        """
         return 0.0 if self.source == self.target else LOBES * max(1.0, self.source / self.target)
 
 
@@ -41,7 +43,8 @@ def resample(pictures: Tensor, size: Size) -> Tensor:
 
 
 def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: int, high: int) -> Tensor:
-    """Return output pixels `low` to `high` along `dimension` of `pixels`, whose first lies at `first` in the whole axis.
+    """Return output pixels `low` to `high` along `dimension` of `pixels`,
+    whose first lies at `first` in the whole axis.
 
     Equal source and target return the pixels unchanged. Missing input pixels count as beyond the image's
     edge.
@@ -56,14 +59,17 @@ def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: i
 
 @dataclass(frozen=True)
 class Band:
-    """The `weights` (outputs, inputs) of some neighbouring output pixels, for the inputs from `begin` of a tile."""
+    """The `weights` (outputs, inputs) of some neighbouring output pixels,
+    for the inputs from `begin` of a tile.
+    """
 
     begin: int
     weights: Tensor
 
 
 def resample_bands(axis: Axis, first: int, length: int, low: int, high: int) -> list[Band]:
-    """Return the weights of output pixels `low` to `high`, in a tile of `length` input pixels from `first` of the axis.
+    """Return the weights of output pixels `low` to `high`,
+    in a tile of `length` input pixels from `first` of the axis.
 
     The result is empty if source and target are equal.
     """

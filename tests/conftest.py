@@ -79,7 +79,9 @@ def quick_ones(items):
 
 
 def changed_names():
-    """Return the names of the Python files that this branch and the working tree change, without their ends."""
+    """Return the names of the Python files that this branch and the working tree
+    change, without their ends.
+    """
 
     def git(*arguments):
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -108,7 +110,9 @@ def sdxl():
 
 @pytest.fixture(scope="session")
 def antelopev2(tmp_path_factory):
-    """A folder with the two networks that find and tell apart drawn faces, under the names of the real ones."""
+    """A folder with the two networks that find and tell apart drawn faces,
+    under the names of the real ones.
+    """
     return save_antelopev2(tmp_path_factory.mktemp("insightface") / "models" / "antelopev2")
 
 
@@ -131,7 +135,9 @@ def draw():
 
 @pytest.fixture(scope="session")
 def random_boxes():
-    """A function (random, size, count, most) that draws boxes (x1, y1, x2, y2) inside a size, some at its borders."""
+    """A function (random, size, count, most) that draws boxes (x1, y1, x2, y2) inside a size,
+    some at its borders.
+    """
 
     def draw(random, size, count, most=40):
         boxes = []

@@ -1,4 +1,6 @@
-"""The house: the arrows between its rooms are those that CONTRIBUTING.md lists, and a file loads only what it may."""
+"""The house: the arrows between its rooms are those that CONTRIBUTING.md lists,
+and a file loads only what it may.
+"""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 
@@ -16,6 +17,8 @@ WORDS = [
 NAMES = ["Reach", "Need", "Form"]  # of classes
 EARLIER_IDS = ["remove_mottle"]  # saved graphs and prompts may still name it
 ENDINGS = (".py", ".md", ".js", ".toml")
+NAMES_IN_CODE = {"reach", "need", "choose_form"}  # of functions, parameters, attributes, variables
+MODULES = {"form.py"}
 
 
 def texts():
@@ -37,6 +40,19 @@ def lines():
 def test_no_text_uses_it(word):
     used = re.compile(rf"\b{word}", re.IGNORECASE)
     assert [place for place, line in lines() if used.search(line)] == []
+
+
+def test_nothing_in_the_code_is_named_so():
+    programs = [(name, text) for name, text in texts() if name.endswith(".py")]
+    used = {
+        name
+        for name, text in programs
+        for node in ast.walk(ast.parse(text))
+        for field in ("id", "attr", "arg", "name")
+        if getattr(node, field, None) in NAMES_IN_CODE
+    }
+    assert used == set()
+    assert [name for name, _ in programs if name.rpartition("/")[2] in MODULES] == []
 
 
 def test_docstrings_say_when_an_error_is_raised():

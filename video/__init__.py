@@ -1,1 +1,3 @@
-"""Videos frame by frame: read, written in parts that can be resumed, joined; pure code that does not import ComfyUI."""
+"""Videos frame by frame: read, written in parts that can be resumed, joined;
+pure code that does not import ComfyUI.
+"""

@@ -27,7 +27,8 @@ class Codec:
         options: further ones.
         bits_per_pixel: of a file at the usual quality, a high estimate.
         plays: whether browsers play it.
-        left: whether shared colours lie on the left column of their block, as decoders assume; see `colour.to_planes`.
+        left: whether shared colours lie on the left column of their block, as decoders assume; see
+            `colour.to_planes`.
     """
 
     encoders: tuple[str, ...]
@@ -146,7 +147,9 @@ def _quality(name: str, codec: Codec, quality: int) -> dict[str, str]:
 
 
 def fitting_size(name: str, height: int, width: int) -> tuple[int, int]:
-    """Return the nearest size, not smaller, that the codec's pixels can have: even if pixels share colours."""
+    """Return the nearest size, not smaller, that the codec's pixels can have:
+    even if pixels share colours.
+    """
     shrink = PIXELS[CODECS[name].pixels[8]].shrink or (1, 1)
     return height + height % shrink[0], width + width % shrink[1]
 

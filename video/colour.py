@@ -1,7 +1,8 @@
-"""From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0, 4:2:2 or 4:4:4, or RGB itself.
+"""From RGB to the numbers in a video file: Y'CbCr of any matrix and range, 4:2:0,
+4:2:2 or 4:4:4, or RGB itself.
 
-Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right edge of
-images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
+Written out here because the usual converter (swscale) is up to 4 steps off in 10 bits, and wrong at the right
+edge of images whose width is no multiple of 32. Numbers are those of ITU-T H.273, as FFmpeg has them.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Colour:
     def for_result(self, source_height: int) -> Colour:
         """Return the tags for the enlarged video.
 
-        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players assume: enlarged and untagged, players
-        would assume BT.709, with other colours.
+        RGB becomes BT.709. A small untagged video is tagged as BT.601, as players assume: enlarged and
+        untagged, players would assume BT.709, with other colours.
         """
         if self.matrix == RGB_MATRIX:
             return Colour()
@@ -96,8 +97,8 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
     """Convert (3, H, W) to a file's pixels: one array per plane, (h, w) or packed (H, W, 4).
 
     Args:
-        left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and H.265;
-            else in its centre.
+        left: whether shared colours lie on the left column of their block, as decoders assume for H.264 and
+            H.265; else in its centre.
     """
     picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
     if pixels.shrink is None:
@@ -109,7 +110,9 @@ def to_planes(picture: Tensor, pixels: Pixels, colour: Colour, left: bool = Fals
 
 
 def _product(weights: Tensor, picture: Tensor) -> Tensor:
-    """Return (n, 3) times (3, H, W) as (n, H, W), whose planes follow each other in memory, whatever the picture's do."""
+    """Return (n, 3) times (3, H, W) as (n, H, W), whose planes follow each other in memory,
+    whatever the picture's do.
+    """
     return (weights @ picture.flatten(1)).reshape(len(weights), *picture.shape[1:])
 
 
@@ -138,7 +141,9 @@ def _rgb_planes(picture: Tensor, pixels: Pixels) -> list[NDArray[Any]]:
 
 
 def _shrunk(planes: Tensor, factors: tuple[int, int], left: bool) -> Tensor:
-    """Return the means of blocks of `factors`, across about the left column where `left`; edges are repeated."""
+    """Return the means of blocks of `factors`, across about the left column where
+    `left`; edges are repeated.
+    """
     down, across = -planes.shape[-2] % factors[0], -planes.shape[-1] % factors[1]
     if down or across:
         planes = F.pad(planes[None], (0, across, 0, down), mode="replicate")[0]

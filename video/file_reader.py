@@ -91,7 +91,9 @@ class FileReader:
             self.faults.append(f"{damaged} damaged packets were skipped.")
 
     def _time(self, pts: int | None, first: int, before: int) -> int:
-        """Return a frame's time from the start of the window; frames without or with an earlier time follow."""
+        """Return a frame's time from the start of the window;
+        frames without or with an earlier time follow.
+        """
         if pts is not None and pts - first > before:
             return pts - first
         if not any(fault.startswith("Some frames") for fault in self.faults):
@@ -135,7 +137,9 @@ class FileReader:
 
 
 class _Pictures:
-    """Turns decoded frames into (3, H, W) float32 in [0, 1], upright, with the same bits as the host's loader."""
+    """Turns decoded frames into (3, H, W) float32 in [0, 1], upright,
+    with the same bits as the host's loader.
+    """
 
     def __init__(self) -> None:
         self._size: tuple[int, int] | None = None

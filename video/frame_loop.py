@@ -1,7 +1,7 @@
 """Reading, computing and writing in parallel, with a bounded number of frames in memory.
 
-The computing stays in the caller's thread: `ReadAhead` reads the next frames in a thread, `WriteBehind` writes
-finished ones in another.
+The computing stays in the caller's thread: `ReadAhead` reads the next frames in a thread, `WriteBehind`
+writes finished ones in another.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ class _End:
 
 
 class ReadAhead(Generic[Item]):
-    """As a context, an iterator over `items`, of which a thread reads up to `ahead` in advance; an error there is raised here."""
+    """As a context, an iterator over `items`, of which a thread reads up to `ahead` in advance; an error
+    there is raised here.
+    """
 
     def __init__(self, items: Iterator[Item], ahead: int = AHEAD) -> None:
         self._items = items

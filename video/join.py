@@ -89,7 +89,7 @@ def _pictures(parts: Sequence[Part], stream: Any, time_base: Fraction) -> Iterat
                 frame = done + _index(packet)
                 packet.time_base = time_base
                 packet.pts, packet.duration = times[frame], durations[frame]
-                # A frame is decoded when the one `delay` frames earlier is shown; the very first ones before all.
+                # A frame is decoded when the frame `delay` earlier is shown; the first ones before that.
                 packet.dts = starts[position] if position < delay else times[position - delay]
                 packet.stream = stream
                 position += 1

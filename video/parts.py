@@ -1,7 +1,8 @@
 """A long video as closed files of a fixed number of frames each, so that interrupted work can be resumed.
 
-Inside a part, frames count 0, 1, 2 ...; their real times are in a file beside it. Every part begins with a key frame and
-is encoded separately, so the parts, and the joined file, are the same with and without an interruption.
+Inside a part, frames count 0, 1, 2 ...; their real times are in a file beside it. Every part begins with a
+key frame and is encoded separately, so the parts, and the joined file, are the same with and without an
+interruption.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ class Sound(Protocol):
     notes: list[str]
 
     def add_to(self, output: Any, end: float | None = None) -> list[Iterator[Any]]:
-        """Add streams to an open output; return for each the packets up to `end` seconds, to be muxed in order."""
+        """Add streams to an open output; return for each the packets up to `end` seconds,
+        to be muxed in order.
+        """
         ...
 
 
@@ -75,7 +77,7 @@ class FileSound:
 
     def _copied(self, container: Any, stream: Any, made: Any, limit: float) -> Iterator[Any]:
         shift = round(self._start / stream.time_base)
-        # Before 0 lies what a decoder needs to begin. Matroska has that for Opus only: else it would move the images.
+        # Packets before 0 initialise the decoder. Matroska allows them only for Opus: else images would shift.
         can_keep = made.container.format.name in ("mp4", "mov") or stream.codec_context.name == "opus"
         keeps_negative = can_keep and not self._start
         for packet in self._packets(container, stream, -math.inf if keeps_negative else self._start, limit):
@@ -86,7 +88,9 @@ class FileSound:
             yield packet
 
     def _packets(self, container: Any, stream: Any, earliest: float, limit: float) -> Iterator[Any]:
-        """Yield the packets in the window of time; a file that ends early was already reported with its frames."""
+        """Yield the packets in the window of time; a file that ends early was already
+        reported with its frames.
+        """
         av = load_av()
 
         with container:

@@ -1,4 +1,4 @@
-// Shows what a Megapixel node says of its run ("nothing to do, …") at the node, until the node runs again.
+// Shows a notice of a Megapixel node ("nothing to do, …") at the node, until the node runs again.
 import { app } from '../../scripts/app.js'
 import { api } from '../../scripts/api.js'
 

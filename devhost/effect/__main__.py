@@ -1,6 +1,8 @@
-"""Proof of effect: sample every method at every size on the tiny trained models, count, and write table, plot and sheets.
+"""Proof of effect: sample every method at every size on the tiny trained models, count,
+and write table, plot and sheets.
 
-What is sampled is kept in the folder of the results, so an interrupted run goes on, and a larger one adds to a smaller one.
+Samples are cached in the folder of the results, so an interrupted run can be resumed, and a larger run adds
+to a smaller one.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ LEAST_PICTURES = 4
 
 @dataclass(frozen=True)
 class Wish:
-    """What a run is to have at the end; cells beside the main table have `fewer` pictures."""
+    """The images that a run must have at the end; cells outside the main table have `fewer`."""
 
     models: Sequence[str]
     sizes: Sequence[str]
@@ -49,7 +51,7 @@ class Wish:
     reference: int
 
     def cells(self) -> dict[Cell, Iterable[int]]:
-        """Return the numbers of the pictures that each cell is to have."""
+        """Return the numbers of the images that each cell must have."""
         drawn = [*range(self.pictures), *REFERENCE[: self.reference]]
         cells: dict[Cell, Iterable[int]] = {}
         of_curves = [CURVE_SIZE] if "curves" in self.parts else []
@@ -100,7 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="dev.py effect",
         description="Sample every method at every size on tiny trained models, count the objects, and write table, plot and sheets.",
     )
-    parser.add_argument("--quick", action="store_true", help="few pictures at two sizes: minutes")
+    parser.add_argument("--quick", action="store_true", help="few images at two sizes (minutes)")
     parser.add_argument("--model", choices=[*MODELS, "all"], help="default: all, with --quick sd15")
     parser.add_argument("--sizes", nargs="+", choices=SIZES, metavar="SIZE", help=f"of {', '.join(SIZES)}")
     parser.add_argument(
@@ -116,17 +118,20 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--pictures", type=_pictures, metavar="N",
-        help=f"in a cell (default: {PICTURES}, elsewhere than in the main table at most {FEWER}; with --quick {QUICK_PICTURES} and {QUICK_FEWER})",
+        help=f"images for each model, size and method (default: {PICTURES}, outside the main table at most {FEWER}; with --quick {QUICK_PICTURES} and {QUICK_FEWER})",
     )  # fmt: skip
     parser.add_argument(
-        "--seed", type=int, default=SEED, help="picture i has noise from seed + i (default: %(default)s)"
+        "--seed", type=int, default=SEED, help="image i gets its noise from seed + i (default: %(default)s)"
     )
     parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)"
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="number of processes (default: one for each core)",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "effect", metavar="DIR")
     parser.add_argument(
-        "--render-only", action="store_true", help="sample nothing; write the results of what is kept"
+        "--render-only", action="store_true", help="sample nothing; write the results of the cached images"
     )
     options = parser.parse_args(arguments)
     chosen = options.model or (QUICK_MODEL if options.quick else "all")

@@ -1,4 +1,4 @@
-"""Sheets of kept pictures: a block for each method, a column for each prompt, the same noise in a column."""
+"""Sheets of cached images: a block for each method, a column for each prompt, the same noise in a column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .plan import MODELS, SIZES, TRAINED_SIZE, Cell, Subject, class_of
 from .rows import crowd_row
 
 COLUMNS: dict[Subject, tuple[int, ...]] = {"one": (0, 1, 2, 3, 4, 5), "many": (0, 4, 8, 9, 1, 5)}
-"""The pictures that are shown: the first of each prompt, for several objects some of each number and colour."""
+"""The images in the sheets: the first one of each prompt; with several objects, some of each kind."""
 PALETTE = 256
 PIXELS_PER_LATENT = 8
 SUBTITLE = (
@@ -59,7 +59,7 @@ def draw_cells(kept: Kept, shown: Mapping[Cell, Sample]) -> Image.Image:
 
 
 def finding(cell: Cell, sample: Sample) -> str:
-    """Return the sentence on all pictures of a cell."""
+    """Return the result for all images of a cell, as text."""
     if cell.subject == "many":
         row = crowd_row(cell, sample, None)
         (low, high), share, words = row.exact_interval, row.exact, "as many as asked"
@@ -88,7 +88,7 @@ def _tile(picture: Image.Image, count: PictureCount, file: Path) -> Tile:
 
 
 def decoded(model: str, latents: torch.Tensor) -> list[Image.Image]:
-    """Return the pictures of latents (B, 4, H, W) through the model's autoencoder."""
+    """Decode latents (B, 4, H, W) with the model's autoencoder."""
     vae: Any = checkpoint(model)[2]
     with torch.inference_mode():
         pictures = vae.decode(latents).cpu().numpy()  # (B, 8H, 8W, 3) in [0, 1]

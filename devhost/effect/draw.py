@@ -1,4 +1,4 @@
-"""Sample one unit in this process, with ComfyUI's own sampler, and count what it shows."""
+"""Sample one unit in this process with ComfyUI's own sampler, and count its objects."""
 
 # The pack has its name only after `import_host()`.
 # pyright: reportMissingImports=false
@@ -33,14 +33,16 @@ Conditioning = list[list[Any]]
 
 
 def sources() -> dict[str, str]:
-    """Return what tells the weights of each model there is, and the drawn scenes, from others."""
+    """Return a digest of the weights of each existing model, and of the code that draws scenes."""
     files = {model: ASSETS / f"{model}.safetensors" for model in MODELS}
     weights = {model: digest(file) for model, file in files.items() if file.exists()}
     return weights | {DRAWN: digest(Path(scenes.__file__), Path(forms.__file__))}
 
 
 def draw(unit: Unit, folder: Path) -> Record:
-    """Sample or draw a unit, keep its latents in the folder and return its record, which is not written yet."""
+    """Sample or draw a unit, save its latents in the folder and return its record,
+    which is not written yet.
+    """
     if unit.cell.model == DRAWN:
         make = drawn_scenes
     else:
@@ -55,7 +57,7 @@ def draw(unit: Unit, folder: Path) -> Record:
 
 
 def drawn_scenes(unit: Unit) -> tuple[list[int], torch.Tensor]:
-    """Return classes and latents of real scenes, each from a generator of its own."""
+    """Return classes and latents of drawn scenes; each scene has its own random generator."""
     lots = LOTS[unit.cell.subject]
     found = [lots(1, SIZES[unit.cell.size], _generator(unit, picture)) for picture in unit.pictures]
     classes = [int(scene.classes) for scene in found]
@@ -84,7 +86,9 @@ def sampled(unit: Unit) -> tuple[list[int], torch.Tensor]:
 
 
 def start_noise(unit: Unit) -> torch.Tensor:
-    """Return the noise (B, 4, H, W); a picture's follows from the run's seed, its number and its size alone."""
+    """Return the noise (B, 4, H, W); that of an image depends only on the run's seed, the image's number and
+    its size.
+    """
     return torch.stack(
         [
             torch.randn(4, *SIZES[unit.cell.size], generator=_generator(unit, picture))
@@ -94,7 +98,9 @@ def start_noise(unit: Unit) -> torch.Tensor:
 
 
 def enlarged_scenes(unit: Unit, classes: Sequence[int]) -> torch.Tensor:
-    """Return latents (B, 4, H, W) of drawn scenes of the trained size, one of each class that is asked for, enlarged."""
+    """Return latents (B, 4, H, W) of scenes drawn at the trained size, one for each requested class,
+    enlarged.
+    """
     small = [
         _scene_of(wanted, unit.cell.subject, _generator(unit, picture))
         for wanted, picture in zip(classes, unit.pictures, strict=True)
@@ -123,7 +129,7 @@ def _generator(unit: Unit, picture: int) -> torch.Generator:
 
 
 def prompts(model: str, texts: Sequence[str]) -> Conditioning:
-    """Return one conditioning with a row for each text, pooled text included where the encoder gives it."""
+    """Return one conditioning with a row for each text, with pooled text if the encoder returns it."""
     rows = [_encoded(model, text) for text in texts]
     pooled = [options["pooled_output"] for _, options in rows if options.get("pooled_output") is not None]
     options = {"pooled_output": torch.cat(pooled)} if pooled else {}
@@ -139,7 +145,7 @@ def _encoded(model: str, text: str) -> tuple[torch.Tensor, dict[str, Any]]:
 
 @cache
 def patched(model: str, method: str) -> Any:
-    """Return a model with a method on it."""
+    """Return a model with a method applied."""
     return method_of(method)(checkpoint(model)[0])
 
 

@@ -1,7 +1,7 @@
-"""What two sets of latents are compared by: where things lie, and how their borders look.
+"""The features by which two sets of latents are compared: the composition, and the borders of objects.
 
-Composition is the whole latent at the trained size. Patches are only those that a border of an object crosses: of all
-patches most would show nothing but background, and how many do not would tell the number of objects again.
+Composition is the whole latent at the trained size. Only patches on the border of an object are used: most
+other patches show only background, and their number would again depend on the number of objects.
 
 Dimensions: B latents, H and W in latent pixels, P patches.
 """
@@ -17,14 +17,16 @@ from .statistics import Axes, Floats, Gaussian, fit, frechet_distance, principal
 
 AXES = 16
 FEWEST = 2 * AXES
-"""Pictures below which a distance says nothing: the covariance would hardly be of full rank, and prompts not in balance."""
+"""Minimum number of images for a distance: with fewer, the covariance hardly has full rank."""
 PATCH, STRIDE = 8, 4
 LEAST_SHARE = 1 / 8
 """Of a patch that is object, and that is not, for a border to cross it."""
 
 
 def composition(latents: Floats) -> Floats:
-    """Return (B, 4 * 16 * 16): latents (B, 4, H, W) without their background, averaged down to the trained size."""
+    """Return (B, 4 * 16 * 16): latents (B, 4, H, W) without their background,
+    averaged down to the trained size.
+    """
     height, width = (
         _averaging(small, large) for small, large in zip(TRAINED_SIZE, latents.shape[2:], strict=True)
     )
@@ -33,9 +35,11 @@ def composition(latents: Floats) -> Floats:
 
 
 def border_patches(latents: Floats) -> Floats:
-    """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's border crosses, without background.
+    """Return (P, 4 * 8 * 8): the patches of latents (B, 4, H, W) that an object's
+    border crosses, without background.
 
-    Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in drawn scenes.
+    Patches lie on a grid of 4 latent pixels. The border is where the mask channel changes its sign, as in
+    drawn scenes.
     """
     views = sliding_window_view(_without_background(latents), (PATCH, PATCH), axis=(2, 3))
     masks = sliding_window_view(latents[:, 3] > 0, (PATCH, PATCH), axis=(1, 2))
@@ -46,9 +50,10 @@ def border_patches(latents: Floats) -> Floats:
 
 
 def residual_noise(latents: Floats) -> float:
-    """Return the noise that is left in the background of latents (B, 4, H, W); a drawn background is smooth.
+    """Return the residual noise in the background of latents (B, 4, H, W); a drawn background is smooth.
 
-    It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from every object.
+    It is the standard deviation of the colours about the mean of their 3 x 3 neighbours, two pixels away from
+    every object.
     """
     fine = latents[:, :3] - ndimage.uniform_filter(latents[:, :3], 3, axes=(2, 3))
     clear = ndimage.binary_erosion(latents[:, 3] < 0, np.ones((1, 3, 3)), iterations=2).astype(bool)
@@ -56,21 +61,23 @@ def residual_noise(latents: Floats) -> float:
 
 
 class Reference:
-    """Real samples (N, D), and how far others are from them in their 16 principal axes."""
+    """Reference samples (N, D), and the distance of others from them along their 16 principal axes."""
 
     def __init__(self, samples: Floats) -> None:
         self.axes: Axes = principal_axes(samples, AXES)
         self.gaussian: Gaussian = fit(self.axes.project(samples))
 
     def distance(self, samples: Floats) -> float | None:
-        """Return the Fréchet distance of samples (N, D), or None where they are no more than the axes."""
+        """Return the Fréchet distance of samples (N, D), or None if there are not more samples than axes."""
         if len(samples) <= AXES:
             return None
         return frechet_distance(self.gaussian, fit(self.axes.project(samples)))
 
 
 def _averaging(small: int, large: int) -> Floats:
-    """Return the matrix (small, large) that averages over equal stretches; a row is the mean over one of them."""
+    """Return the matrix (small, large) that averages over equal stretches;
+    a row is the mean over one of them.
+    """
     edges = np.arange(small + 1)[:, None] * large / small
     pixels = np.arange(large)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)

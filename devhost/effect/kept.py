@@ -1,8 +1,8 @@
-"""What was sampled is kept, so that a run goes on where it was interrupted, and figures are made of it again.
+"""The cache of samples: an interrupted run can be resumed, and results can be computed again.
 
-A folder with `units.jsonl`, one line a finished unit (see `Record`), and one `.npz` beside it for each, whose `latents` are
-(B, 4, H, W) float16. Counts are those of the latents as they are kept. A line is written after its latents and
-ended by a line break, so what an interruption leaves behind is either whole or not counted.
+A folder with `units.jsonl`, one line for each finished unit (see `Record`), and for each unit an `.npz` file
+whose `latents` are (B, 4, H, W) float16. Counts are those of the saved latents. A line is written after its
+latents and ends with a line break, so after an interruption each record is either complete or ignored.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COUNTER = digest(Path(counting.__file__), Path(forms.__file__))
 class Record:
     """A finished unit: the class and the count of each picture, and the CPU seconds that sampling them took.
 
-    `counter` tells the rules of counting from others, `settings` those of the sampler.
+    `counter` identifies the version of the counter, `settings` those of the sampler.
     """
 
     unit: Unit
@@ -50,7 +50,7 @@ class Record:
 
 
 def record_of(line: str) -> Record:
-    """Return what `as_json` made a line of.
+    """Return the record in a line from `as_json`.
 
     Raises:
         ValueError: when the line is not a record, or is incomplete.
@@ -69,7 +69,7 @@ def record_of(line: str) -> Record:
 
 
 class Kept:
-    """A folder of finished units. One process writes the lines; any may write latents."""
+    """A folder of finished units. One process writes the lines; every process may write latents."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -87,11 +87,13 @@ class Kept:
                 yield record if record.counter == COUNTER else self._counted_again(record)
 
     def append(self, record: Record) -> None:
-        """Keep a record whose latents are saved."""
+        """Append a record whose latents are saved."""
         self._records.append(record.as_json())
 
     def save_latents(self, unit: Unit, latents: Floats) -> str:
-        """Save latents (B, 4, H, W) and return the name of their file, which appears at once as a whole."""
+        """Save latents (B, 4, H, W) and return the name of their file, which is complete as soon as it
+        exists.
+        """
         name = f"{_slug(unit)}.npz"
         part = self.folder / f"{name}.{os.getpid()}.part"
         with part.open("wb") as file:
@@ -111,14 +113,16 @@ class Kept:
 
 @dataclass(frozen=True)
 class Sample:
-    """What is kept of a cell: the count of each picture by its number, rising, and where its latents are."""
+    """The cached samples of a cell: the count of each image by its number, ascending, and the files of its
+    latents.
+    """
 
     counts: dict[int, PictureCount]
     places: dict[int, tuple[str, int]]
     seconds_per_picture: float
 
     def only(self, wanted: Callable[[int], bool]) -> Sample:
-        """Return the part whose numbers are wanted."""
+        """Return the part with these numbers."""
         counts = {number: count for number, count in self.counts.items() if wanted(number)}
         places = {number: self.places[number] for number in counts}
         return replace(self, counts=counts, places=places)
@@ -130,7 +134,7 @@ class Sample:
 
 
 def samples(records: Iterable[Record], seed: int, sources: Mapping[str, str]) -> dict[Cell, Sample]:
-    """Gather the records of this seed, and of models that still are what they were, by cell."""
+    """Gather by cell the records with this seed and of models that did not change."""
     groups: dict[Cell, list[Record]] = {}
     for record in records:
         if record.unit.seed == seed and sources.get(record.unit.cell.model) == record.unit.source:

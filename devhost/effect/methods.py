@@ -1,7 +1,7 @@
-"""What is compared: a method is a name and a function from a model to a model.
+"""The methods that are compared: a name, and a function from a model to a model.
 
-Sources: Deep Shrink as ComfyUI's `PatchModelAddDownscale` knows it, HiDiffusion (arXiv 2311.17528v2); the automatic ones are
-those of Deep Shrink with the factor by the size.
+Sources: Deep Shrink as in ComfyUI's `PatchModelAddDownscale`, HiDiffusion (arXiv 2311.17528v2); the automatic
+methods are Deep Shrink with a factor that follows from the size.
 """
 
 # The pack has its name only after `import_host()`.
@@ -20,25 +20,28 @@ TRAINED_PIXELS = 128
 """Side of the pictures that the models were trained on; a latent pixel is 8 of it."""
 PLAIN = "plain"
 DRAWN = "drawn scenes"
-"""No method: scenes that the training data is made of, at the size that is asked for."""
+"""No method: scenes as in the training data, drawn at the requested size."""
 SETTLED = "drawn small"
-"""A bound for methods that compose on a small grid and end: until then nothing is sampled, plain goes on from a drawn scene of the trained size, enlarged."""
+"""A bound for methods that compose at a small size until their end.
+
+Until then nothing is sampled; plain sampling continues from an enlarged scene of the trained size.
+"""
 
 
 def plain(model: Any) -> Any:
-    """Return the model as it is."""
+    """Return the model unchanged."""
     return model
 
 
 def deep_shrink(model: Any, **settings: Any) -> Any:
-    """Apply Deep Shrink; without settings it has those of ComfyUI's own node."""
+    """Apply Deep Shrink, by default with the settings of ComfyUI's own node."""
     from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 
     return apply_deep_shrink(model, DeepShrink(trained_size=TRAINED_PIXELS, **settings))
 
 
 def automatic_until(model: Any, end: float) -> Any:
-    """Apply what Deep Shrink takes by itself at twice the trained side, with another end."""
+    """Apply the automatic settings of Deep Shrink at twice the trained size, with another end."""
     from megapixel.patches.deep_shrink import AUTOMATIC, apply_deep_shrink
     from megapixel.scaling.deep_shrink import automatic_factor
 
@@ -49,7 +52,7 @@ def automatic_until(model: Any, end: float) -> Any:
 
 
 def hidiffusion(model: Any, **settings: Any) -> Any:
-    """Apply the one-node HiDiffusion; without its windows it is Deep Shrink with automatic settings."""
+    """Apply the node HiDiffusion; without windows it equals Deep Shrink with automatic settings."""
     from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 
     return apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED_PIXELS, **settings))
@@ -91,13 +94,13 @@ def curve_method(curve: str, end: float) -> str:
 
 
 def curve_point(name: str) -> tuple[str, float] | None:
-    """Return the curve and the end of a method's name, or None where it is on no curve."""
+    """Return the curve and the end of a method's name, or None if it is on no curve."""
     curve, until, end = name.partition(UNTIL)
     return (curve, float(end)) if until else None
 
 
 def method_of(name: str) -> Method:
-    """Return a method by its name, also one on a curve.
+    """Return a method by its name, which may be one on a curve.
 
     Raises:
         KeyError: when no method has this name.
@@ -110,7 +113,9 @@ def method_of(name: str) -> Method:
 
 @dataclass(frozen=True)
 class _Until:
-    """The published rescalings of RAU-Net with another end: the last phase ends at it, and no other goes beyond it."""
+    """The published rescalings of RAU-Net with another end: the last phase ends at it,
+    and no other goes beyond it.
+    """
 
     end: float
 

@@ -1,7 +1,8 @@
-"""What is sampled: cells of a model, a subject, a size and a method, cut into units of a batch.
+"""The plan of what is sampled: cells of a model, a subject, a size and a method, divided into units of one
+batch.
 
-A picture is a number. It has the same prompt and the same noise in every cell of its subject and size, so methods are paired
-picture by picture, and however its cell is cut into units.
+An image is identified by a number. It has the same prompt and noise in every cell of its subject and size,
+however the cell is divided into units, so methods can be compared image by image.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ SIZES = {"1x": TRAINED_SIZE, "1.5x": (24, 24), "2x": (32, 32), "1:2": (24, 48), 
 CURVE_SIZE = "2x"
 
 BLOCK = 32
-"""Pictures that share a seed of the sampler, which moves the windows of MSW-MSA. A unit lies within one block."""
+"""Images with one seed of the sampler, which shifts the windows of MSW-MSA. A unit is in one block."""
 SAMPLER, SCHEDULER, STEPS, CFG = "dpmpp_2m", "normal", 20, 2.5
 SETTINGS = f"{SAMPLER}, {SCHEDULER}, {STEPS} steps, cfg {CFG:g}, bf16 (float32 on CPUs without it)"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of a table: `size` is a key of `SIZES`, `method` a name that `methods.method_of` knows."""
+    """One cell of a table: `size` is a key of `SIZES`, `method` a name that `methods.method_of` accepts."""
 
     model: str
     subject: Subject
@@ -42,9 +43,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Unit:
-    """The pictures of a cell that are sampled as one batch.
-
-    `seed` is that of the run; picture i has noise from `seed` + i. `source` tells the model's weights from others.
+    """The images of a cell that are sampled as one batch. `seed` is that of the run; image i gets its noise
+    from `seed` + i. `source` is a digest of the model's weights.
     """
 
     cell: Cell
@@ -54,18 +54,20 @@ class Unit:
 
     @property
     def sampler_seed(self) -> int:
-        """Return the seed that the sampler gets; it is the same however a block is cut."""
+        """Return the seed that the sampler gets; it does not depend on how a block is divided."""
         return self.seed + self.pictures[0] // BLOCK
 
     @property
     def weight(self) -> float:
-        """Return about how long it takes, in arbitrary units (measured: a fifth more than twice the time for twice the area)."""
+        """Return the approximate duration, in arbitrary units (measured: a fifth more than twice the time for
+        twice the area).
+        """
         height, width = SIZES[self.cell.size]
         return len(self.pictures) * (height * width) ** 1.35
 
 
 def class_of(subject: Subject, picture: int) -> int:
-    """Return the class id of a picture: the prompts of a subject take turns."""
+    """Return the class id of an image: the prompts of a subject are used in turn."""
     if subject == "one":
         return picture % len(CLASS_TEXTS)
     return FIRST_CROWD + picture % len(CROWD_TEXTS)
@@ -77,7 +79,9 @@ def cut(
     seed: int,
     sources: Mapping[str, str],
 ) -> list[Unit]:
-    """Return the units of all wanted pictures that are not kept: drawn scenes, then block by block, so that all cells grow together."""
+    """Return the units of all wanted images that are not cached: drawn scenes first, then block by block, so
+    that all cells grow at the same rate.
+    """
     units = [
         Unit(cell, pictures, seed, sources[cell.model])
         for cell, numbers in wanted.items()

@@ -1,7 +1,8 @@
-"""The figures as one picture: a line of two panels for each model.
+"""The results as one plot: a row of two panels for each model.
 
-Left: the share of pictures with one object by size and method. Right: that share against the sharpness, by when a method ends.
-Colours are those of Okabe and Ito, which people with any colour vision tell apart; every method has a mark of its own as well.
+Left: the share of images with exactly one object, by size and method. Right: that share against the
+sharpness, by the end of the method. Colours are those of Okabe and Ito, which can be distinguished with any
+colour vision; each method also has its own mark.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ APART = 0.11
 
 
 def draw_plot(found: Figures, file: Path) -> None:
-    """Write the picture as PNG."""
+    """Write the plot as PNG."""
     models = list(dict.fromkeys(row.model for row in found.objects if row.model != DRAWN))
     figure = Figure(figsize=(WIDTH, HEIGHT * max(1, len(models))), dpi=DOTS, layout="constrained")
     panels = figure.subplots(max(1, len(models)), 2, squeeze=False)
@@ -56,7 +57,9 @@ def draw_shares(axes: Axes, rows: Sequence[ObjectRow], model: str) -> None:
 
 
 def draw_curves(axes: Axes, rows: Sequence[ObjectRow], points: Sequence[CurvePoint], model: str) -> None:
-    """Draw the share of one object against the sharpness: a line through the ends of each curve, a mark for each method."""
+    """Draw the share of one object against the sharpness: a line through the ends of each curve,
+    a mark for each method.
+    """
     for curve in dict.fromkeys(point.curve for point in points):
         chosen = [point for point in points if point.curve == curve]
         across, up = [_sharpness(point.row) for point in chosen], [point.row.one for point in chosen]

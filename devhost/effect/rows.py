@@ -1,7 +1,7 @@
-"""The figures: rows of a table, made of what is kept.
+"""The results: rows of a table, computed from the cached samples.
 
-A method is compared with plain sampling, and with scenes drawn at the same size; a scene that is drawn has a row as well, which
-says what the counter and the distances give for pictures without a fault.
+A method is compared with plain sampling, and with scenes drawn at the same size. Drawn scenes have a row too,
+which shows the counts and distances of images without faults.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class ObjectRow:
-    """Pictures of one object in a cell. Shares have 95 % intervals; changes are beside plain, with the same noise and prompts.
+    """Images of one object in a cell. Shares have 95 % intervals; changes are beside plain, with the same
+    noise and prompts.
 
     edge: sharpness, mean gradient of the steepest pixels; `edge_ratio` to drawn scenes of the trained size.
     residual_noise: noise that is left in the background; it makes edges seem sharper.
-    composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is nearer.
+    composition, patches: Fréchet distances from drawn scenes, of the trained size and of this one; smaller is
+    nearer.
     """
 
     model: str
@@ -54,7 +56,7 @@ class ObjectRow:
 
 @dataclass(frozen=True)
 class CrowdRow:
-    """Pictures of several objects in a cell: how many of those that the prompt names were counted.
+    """Images of several objects in a cell: how many of the requested objects were counted.
 
     ratio: mean of counted / asked; fewer, more: shares of pictures that have fewer and more than asked.
     """
@@ -83,7 +85,9 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Figures:
-    """All rows, in the order of a table, and how many drawn scenes the distances are from at the trained size."""
+    """All rows, in the order of the table, and the number of drawn scenes of the trained size that distances
+    refer to.
+    """
 
     objects: tuple[ObjectRow, ...]
     several_objects: tuple[CrowdRow, ...]
@@ -92,7 +96,7 @@ class Figures:
 
 
 def figures(kept: Kept, samples: Mapping[Cell, Sample]) -> Figures:
-    """Return all rows that what is kept allows."""
+    """Return all rows that can be computed from the cached samples."""
     yardstick = _Yardstick(kept, samples)
     objects, several_objects, curves = [], [], []
     for cell in sorted(samples, key=_place):
@@ -174,7 +178,7 @@ class _Yardstick:
 
 
 def crowd_row(cell: Cell, sample: Sample, plain: Sample | None) -> CrowdRow:
-    """Return the row of a cell with several objects a picture."""
+    """Return the row of a cell with several objects in each image."""
     counts = sample.counts.values()
     ratios = [count.objects / count.asked for count in counts]
     n, exact = len(ratios), sum(count.exact for count in counts)
@@ -190,7 +194,7 @@ def crowd_row(cell: Cell, sample: Sample, plain: Sample | None) -> CrowdRow:
 
 
 def paired(plain: Sample | None, sample: Sample, right: Callable[[PictureCount], bool]) -> Change | None:
-    """Compare the pictures that both have by `right(count)`."""
+    """Compare by `right(count)` the images that both have."""
     if plain is None:
         return None
     both = [number for number in sample.counts if number in plain.counts]

@@ -1,4 +1,4 @@
-"""Spread units over processes of one thread each, and tell how far they are."""
+"""Distribute units over processes of one thread each, and print the progress."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ FIRST_GUESS = 0.02
 
 
 def run(units: Sequence[Unit], kept: Kept, jobs: int, task: Draw = draw) -> None:
-    """Do all units and keep each as soon as it is finished; on an error or Ctrl-C all processes end at once."""
+    """Sample all units and save each as soon as it is finished; on an error or Ctrl-C all processes end at
+    once.
+    """
     began, done, whole = time.monotonic(), 0.0, sum(map(_weight, units))
     for number, record in enumerate(_finished(units, kept.folder, jobs, task), start=1):
         kept.append(record)
@@ -58,7 +60,9 @@ def _finished(units: Sequence[Unit], folder: Path, jobs: int, task: Draw) -> Ite
 
 
 def _begin() -> None:
-    """Start a process: the parent alone says what happens on Ctrl-C, and nothing outlives a process that it ends."""
+    """Start a process: the parent alone says what happens on Ctrl-C,
+    and nothing outlives a process that it ends.
+    """
     # The usual lock, which the host's progress bars make, is a semaphore of the whole machine.
     tqdm.set_lock(threading.RLock())
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
 """The statistics of the comparison: exact tests of pairs, intervals, and Fréchet distances of Gaussians.
 
-Sources: McNemar's test in its exact form (a sign test of the discordant pairs); Student's interval of a mean; the distance of
-Dowson and Landau (1982), known from the Fréchet inception distance.
+Sources: McNemar's test in its exact form (a sign test of the discordant pairs); Student's interval of a mean;
+the distance of Dowson and Landau (1982), as in the Fréchet inception distance.
 
 Dimensions: N samples, D features, K principal axes.
 """
@@ -21,14 +21,16 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Change:
-    """Pairs that became true, pairs that ceased to be, and the two-sided probability of that if neither were likelier."""
+    """The number of pairs that became true, of those that became false, and the two-sided probability of this
+    if both were equally likely.
+    """
 
     gained: int
     lost: int
 
     @property
     def p(self) -> float:
-        """Return the exact probability; 1 where no pair changed."""
+        """Return the exact probability; 1 if no pair changed."""
         n = self.gained + self.lost
         return float(stats.binomtest(self.gained, n).pvalue) if n else 1.0
 
@@ -82,7 +84,8 @@ def fit(samples: Floats) -> Gaussian:
 
 
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
-    """Return the squared distance |m - m'|^2 + tr(C + C' - 2 (C C')^1/2), at least 0, and 0 for equal Gaussians.
+    """Return the squared distance |m - m'|^2 + tr(C + C' - 2 (C C')^1/2), at least 0,
+    and 0 for equal Gaussians.
 
     The root's trace is that of (C^1/2 C' C^1/2)^1/2, which is symmetric, so no root of it is complex.
     """

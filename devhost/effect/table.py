@@ -1,4 +1,4 @@
-"""The figures as Markdown for people and as JSON for programs."""
+"""The results as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def as_markdown(found: Figures, heading: str) -> str:
 
 
 def as_json(found: Figures, about: Mapping[str, Any]) -> str:
-    """Return `about` and all rows; a change beside plain is {"gained", "lost", "p"}."""
+    """Return `about` and all rows; a change compared with plain is {"gained", "lost", "p"}."""
     return json.dumps({**about, "settings": SETTINGS, **_plain(found)}, indent=1) + "\n"
 
 

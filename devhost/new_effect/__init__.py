@@ -1,1 +1,1 @@
-"""The files of a small working effect, as the start of a new one."""
+"""Templates for the files of a small working effect."""

@@ -1,7 +1,8 @@
-"""Make the files of a small working effect: `python3 dev.py new-effect soft_focus`.
+"""Create the files of a small working effect: `python3 dev.py new-effect soft_focus`.
 
-The method is simple and real, so that everything runs from the start: a pure function, a patch, a node, their tests, a help
-page, and the lines about it elsewhere. Replace the method and the texts step by step; the tests stay a guide.
+The method is simple and real, so that everything runs from the start: a pure function, a patch, a node, their
+tests, a help page, and the lines about it elsewhere. Replace the method and the texts step by step; the tests
+show whether it still works.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ Before you finish: python3 dev.py test --quick, python3 dev.py lint"""
 
 
 def words_of(name: str) -> dict[str, str]:
-    """Return what the templates' places stand for."""
+    """Return the values for the placeholders of the templates."""
     parts = [part.capitalize() for part in name.split("_")]
     camel = "".join(parts)
     return {"name": name, "camel": camel, "node": f"Megapixel{camel}", "title": " ".join(parts)}
@@ -53,7 +54,9 @@ def files_of(words: dict[str, str]) -> dict[Path, str]:
 
 
 def with_node(text: str, words: dict[str, str]) -> str:
-    """Return the text of `nodes/__init__.py` with one more node, the last of the list; its import stands first."""
+    """Return the text of `nodes/__init__.py` with one more node at the end of the list, and its import at the
+    top.
+    """
     new = "from .{name} import {node}\n".format(**words)
     imported = text.replace("\nfrom .", f"\n{new}from .", 1)
     return re.sub(

@@ -1,8 +1,9 @@
-"""Count the objects in latents of the toy world: does an image show as many as it was asked for, and are they whole?
+"""Counts the objects in latents of the toy world: whether there are as many as requested, and whether they
+are whole.
 
-An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its own,
-because objects that touch are one component but still have two light parts. Thresholds lie half-way between
-background and object in each image, since a sampled image is softer than a drawn one.
+An object is a connected part of the mask channel; its one light part (head, bar or core) is counted on its
+own, because objects that touch are one component but still have two light parts. Thresholds lie half-way
+between background and object in each image, since a sampled image is softer than a drawn one.
 
 Dimensions: B images, H and W in latent pixels. Lengths are in latent pixels, positions are (y, x).
 """
@@ -22,7 +23,7 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 MIN_AREA, MIN_BALL_AREA = 10.8, 1.6
-"""Least area of an object, a ball: a fifth of the median one of the training images (16 x 16 latent pixels)."""
+"""Minimum area of a ball: a fifth of the median area in the training images (16 x 16 latent pixels)."""
 MIN_LIGHT_AREA = 2
 MIN_CONTRAST = 0.7
 """Least difference of the mask channel between object and background; in drawn scenes it is 2."""
@@ -34,7 +35,9 @@ _EIGHT_NEIGHBOURS = np.ones((3, 3))
 
 @dataclass(frozen=True)
 class PictureCount:
-    """What one image shows: mask components, light parts, and how the largest component fits its shape."""
+    """The counts of one image: mask components, light parts, and how well the largest component fits its
+    shape.
+    """
 
     components: int
     light_parts: int
@@ -44,27 +47,29 @@ class PictureCount:
 
     @property
     def objects(self) -> int:
-        """Return the number of objects, touching ones told apart."""
+        """Return the number of objects; touching ones count separately."""
         return max(self.components, self.light_parts)
 
     @property
     def exactly_one(self) -> bool:
-        """Tell whether there is one object."""
+        """Return whether there is one object."""
         return self.objects == 1
 
     @property
     def exact(self) -> bool:
-        """Tell whether there are as many objects as the prompt asked for."""
+        """Return whether there are as many objects as the prompt requests."""
         return self.objects == self.asked
 
     @property
     def whole(self) -> bool:
-        """Tell whether there are as many objects as asked for and the largest has the shape of its class."""
+        """Return whether there are as many objects as requested and the largest has the
+        shape of its class.
+        """
         return self.exact and self.overlap > MIN_OVERLAP
 
     @property
     def verdict(self) -> str:
-        """Return in two or three words what was found where one object was asked for."""
+        """Return the result for an image of one object, in two or three words."""
         if self.whole:
             return "one object"
         return "one, misshapen" if self.exactly_one else f"{self.objects or 'no'} objects"
@@ -72,7 +77,7 @@ class PictureCount:
 
 @dataclass(frozen=True)
 class CountSummary:
-    """Counts of ``n`` images; the intervals hold the true share with 95 % confidence."""
+    """Counts of ``n`` images, with 95 % confidence intervals of the shares."""
 
     n: int
     mean_count: float
@@ -84,7 +89,7 @@ class CountSummary:
 
     @property
     def finding(self) -> str:
-        """Return what a sheet of pictures says below them."""
+        """Return the text below a sheet of images."""
         low, high = (100 * bound for bound in self.share_whole_interval)
         share = f"{100 * self.share_whole:.0f} % one whole object"
         return f"{share} (n = {self.n}, 95 % interval {low:.0f} to {high:.0f} %)"
@@ -99,7 +104,7 @@ class CountSummary:
 
 
 def count_objects(latents: Any, classes: Sequence[int]) -> list[PictureCount]:
-    """Count the objects of each image in latents (B, 4, H, W) that were asked for as ``classes``."""
+    """Count the objects of each image in latents (B, 4, H, W); ``classes`` were requested."""
     pictures = np.asarray(latents, dtype=np.float32)
     return [_count_picture(picture, int(c)) for picture, c in zip(pictures, classes, strict=True)]
 

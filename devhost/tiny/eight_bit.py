@@ -2,7 +2,8 @@
 
     python3 -m devhost.tiny.eight_bit IN.safetensors OUT.safetensors
 
-A row is all weights of one output channel. Vectors (biases, norms) stay in half precision: they are few, and sensitive.
+A row is all weights of one output channel. Vectors (biases, norms) stay in half precision: they are few, and
+sensitive.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ LARGEST = 127
 
 
 def pack_rows(state: State) -> State:
-    """Return `state` with tensors of two and more axes as int8 rows and their scales, and vectors in half precision.
+    """Return `state` with tensors of two and more axes as int8 rows and their scales,
+    and vectors in half precision.
 
-    No weight moves by more than half a step, 1/254 of the largest of its row, beside the rounding of the scale.
+    No weight moves by more than half a step, 1/254 of the largest of its row, beside the rounding of the
+    scale.
     """
     packed: State = {}
     for name, value in state.items():

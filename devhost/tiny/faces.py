@@ -1,10 +1,10 @@
-"""Drawn faces, and an antelopev2 that finds them: two ONNX networks with weights written by hand.
+"""Drawn faces, and an antelopev2 that detects them: two ONNX networks with weights written by hand.
 
-Their inputs and outputs are those of the real files, so that the real insightface and onnxruntime run them: SCRFD with
-five points, two anchors a place and strides of 8, 16 and 32; ArcFace from 112 x 112 pixels to 512 numbers. They know only
-the faces of `draw_portraits`, whose five points are dots in five pure colours. The boxes and points are computed from the
-dots, so they follow a face to any place, size and angle; faces of 24 to 256 pixels are found, smaller than the square that
-the detector looks at, as with the real one.
+Their inputs and outputs are those of the real files, so that the real insightface and onnxruntime run them:
+SCRFD with five points, two anchors a place and strides of 8, 16 and 32; ArcFace from 112 x 112 pixels to 512
+numbers. They detect only the faces of `draw_portraits`, whose five points are dots in five pure colours. The
+boxes and points are computed from the dots, so they follow a face to any place, size and angle; faces of 24
+to 256 pixels are found, smaller than the square that the detector looks at, as with the real one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ LEAST = 2e-4  # of these blocks that a dot must fill
 
 @dataclass(frozen=True)
 class Portrait:
-    """A drawn face: who it is, where the nose is (x, y), its width in pixels, and its turn clockwise in degrees."""
+    """A drawn face: its identity, the position of the nose (x, y), its width in pixels, and its clockwise
+    rotation in degrees.
+    """
 
     person: int
     nose: tuple[float, float]
@@ -49,7 +51,7 @@ class Portrait:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """Return top, left, bottom and right, which do not turn with the face."""
+        """Return top, left, bottom and right of the box, which does not rotate with the face."""
         (x, y), half, tall = self.nose, self.width / 2, self.width * HALF_HEIGHT
         return y - tall, x - half, y + tall, x + half
 
@@ -203,7 +205,9 @@ class _Graph:
 
 
 def _detector() -> Any:
-    """Return a SCRFD: in each place the centroids of the dots around it, and whether they are a face of its own."""
+    """Return a SCRFD: in each place the centroids of the dots around it,
+    and whether they are a face of its own.
+    """
     graph = _Graph()
     planes = _dot_planes(graph)
     levels = [_level(planes, stride, *widths) for stride, widths in STRIDES.items()]
@@ -263,7 +267,9 @@ def _rows(planes: Sequence[_Value], values: int) -> _Value:
 
 
 def _recogniser() -> Any:
-    """Return an ArcFace: the mean colours of 8 x 8 blocks as 512 numbers, through cosines of 192 frequencies."""
+    """Return an ArcFace: the mean colours of 8 x 8 blocks as 512 numbers,
+    through cosines of 192 frequencies.
+    """
     graph = _Graph()
     blocks = graph.add("AveragePool", "input.1", kernel_shape=[14, 14], strides=[14, 14])
     frequency, place = np.mgrid[:192, :512]

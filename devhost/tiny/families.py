@@ -1,7 +1,9 @@
-"""Tiny models of today's families in the host's own classes, with random weights; and what shows what a segment is given.
+"""Tiny models of current families in the host's own classes, with random weights; and a VAE and a sampler
+that show what a segment receives.
 
-A latent of `IdentityVae` is the image itself, each square of pixels as the channels of one latent pixel. With `IDENTITY` as the sampler the
-model is called once, and its latent comes back: an image that went through both is the same image, bit for bit.
+A latent of `IdentityVae` is the image itself: each square of pixels becomes the channels of one latent pixel.
+With `IDENTITY` as the sampler the model is called once, and the latent is returned unchanged: with both, the
+image is returned bit for bit.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ _ANIMA = {
 
 @dataclass(frozen=True)
 class Family:
-    """A family: the host's class, the configuration of its network, and what its latents and texts look like."""
+    """A family: the host's class, the configuration of its network,
+    and the shapes of its latents and texts.
+    """
 
     config: type[Any]
     network: dict[str, Any]
@@ -126,11 +130,11 @@ class IdentityVae:
         return F.pixel_shuffle(latents, CELL).movedim(1, -1)
 
     def spacial_compression_encode(self) -> int:
-        """Return the pixels to a latent pixel, under the host's name."""
+        """Return the number of pixels of a latent pixel; the host's name."""
         return CELL
 
     def temporal_compression_decode(self) -> int:
-        """Return the frames to a latent frame."""
+        """Return the number of frames of a latent frame."""
         return 1
 
 
@@ -142,7 +146,9 @@ def sample_identity(
     callback: Callable[..., Any] | None = None,
     **_: Any,
 ) -> Tensor:
-    """Call the model once and return the latent that was to be refined, under the signature of the host's samplers."""
+    """Call the model once and return the latent that was to be refined,
+    under the signature of the host's samplers.
+    """
     model(x, sigmas[0] * x.new_ones(len(x)), **extra_args)
     return model.latent_image
 

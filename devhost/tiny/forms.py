@@ -1,9 +1,9 @@
 """The forms of the toy world and its prompts.
 
-A person or a ring stands alone; balls come in numbers that the prompt names. An object has a colour: a body in that
-colour, exactly one light part (the person's head, the ring's bar, the ball's core) and, for the person, dark
-legs. Shapes are given in object coordinates: v runs down and u to the right from the object's centre, in units
-of the object's height. Only plain operators are used, so NumPy arrays and torch tensors both work.
+There is one person or ring, or the number of balls that the prompt names. An object has a colour: a body in
+that colour, exactly one light part (the person's head, the ring's bar, the ball's core) and, for the person,
+dark legs. Shapes are given in object coordinates: v runs down and u to the right from the object's centre, in
+units of the object's height. Only plain operators are used, so NumPy arrays and torch tensors both work.
 """
 
 from typing import Any, NamedTuple
@@ -74,12 +74,12 @@ def parts_of(class_id: int, u: Any, v: Any) -> Parts:
 
 
 def is_person(classes: Any) -> Any:
-    """Tell which class ids are a person."""
+    """Return which class ids are a person."""
     return classes < len(COLOURS)
 
 
 def is_crowd(classes: Any) -> Any:
-    """Tell which class ids are several balls."""
+    """Return which class ids are several balls."""
     return classes >= FIRST_CROWD
 
 

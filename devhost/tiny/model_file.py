@@ -1,7 +1,8 @@
-"""Files of trained tiny models: the weights of the UNet, its table of prompts, and as metadata all that a loader must know.
+"""Files of trained tiny models: the weights of the UNet, its table of prompts, and the metadata that a loader
+needs.
 
-The table `class_tokens` (K, T, D) has a row for each prompt in `names`, then one for the empty prompt. Weights are in half
-precision or in 8 bits (see :mod:`.eight_bit`).
+The table `class_tokens` (K, T, D) has a row for each prompt in `names`, then one for the empty prompt.
+Weights are in half precision or in 8 bits (see :mod:`.eight_bit`).
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class TinyModel:
-    """A model in the host's hands, its prompts (K, T, D), and what its file says about it."""
+    """A model loaded by the host, its prompts (K, T, D), and the metadata of its file."""
 
     patcher: ModelPatcher
     class_tokens: Tensor
@@ -87,7 +88,7 @@ def read_facts(path: Path) -> Facts:
 
 
 def load_model(path: Path, dtype: torch.dtype = torch.float32) -> TinyModel:
-    """Load a trained model, kept and computed with in `dtype`."""
+    """Load a trained model, stored and computed in `dtype`."""
     facts = read_facts(path)
     state = unpack_rows(load_file(path))
     class_tokens = state.pop(CLASS_TOKENS_KEY)

@@ -161,7 +161,7 @@ class TinyFamilyVae(io.ComfyNode):
 
 
 class TinyCaption(io.ComfyNode):
-    """Drop-in for a caption node: every picture shows the same."""
+    """Drop-in for a caption node: returns the same caption for every image."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -1,7 +1,9 @@
-"""Tiny models whose weights are quantised: by a pack with a patcher of its own, in the calling pattern of ComfyUI-GGUF; and in the host's fp8.
+"""Tiny models with quantised weights: with a separate patcher class that is called as in ComfyUI-GGUF; and in
+the host's fp8.
 
-Such a patcher puts a LoRA beside a weight instead of into it, and makes a clone its own by its class. A weight is bytes, 8 bits a value and a
-scale for each row, and says that it has the shape of what it was made from.
+Such a patcher puts a LoRA beside a weight instead of into it, and makes a clone its own by its class. A
+weight is bytes, 8 bits a value and a scale for each row, and says that it has the shape of what it was made
+from.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ class QuantisedWeight(Tensor):
         return moved
 
     def matrix(self) -> Tensor:
-        """Return what is computed with: (out, in) float32, with its patches."""
+        """Return the matrix for the computation: (out, in) float32, with its patches."""
         stored = self.as_subclass(Tensor)
         scale = stored[:, -_SCALE:].contiguous().view(torch.float32)
         weight = stored[:, :-_SCALE].contiguous().view(torch.int8).float() * scale
@@ -70,7 +72,7 @@ class QuantisedOps(comfy.ops.manual_cast):
 
 
 class QuantisedPatcher(comfy.model_patcher.ModelPatcher):
-    """A patcher of another class than the host's."""
+    """A patcher whose class is not the host's."""
 
     def patch_weight_to_device(self, key: str, *args: Any, **kwargs: Any) -> Any:
         weight = comfy.utils.get_attr(self.model, key)
@@ -98,7 +100,9 @@ class QuantisedPatcher(comfy.model_patcher.ModelPatcher):
 
 
 def quantised_model(family: Family) -> tuple[Any, Any]:
-    """Return a model with quantised weights, and the host's own patcher of a model with the same weights in full precision."""
+    """Return a model with quantised weights, and the host's own patcher of a model with
+    the same weights in full precision.
+    """
     made: Any = _with_layers(family, QuantisedOps).model()
     plain = family.model()
     for (_, layer), (_, other) in zip(_linear_layers(made), _linear_layers(plain), strict=True):
@@ -109,7 +113,7 @@ def quantised_model(family: Family) -> tuple[Any, Any]:
 
 
 def fp8_model(family: Family) -> Any:
-    """Return a model whose weights the host keeps in 8 bits and casts for each use."""
+    """Return a model whose weights the host stores in 8 bits and casts for each use."""
     made = _with_layers(family, comfy.ops.manual_cast).model()
     made.model.diffusion_model.to(torch.float8_e4m3fn).dtype = torch.float8_e4m3fn
     made.model.manual_cast_dtype = torch.float32

@@ -1,7 +1,7 @@
 """Tiny models with random weights from the host's real classes, for tests of shapes, hooks and call orders.
 
-They compute nothing of use, but what the host and a patch do to a real checkpoint they do to these. Without
-training the latents grow large (a deviation of 150 and more), so compare them relatively.
+Their results are meaningless, but the host and a patch treat them as a real checkpoint. Without training the
+latents grow large (a deviation of 150 and more), so compare them relatively.
 """
 
 import json
@@ -108,7 +108,7 @@ def vae(seed: int = 0, width: int = 32) -> comfy.sd.VAE:
 
 
 def clip(seed: int = 0) -> comfy.sd.CLIP:
-    """Build a CLIP-L of three narrow layers behind the real tokenizer, so prompts tokenise as ever."""
+    """Build a CLIP-L of three narrow layers with the real tokenizer, so prompts are tokenised as usual."""
     target = comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, _TinySD1Clip)
     encoder = comfy.sd.CLIP(target, model_options={"dtype": torch.float32})
     encoder.load_sd(random_state(encoder.cond_stage_model, seed), full_model=True)

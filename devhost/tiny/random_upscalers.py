@@ -1,7 +1,9 @@
-"""Upscale models of real architectures with random weights: small, and with results inside the range of an image.
+"""Upscale models of real architectures with random weights: small,
+and with results inside the range of an image.
 
-Each is built by spandrel's own class and loaded from its weights by spandrel's own loader, as a file would be. The last
-convolution is scaled so that images in [0.25, 0.75] give values inside (0, 1): a clamp must not hide differences.
+Each is built by spandrel's own class and loaded from its weights by spandrel's own loader, as a file would
+be. The last convolution is scaled so that images in [0.25, 0.75] give values inside (0, 1): a clamp must not
+hide differences.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Synthetic scenes: as latents and as the crisp image that the latents stand for.
 
-A scene holds exactly one person or ring, or as many balls as its class says. Its latent has three colour channels
-and the objects' mask, all in [-1, 1]; the image has 8 pixels per latent pixel and values in [0, 1]. Both are
-the same drawing: ``avg_pool2d(2 * image - 1, 8)`` is the colour part of the latent. Lengths are in units of the
-frame's short side, positions are (y, x) from its upper left corner.
+A scene holds exactly one person or ring, or as many balls as its class says. Its latent has three colour
+channels and the objects' mask, all in [-1, 1]; the image has 8 pixels per latent pixel and values in [0, 1].
+Both are the same drawing: ``avg_pool2d(2 * image - 1, 8)`` is the colour part of the latent. Lengths are in
+units of the frame's short side, positions are (y, x) from its upper left corner.
 
 Dimensions: B scenes, N objects at most, H and W in latent pixels.
 """
@@ -45,9 +45,10 @@ BODY_COLOURS = torch.tensor([[1.0, -0.6, -0.6], [-0.6, 0.9, -0.6], [-0.6, -0.4, 
 class Scenes:
     """B scenes in frames of one size.
 
-    Shapes: ``classes`` (B,) long; ``height`` (B, 1, 1); ``centres`` (B, N, 2, 1, 1), infinity where there is no
-    object; ``body`` and ``tone`` (B, 3, 1, 1), the colours of the body and of the background; ``slope`` (B, 2,
-    1, 1), the background's. The frame shows ``1 / zoom`` (B, 1, 1) of the scene's sides from ``corner`` (B, 2, 1, 1) on.
+    Shapes: ``classes`` (B,) long; ``height`` (B, 1, 1); ``centres`` (B, N, 2, 1, 1), infinity where there is
+    no object; ``body`` and ``tone`` (B, 3, 1, 1), the colours of the body and of the background; ``slope``
+    (B, 2, 1, 1), the background's. The frame shows ``1 / zoom`` (B, 1, 1) of the scene's sides from
+    ``corner`` (B, 2, 1, 1) on.
     """
 
     size: tuple[int, int]
@@ -74,7 +75,9 @@ class Scenes:
         return F.avg_pool2d(drawing, PIXELS_PER_LATENT), _to_unit_range(drawing[:, :3])
 
     def cropped(self, zoom: torch.Tensor, generator: torch.Generator) -> "Scenes":
-        """Return windows of scenes that are ``zoom`` (B, 1, 1) times as large as the frame, each at a random place."""
+        """Return windows of scenes that are ``zoom`` (B, 1, 1) times as large as the frame,
+        each at a random place.
+        """
         lots = torch.rand(len(self.classes), 2, 1, 1, generator=generator)
         frame = torch.tensor(self.size)[:, None, None] / min(self.size)
         return replace(self, zoom=zoom, corner=lots * frame * (1 - 1 / zoom[:, None]))
@@ -88,7 +91,9 @@ def random_scenes(
     close_ups: float = 0.0,
     close_up_heights: tuple[float, float] = (1.1, 2.0),
 ) -> Scenes:
-    """Draw lots for ``count`` scenes of one object; a share ``close_ups`` of them shows it cut by the frame."""
+    """Draw lots for ``count`` scenes of one object;
+    a share ``close_ups`` of them shows it cut by the frame.
+    """
     classes = torch.randint(0, len(CLASS_TEXTS), (count,), generator=generator)
     close_up = _uniform(count, (0.0, 1.0), generator) < close_ups
     whole, cut = _uniform(count, heights, generator), _uniform(count, close_up_heights, generator)
@@ -155,7 +160,9 @@ def _random_centre(
 def _scattered(
     count: int, size: tuple[int, int], height: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """Draw centres (B, N, 2, 1, 1) that keep apart (Mitchell 1991: the best of some candidates, one by one)."""
+    """Draw centres (B, N, 2, 1, 1) that keep apart (Mitchell 1991: the best of some
+    candidates, one by one).
+    """
     frame = torch.tensor(size) / min(size)
     extent = height + 2 * MARGIN
     scenes = torch.arange(count)
@@ -175,7 +182,9 @@ def _uniform(count: int, bounds: tuple[float, float], generator: torch.Generator
 
 
 def _draw(scenes: Scenes, samples: int) -> torch.Tensor:
-    """Draw colours and mask at ``samples`` points a latent pixel, (B, 4, samples * H, samples * W) in [-1, 1]."""
+    """Draw colours and mask at ``samples`` points a latent pixel,
+    (B, 4, samples * H, samples * W) in [-1, 1].
+    """
     y, x = ((torch.arange(n * samples) + 0.5) / (min(scenes.size) * samples) for n in scenes.size)
     y = scenes.corner[:, 0] + y[:, None] / scenes.zoom
     x = scenes.corner[:, 1] + x / scenes.zoom

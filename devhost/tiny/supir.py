@@ -1,4 +1,4 @@
-"""A tiny SUPIR in the host's own layers, with random weights: what restores a picture on SDXL.
+"""A tiny SUPIR in the host's own layers, with random weights: a model patch that restores images with SDXL.
 
 The host builds it at one width only, so its list of adapters is repeated here at the width of the tiny SDXL.
 """

@@ -1,7 +1,8 @@
-"""A text encoder that knows the prompts of a tiny model: a table of token sequences, one row a prompt.
+"""A text encoder for the prompts of a tiny model: a table of token sequences, one row for each prompt.
 
-In the toy world "a red person" or "three blue balls" choose a row, in any wording that names a colour and a form or number; any
-other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text nodes work with it.
+In the toy world "a red person" or "three blue balls" choose a row, in any wording that names a colour and a
+form or number; any other text is the empty prompt. It is a genuine ``comfy.sd.CLIP``, so the host's text
+nodes work with it.
 
 Dimensions: K rows, T tokens, D their width, P the pooled width.
 """
@@ -23,7 +24,9 @@ WeightedTokens = dict[str, list[list[tuple[Any, ...]]]]
 
 
 def class_of_prompt(text: str, names: Sequence[str] = TEXTS) -> int:
-    """Return which of `names` a prompt has all words of, articles aside, in any order and wording; else their number."""
+    """Return which of `names` a prompt has all words of, articles aside,
+    in any order and wording; else their number.
+    """
     words = set(re.findall(r"[a-z]+", text.lower()))
     classes = ({*name.split()} - {"a"} for name in names)
     return next((number for number, wanted in enumerate(classes) if wanted <= words), len(names))
@@ -96,7 +99,9 @@ class ClassTable(torch.nn.Module):
 def build_clip(
     sequences: torch.Tensor, pooled: torch.Tensor | None = None, names: Sequence[str] = TEXTS
 ) -> comfy.sd.CLIP:
-    """Build the host's CLIP around sequences (K, T, D) of `names` and the empty prompt, and pooled vectors (K, P), else token means."""
+    """Build the host's CLIP around sequences (K, T, D) of `names` and the empty prompt, and pooled vectors
+    (K, P), else token means.
+    """
     if pooled is None:
         pooled = sequences.mean(1)
     target = comfy.supported_models_base.ClipTarget(partial(ClassTokenizer, names), ClassTable)

@@ -47,7 +47,7 @@ SDXL: UnetConfig = _COMMON | {
 """Pooled text of 1280 and six size embeddings of 256 make the 2816 ``adm_in_channels``."""
 
 TRAINED: dict[str, UnetConfig] = {"sd15": SD15, "sdxl": SDXL | {"channel_mult": (1, 2, 2)}}
-"""Of the trained models, except what their files say. SDXL's deepest level is half as wide as it would be, to stay small."""
+"""Of the trained models, unless their files differ. SDXL's deepest level has half its width."""
 
 
 def controlnet_config(unet: UnetConfig, hint_channels: int = 3) -> UnetConfig:

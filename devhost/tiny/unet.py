@@ -1,9 +1,9 @@
-"""Tiny UNets inside the host's own classes, and the trained ones of the toy world.
+"""Tiny UNets in the host's own classes, and the trained ones of the toy world.
 
 The trained models draw what a prompt names at 16 x 16 latent pixels and, like the real ones, duplicate it
-above that size. Their latents are colours and mask (see :mod:`.scenes`), hence the scale factor 1. Their group norm has
-8 groups: at this width the usual 32 hold one channel each, and the network could not tell the mean or the scale of
-its noise.
+above that size. Their latents are colours and mask (see :mod:`.scenes`), hence the scale factor 1. Their
+group norm has 8 groups: at this width the usual 32 groups have one channel each, and the network would lose
+the mean and scale of its noise.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class SceneOperations(comfy.ops.disable_weight_init):
     """The host's layers with a group norm that fits narrow networks."""
 
     class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
-        """A group norm of 8 groups, whatever number is asked for."""
+        """A group norm of 8 groups, whatever number is requested."""
 
         def __init__(self, num_groups: int, num_channels: int, *args: Any, **kwargs: Any) -> None:
             del num_groups
@@ -67,7 +67,9 @@ def build_unet(
     make_state: Callable[[torch.nn.Module], State],
     dtype: torch.dtype = torch.float32,
 ) -> comfy.model_patcher.ModelPatcher:
-    """Build a model of ``family`` with the weights ``make_state(network)``, kept and computed with in ``dtype``."""
+    """Build a model of ``family`` with the weights ``make_state(network)``,
+    kept and computed with in ``dtype``.
+    """
     config = family(topology)
     config.unet_config.update(topology)  # the family's head counts are those of the full width
     config.set_inference_dtype(dtype, None)

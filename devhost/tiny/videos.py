@@ -1,4 +1,4 @@
-"""Small videos, written with `av` alone: nothing of the pack makes what the pack is tested on."""
+"""Small videos, written with `av` only, so that the tests do not depend on the code that they test."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def write_video(
     sound: str | None = None,
     **context: Any,
 ) -> Path:
-    """Write images, by default of 24 a second; `sound` is the name of an audio codec for a tone of the same length.
+    """Write images, by default of 24 a second; `sound` is the name of an audio codec
+    for a tone of the same length.
 
     `context` sets attributes of the encoder, `options` and `rotation` among them.
     """

@@ -5,8 +5,9 @@ Run from the repository's root with ComfyUI on the module path; about forty minu
     PYTHONPATH=/path/to/ComfyUI python -m devhost.training.diffusion sd15 assets/tiny/sd15.safetensors
 
 The models learn to draw one person, one ring or some balls in a frame of 16 x 16 latent pixels. So that they
-know detail of every size, as a real model does, half of what they see of the less noisy steps are windows of
-scenes up to three times as large; the noisy steps, which decide what goes where, see whole scenes alone.
+learn detail of every size, as a real model does, half of the samples at the less noisy steps are windows of
+scenes up to three times as large; at the noisy steps, which decide the composition, all samples are whole
+scenes.
 
 Dimensions: B scenes, K classes, T tokens, D their width.
 """
@@ -41,7 +42,7 @@ SEVERAL_OBJECTS = 0.2
 """Share of scenes with several objects."""
 TIMESTEPS = 1000
 WINDOWS, WINDOWS_BELOW, ZOOMS = 0.5, 600, (1.2, 3.2)
-"""Share of scenes seen through a window, the timestep below which they are, and how large those scenes are."""
+"""Share of scenes seen through a window, the timestep below which they are, and their size."""
 EMPTY_PROMPTS = 0.15
 FRAME_SIZES = (64, 512)
 """Sides in pixels that SDXL's model is told at random, so that it takes no notice of them."""
@@ -58,7 +59,7 @@ SAVE = 1000
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from: latents (B, 4, H, W), class ids (B,) and timesteps (B,)."""
+    """The data of one training step: latents (B, 4, H, W), class ids (B,) and timesteps (B,)."""
 
     latents: torch.Tensor
     classes: torch.Tensor
@@ -66,7 +67,7 @@ class Batch:
 
 
 class Prompts(torch.nn.Module):
-    """The class table (K, T, D) made of one learnt vector a word, with a mark for the end."""
+    """The class table (K, T, D), with one learnt vector for each word and one for the end."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,14 +101,18 @@ class Model(torch.nn.Module):
     def forward(
         self, noisy: torch.Tensor, timesteps: torch.Tensor, classes: torch.Tensor, sizes: torch.Tensor
     ) -> torch.Tensor:
-        """Predict the noise of latents (B, 4, H, W); ``sizes`` (B, 2) are the frame's sides that SDXL is told."""
+        """Predict the noise of latents (B, 4, H, W); ``sizes`` (B, 2) are the frame's
+        sides that SDXL is told.
+        """
         context = self.prompts()[classes]
         pooled = _with_sizes(context.mean(1), sizes) if self.takes_sizes else None
         return self.unet(noisy, timesteps, context=context, y=pooled)
 
 
 def _with_sizes(pooled: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
-    """Join the pooled text (B, D) with the six numbers of SDXL: size, corner of the crop, size of the target."""
+    """Join the pooled text (B, D) with the six numbers of SDXL: size,
+    corner of the crop, size of the target.
+    """
     numbers = torch.cat([sizes, torch.zeros_like(sizes), sizes], dim=1)
     embedded = timestep_embedding(numbers.flatten(), 256).reshape(len(sizes), -1)
     return torch.cat([pooled, embedded], dim=1)
@@ -172,7 +177,9 @@ def learning_rate(step: int, steps: int) -> float:
 
 
 def train(model: Model, steps: int, generator: torch.Generator, output: Path) -> None:
-    """Train on ``steps`` batches and save the running average of the weights, from time to time and at the end."""
+    """Train on ``steps`` batches and save the running average of the weights,
+    from time to time and at the end.
+    """
     optimiser = torch.optim.AdamW(model.parameters(), LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
     shares, losses, start = signal_shares(), torch.zeros(0), time.monotonic()
@@ -195,12 +202,12 @@ def train(model: Model, steps: int, generator: torch.Generator, output: Path) ->
 
 
 def facts_of(arch: str, seen: int) -> Facts:
-    """Return what the file of a model says about it after `seen` pictures."""
+    """Return the metadata of a model's file after `seen` images."""
     return Facts(arch, width=32, heads=2, context=CONTEXT, trained_side=128, names=TEXTS, seen=seen)
 
 
 def save(model: Model, path: Path, seen: int) -> None:
-    """Write the weights, the class table and what a loader must know."""
+    """Write the weights, the class table and the metadata that a loader needs."""
     save_model(path, model.unet.state_dict(), model.prompts(), facts_of(model.arch, seen))
 
 

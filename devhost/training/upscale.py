@@ -1,4 +1,4 @@
-"""Train the small upscale model of the repository: spandrel's Compact, four times as high and as wide.
+"""Train the small upscale model of the repository: spandrel's Compact, scale 4.
 
 Run from the repository's root in the development environment; about twenty minutes on one CPU core::
 
@@ -274,7 +274,7 @@ def evaluate(path: Path) -> None:
 
 
 def main() -> None:
-    """Train and save the model, then print how it does; or the latter alone."""
+    """Train and save the model, then print its PSNR; or only print it."""
     parser = argparse.ArgumentParser(description="Train the repository's small upscale model.")
     parser.add_argument("output", type=Path, help="where the weights go (.safetensors)")
     parser.add_argument("--steps", type=int, default=46000)

@@ -1,6 +1,7 @@
 """Sample every method at every size on several tiny models, count whole objects, and write a table.
 
-It takes hours on a CPU. What is sampled is kept, so the same command goes on after an interruption, and adds to a smaller run.
+It takes hours on a CPU. Results are saved, so the same command resumes after an interruption and adds to a
+smaller run.
 """
 
 from __future__ import annotations
@@ -51,9 +52,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--steps", nargs="+", type=int, default=[STEPS], metavar="N")
     parser.add_argument(
-        "--pictures", type=int, default=PICTURES, metavar="N", help="in a cell (default: %(default)s)"
+        "--pictures",
+        type=int,
+        default=PICTURES,
+        metavar="N",
+        help="images for each model, size and method (default: %(default)s)",
     )
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each model after so long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="stop each model after this time")
     parser.add_argument("--out", type=Path, default=ROOT / "output" / "whole_objects", metavar="DIR")
     parser.add_argument("--table-only", action="store_true", help="sample nothing")
     return parser.parse_args(arguments)

@@ -1,11 +1,11 @@
-"""Count in a picture: large objects, small pieces, and how much of the background is texture.
+"""Counts in an image: large objects, small pieces, and the share of the background that is texture.
 
-For pictures of a model that was trained on one object before a smooth background. The background is a quadratic of the place in
-each channel, fitted so that objects do not count; an object is what stands out from it. Nothing about the object is
-used, so that the same counter serves every model.
+For images of a model that was trained on one object in front of a smooth background. The background is a
+quadratic function of the position in each channel, fitted so that objects do not influence it; an object is
+what differs from it. No property of the object is used, so the same counter works for every model.
 
-Pictures are (H, W, 3) in [0, 1]. Areas are shares of the square of the shorter side, so that an object that fills the frame is
-as large in a wide picture as in a square one.
+Pictures are (H, W, 3) in [0, 1]. Areas are shares of the square of the shorter side, so that an object that
+fills the frame is as large in a wide picture as in a square one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Floats = NDArray[np.floating[Any]]
 Flags = NDArray[np.bool_]
 
 COUNTED_SIDE = 160
-"""Shorter side to which a picture is reduced for counting, so that its size does not change what is counted."""
+"""Shorter side to which an image is reduced before counting, so that its size does not change the count."""
 CONTRAST = 0.08
 """Least difference from the background, in one channel."""
 LEAST_OBJECT, LEAST_PIECE = 0.03, 0.0006
@@ -32,14 +32,14 @@ EDGE = 0.05
 """Of the shorter side: how far the edge reaches in, where the background is looked for first."""
 LATENT_PIXEL = 8
 TEXTURE_CONTRAST = 0.03
-"""Least difference of a background pixel from its surroundings, of the size of a latent pixel, that is texture."""
+"""Minimum difference of a background pixel from the latent pixel around it that counts as texture."""
 STEEPEST_SHARE = 0.02
 """Of the pixels, whose gradient is the sharpness."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """What a picture shows.
+    """The counts of an image.
 
     Attributes:
         objects: large ones.
@@ -62,7 +62,7 @@ class Count:
 
 
 def count(picture: Floats) -> Count:
-    """Count in a picture (H, W, 3)."""
+    """Count the objects in an image (H, W, 3)."""
     reduced = _reduced(picture)
     standing_out = _filled(np.abs(reduced - smooth_background(reduced)).max(-1) > CONTRAST)
     labels, areas = _components(standing_out)
@@ -77,9 +77,11 @@ def count(picture: Floats) -> Count:
 
 
 def smooth_background(picture: Floats) -> Floats:
-    """Return the quadratic (H, W, 3) that the background of a picture follows, however much of it an object covers.
+    """Return the quadratic function (H, W, 3) that fits the background of an image, however much of it an
+    object covers.
 
-    Least squares in which outliers lose their weight: first of the frame's edge, which an object seldom covers, then of all pixels.
+    Least squares with decreasing weights for outliers: first of the pixels at the image's edge, which an
+    object seldom covers, then of all pixels.
     """
     height, width, _ = picture.shape
     y, x = np.mgrid[0:height, 0:width]
@@ -126,7 +128,9 @@ def _components(flags: Flags) -> tuple[NDArray[np.int32], Floats]:
 
 
 def _texture(picture: Floats, objects: Flags) -> float:
-    """Return the share of the pixels away from `objects` (of the reduced picture) that differ from their surroundings."""
+    """Return the share of the pixels away from `objects` (of the reduced picture) that
+    differ from their surroundings.
+    """
     height, width = picture.shape[:2]
     detail = picture - ndimage.gaussian_filter(picture, (LATENT_PIXEL, LATENT_PIXEL, 0))
     mask = np.asarray(Image.fromarray(objects).resize((width, height), Image.Resampling.NEAREST))

@@ -1,6 +1,8 @@
-"""What is compared: a method is a name and a function from a model and its trained side in pixels to a model.
+"""The methods that are compared: a name, and a function from a model and its trained size in pixels to a
+model.
 
-Sources: Deep Shrink with the settings that its author and ComfyUI's `PatchModelAddDownscale` give it; HiDiffusion (arXiv 2311.17528v2).
+Sources: Deep Shrink with the settings of its author and of ComfyUI's `PatchModelAddDownscale`; HiDiffusion
+(arXiv 2311.17528v2).
 """
 
 # The pack has its name only after `import_host()`.
@@ -46,9 +48,11 @@ METHODS: dict[str, Method] = {
 
 
 def same_as(method: str, size: str) -> str:
-    """Return the method that gives the same bits at a size of `plan.SIZES`, and is sampled in its place; else itself.
+    """Return the method that gives the same bits at a size of `plan.SIZES` and is sampled instead; else the
+    method itself.
 
-    At the trained size everything but the manual shrink does nothing, and at twice the trained side the automatic factor is the published 2.
+    At the trained size only the manual shrink does something, and at twice the trained size the automatic
+    factor is 2, as published.
     """
     if size == "1x" and method != KOHYA:
         return PLAIN

@@ -1,6 +1,7 @@
-"""What is sampled: pictures of cells. A cell is a model, a size, a method and a number of steps.
+"""The plan of what is sampled: images of cells. A cell is a model, a size, a method and a number of steps.
 
-Picture i has the same prompt and the same start noise in every cell of its model and size, so that methods are paired.
+Image i has the same prompt and start noise in every cell of its model and size, so that methods can be
+compared image by image.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ FEW = tuple(
 
 @dataclass(frozen=True)
 class Model:
-    """A model to ask: a file of :mod:`devhost.tiny.model_file`, its autoencoder `vae.safetensors` beside it."""
+    """A model: a file of :mod:`devhost.tiny.model_file`, with its autoencoder `vae.safetensors` beside it."""
 
     name: str
     file: Path
@@ -63,7 +64,7 @@ MODELS = (
 
 @dataclass(frozen=True)
 class Cell:
-    """One place of the table; `size` is a key of `SIZES`, `method` one of `methods.METHODS`."""
+    """One cell of the table; `size` is a key of `SIZES`, `method` one of `methods.METHODS`."""
 
     model: str
     size: str
@@ -72,24 +73,26 @@ class Cell:
 
     @property
     def sampled(self) -> Cell:
-        """Return the cell that is sampled for this one: that of a method that gives the same bits here."""
+        """Return the cell that is sampled instead of this one, if another method gives the same bits here."""
         return Cell(self.model, self.size, same_as(self.method, self.size), self.steps)
 
 
 def prompts_of(names: Sequence[str]) -> tuple[str, ...]:
-    """Return those of a model's prompts that ask for one object."""
+    """Return the prompts of a model that request one object."""
     known = [name for name in FEW if name in names] or [name for name in CLASS_TEXTS if name in names]
     return tuple(known or names)
 
 
 def latent_size(size: str, trained_side: int) -> tuple[int, int]:
-    """Return (height, width) of a size in latent pixels, for a trained side in pixels."""
+    """Return (height, width) of a size in latent pixels, for a trained size in pixels."""
     height, width = (round(trained_side // 8 * ratio) for ratio in SIZES[size])
     return height, width
 
 
 def tasks(cells: Sequence[Cell], pictures: int) -> Iterator[tuple[Cell, int]]:
-    """Yield what to sample: every cell's first block of pictures, then every cell's second, and so on."""
+    """Yield the blocks of images to sample: the first one of every cell, then the second one of every cell,
+    and so on.
+    """
     sampled = list(dict.fromkeys(cell.sampled for cell in cells))
     for first in range(0, pictures, BLOCK):
         for cell in sampled:

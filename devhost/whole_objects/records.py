@@ -1,6 +1,7 @@
-"""What was sampled and counted: a line of JSON a picture, and the picture itself beside it.
+"""The results: a line of JSON for each image, and the image beside it.
 
-Counts of an earlier counter are made again from the picture; pictures of other weights are not used.
+Counts of an earlier version of the counter are computed again from the image; images of other weights are not
+used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ SETTINGS = f"{SAMPLER}, {SCHEDULER}, cfg {CFG:g}, seed {SEED}"
 
 @dataclass(frozen=True)
 class Record:
-    """A picture: what it is of, what was counted by which counter, and the CPU seconds that sampling took."""
+    """An image: its cell, the counts and the version of the counter, and the CPU seconds of sampling."""
 
     cell: Cell
     picture: int
@@ -43,10 +44,10 @@ class Record:
 
 
 def record_of(line: str) -> Record:
-    """Return what `as_json` made a line of.
+    """Return the record in a line from `as_json`.
 
     Raises:
-        ValueError: when it is not such a line, or not a whole one.
+        ValueError: when it is not such a line, or is incomplete.
     """
     try:
         values: dict[str, Any] = json.loads(line)
@@ -56,7 +57,7 @@ def record_of(line: str) -> Record:
 
 
 class Records:
-    """A folder of pictures and the lines about them. One process at a time writes."""
+    """A folder of images and their records. Only one process may write at a time."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,7 +65,9 @@ class Records:
         self._records = RecordLines(self.lines)
 
     def __iter__(self) -> Iterator[Record]:
-        """Yield the records of the current settings whose picture is there, counted by the current counter."""
+        """Yield the records of the current settings whose picture is there,
+        counted by the current counter.
+        """
         for line in self._records:
             try:
                 record = record_of(line)
@@ -76,7 +79,7 @@ class Records:
     def add(
         self, cell: Cell, picture: int, weights: str, pixels: NDArray[np.uint8], seconds: float
     ) -> Record:
-        """Save a picture, count in it, and write its line."""
+        """Save an image, count its objects, and write its line."""
         words = (cell.model, cell.size, cell.method, cell.steps, weights, picture)
         file = "-".join(map(str, words)).replace(" ", "_").replace(":", "to") + ".png"
         Image.fromarray(pixels).save(self.folder / file)
@@ -85,7 +88,7 @@ class Records:
         return record
 
     def pixels(self, record: Record) -> NDArray[np.uint8]:
-        """Load a picture (H, W, 3)."""
+        """Load an image (H, W, 3)."""
         with Image.open(self.folder / record.file) as image:
             return np.asarray(image.convert("RGB"))
 

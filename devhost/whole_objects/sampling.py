@@ -1,4 +1,4 @@
-"""Sample one picture with ComfyUI's own sampler, in this process."""
+"""Sample one image with ComfyUI's own sampler, in this process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Conditioning = list[list[Any]]
 
 
 class Painter:
-    """A model that is loaded, with its autoencoder."""
+    """A loaded model with its autoencoder."""
 
     def __init__(self, model: Model) -> None:
         import_host()
@@ -31,7 +31,7 @@ class Painter:
         self._patched = cache(self._patch)
 
     def paint(self, cell: Cell, picture: int) -> tuple[NDArray[np.uint8], float]:
-        """Return a picture (H, W, 3) of a cell, and the CPU seconds that its latents took."""
+        """Return an image (H, W, 3) of a cell, and the CPU seconds of sampling its latent."""
         from ..sampling import sample
 
         model = self._patched(cell.method)
@@ -48,7 +48,7 @@ class Painter:
         return (255 * decoded.clamp(0, 1)).round().byte().cpu().numpy(), seconds
 
     def prompt(self, picture: int) -> str:
-        """Return the prompt of a picture: they take turns."""
+        """Return the prompt of an image: prompts are used in turn."""
         return self.prompts[picture % len(self.prompts)]
 
     def _patch(self, method: str) -> Any:

@@ -1,4 +1,4 @@
-"""The counts as rows, as Markdown for people and as JSON for programs."""
+"""The counts as rows, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from .plan import SIZES, Cell
 from .records import SETTINGS, Record, Records
 
 COMPOSITION_SIDE, AXES, FEWEST = 16, 16, 33
-"""A composition has 16 x 16 colours, compared along 16 axes; with fewer pictures than 33 a distance would say nothing."""
+"""A composition has 16 x 16 colours, compared along 16 axes; a distance needs at least 33 images."""
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Row:
-    """A cell's pictures. Intervals are 95 %.
+    """The images of a cell. Intervals are 95 %.
 
     Attributes:
         equal_to: the method whose pictures these are, bit for bit, where it is another.
@@ -33,7 +33,8 @@ class Row:
         several: share with two and more large objects.
         pieces: small pieces a picture.
         texture: share of the background that is not smooth.
-        distance: Fréchet distance of the compositions from those of the model's own pictures at its trained size.
+        distance: Fréchet distance of the compositions from those of the model's own pictures at its trained
+            size.
         sharpness: relative to plain pictures of this size.
         seconds: CPU time a picture, without the autoencoder; `seconds_ratio` to plain.
     """
@@ -54,7 +55,7 @@ class Row:
 
 
 class Gathered:
-    """The records of some weights, by cell, by rising number of the picture."""
+    """The records of some weights by cell, sorted by the number of the image."""
 
     def __init__(self, records: Records, weights: Mapping[str, str]) -> None:
         self.records = records
@@ -65,7 +66,7 @@ class Gathered:
         self.compositions = cache(self._compositions)
 
     def of(self, cell: Cell) -> list[Record]:
-        """Return the records of a cell, or of the one that is sampled for it."""
+        """Return the records of a cell, or of the cell that is sampled instead."""
         found = self.cells.get(cell.sampled, {})
         return [found[picture] for picture in sorted(found)]
 
@@ -109,7 +110,7 @@ def _row(gathered: Gathered, cell: Cell) -> Row:
 
 
 def composition(pixels: NDArray[np.uint8]) -> Floats:
-    """Return (16 * 16 * 3,): a picture (H, W, 3) without its background, averaged down."""
+    """Return (16 * 16 * 3,): an image (H, W, 3) without its background, averaged to a smaller size."""
     side = (COMPOSITION_SIDE, COMPOSITION_SIDE)
     small = np.asarray(Image.fromarray(pixels).resize(side, Image.Resampling.BOX), dtype=np.float64) / 255
     return (small - np.median(small, axis=(0, 1))).ravel()
@@ -126,7 +127,9 @@ def _distance(gathered: Gathered, cell: Cell) -> float | None:
 
 
 def distance(real: Floats, others: Floats) -> float:
-    """Return the Fréchet distance of compositions (N, 768) from real ones (M, 768), along the axes of all together."""
+    """Return the Fréchet distance of compositions (N, 768) from real ones (M, 768),
+    along the axes of all together.
+    """
     axes = principal_axes(np.concatenate([real, others]), AXES)
     return frechet_distance(fit(axes.project(real)), fit(axes.project(others)))
 
@@ -158,7 +161,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 
 
 def as_markdown(found: Sequence[Row], models: Sequence[str]) -> str:
-    """Return the shares of whole objects at a glance, then one table for each number of steps."""
+    """Return a summary of the shares of whole objects, then one table for each number of steps."""
     parts = [f"Sampled with {SETTINGS}.", _overview({row.cell: row for row in found}, models)]
     for steps in dict.fromkeys(row.cell.steps for row in found):
         lines = [list(COLUMNS), ["---"] * len(COLUMNS)]

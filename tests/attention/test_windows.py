@@ -27,7 +27,9 @@ OTHER_COUNTS = [(1, 1), (1, 2), (3, 1), (3, 4), (4, 4), (5, 2)]
 
 @cache
 def windows_along(length, count, quarter):
-    """For one side: which places lie in each window (count, length), and which window owns each place (length,)."""
+    """For one side: which places lie in each window (count, length),
+    and which window owns each place (length,).
+    """
     window = math.ceil(Fraction(length, count))
     shift = quarter * (window // 4)
     # Spread evenly from one end to the other, in whole places.

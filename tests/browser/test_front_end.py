@@ -50,7 +50,9 @@ def tiny_prompt(**settings):
 
 
 def named_links(graph):
-    """The links of a saved graph as (node, output, node, input), sockets by name: the front end moves them."""
+    """The links of a saved graph as (node, output, node, input), sockets by name:
+    the front end moves them.
+    """
     nodes = {node["id"]: node for node in graph["nodes"]}
     return {
         (source, nodes[source]["outputs"][output]["name"], target, nodes[target]["inputs"][place]["name"])

@@ -1,8 +1,9 @@
-"""A node's life in the real front end: bypassed, muted, made anew, inside a subgraph, and what it reports of its run.
+"""A node's life in the real front end: bypassed, muted, made anew, inside a subgraph,
+and what it reports of its run.
 
-The front end connects the output of a bypassed node to the input at the same place if the types match, else to the first input of
-that type. The table is what this must give for each node of the pack; None is no connection, which the host reports at the node
-that needs one ("Required input is missing").
+The front end connects the output of a bypassed node to the input at the same place if the types match, else
+to the first input of that type. The table is what this must give for each node of the pack; None is no
+connection, which the host reports at the node that needs one ("Required input is missing").
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ PASSES = {  # node: what each output gives when the node is bypassed, with every
     "MegapixelSaveProgressHook": {"UPSCALER_HOOK": None},
     "MegapixelSchedulerFunction": {"SCHEDULER_FUNC": None},
     "MegapixelFaceAnalysis": {"FACEANALYSIS": None},
-    # The photograph in the place of the keypoints: Apply InstantID finds the face in it, InstantID ControlNet reports it.
+    # A photograph replaces the keypoints: Apply InstantID detects its face, the ControlNet node reports it.
     "MegapixelFaceKeypoints": {"keypoints": "image", "boxes": "image"},
     "MegapixelInstantIDLoader": {"INSTANTID": None},
     "MegapixelInstantIDApply": {"MODEL": "model", "positive": "positive", "negative": "negative"},
@@ -57,7 +58,7 @@ EARLIER_SOCKETS = {  # the order in which graphs of the first release hold them,
     "MegapixelInstantIDControlNet": ["face_embeds", "control_net", "image_kps", "positive", "negative", "mask"],
 }  # fmt: skip
 
-# Builds a graph of one node with a source for each of its sockets and a sink for each of its outputs, all titled by name.
+# Builds a graph of one node with a source for each socket and a sink for each output, titled by name.
 _BUILD = """(type) => {
     const declare = (name, sockets) => {
         class Made extends LiteGraph.LGraphNode {
@@ -115,7 +116,7 @@ _EARLIER = f"""async (order) => {{
         if (link[3] === node.id) link[4] = node.inputs.findIndex((input) => input.link === link[0])
     await app.loadGraphData(saved)
 }}"""
-# As ComfyUI Manager's "Fix node (recreate)" does: a new node of the type takes over all links, by the names of the sockets.
+# As ComfyUI Manager's "Fix node (recreate)": a new node takes over all links by the names of the sockets.
 _MAKE_ANEW = f"""() => {{
     const old = ({_TESTED})(app.graph)
     const made = LiteGraph.createNode(old.type)
@@ -228,7 +229,9 @@ def test_a_muted_node_gives_nothing(build):
 
 
 def black_mask(label, **previews):
-    """Nodes that make segments of a black mask, and previews of them by their ids; with a label of its own nothing is in the cache."""
+    """Nodes that make segments of a black mask, and previews of them by their ids; with a label of its own
+    nothing is in the cache.
+    """
     return {
         "1": prompt_node("LoadImage", "Picture", image="example.png"),
         "2": prompt_node("SolidMask", "Mask", value=0.0, width=48, height=32),

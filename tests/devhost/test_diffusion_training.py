@@ -1,4 +1,6 @@
-"""The trainer of the tiny models: what is trained is what the host samples, and batches hold what the card says."""
+"""The trainer of the tiny models: what is trained is what the host samples,
+and batches hold what the card says.
+"""
 
 from __future__ import annotations
 

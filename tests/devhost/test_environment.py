@@ -1,4 +1,6 @@
-"""The commands of `dev.py`: one line of JSON, an error message on failure, one environment per set of pins."""
+"""The commands of `dev.py`: one line of JSON, an error message on failure,
+one environment per set of pins.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`dev.py new-effect` in a copy of the tree: what it makes passes its own tests, those of the house, and lint."""
+"""`dev.py new-effect` in a copy of the tree: what it makes passes its own tests,
+those of the house, and lint.
+"""
 
 from __future__ import annotations
 

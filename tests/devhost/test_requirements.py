@@ -1,4 +1,5 @@
-"""What the pack installs (nothing), and the command of the face nodes in environments that have other builds of their packages.
+"""What the pack installs (nothing), and the command of the face nodes in environments that have other builds
+of their packages.
 
 Packages come from the index that pip is set to; where it cannot be reached, there is nothing to test.
 """
@@ -79,7 +80,9 @@ def test_the_command_installs_what_is_missing_and_changes_nothing(tmp_path, ther
 
 
 def test_every_package_that_insightface_requires_is_known():
-    """The closure of its requirements in this environment: what is not named could be changed by the command."""
+    """The closure of its requirements in this environment:
+    what is not named could be changed by the command.
+    """
     waiting, closure = ["insightface"], set()
     while waiting:
         for line in importlib.metadata.requires(waiting.pop()) or []:

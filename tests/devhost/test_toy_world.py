@@ -1,4 +1,6 @@
-"""The toy world: drawn scenes are counted exactly, windows are parts of larger pictures, prompts name classes."""
+"""The toy world: drawn scenes are counted exactly, windows are parts of larger pictures,
+prompts name classes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What latents are compared by: averages that keep means, patches that follow borders, distances that see each fault."""
+"""What latents are compared by: averages that keep means, patches that follow borders,
+distances that see each fault.
+"""
 
 from __future__ import annotations
 

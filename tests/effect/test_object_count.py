@@ -1,7 +1,8 @@
 """The artefact and its cure, counted: models that draw one object a picture, at twice their trained size.
 
-Fixed seeds, few pictures, wide margins, a minute and a half; `python3 dev.py whole-objects` asks more models, methods and sizes for more
-pictures, and bench/results/effect.md has its table. Deep Shrink is tried on one topology and HiDiffusion on the other: in `auto` both shrink alike.
+Fixed seeds, few pictures, wide margins, a minute and a half; `python3 dev.py whole-objects` asks more models,
+methods and sizes for more pictures, and bench/results/effect.md has its table. Deep Shrink is tried on one
+topology and HiDiffusion on the other: in `auto` both shrink alike.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def checkpoint(family):
-    """A trained model of either topology; in float32, since a CPU without bfloat16 of its own takes minutes for it."""
+    """A trained model of either topology; in float32,
+    since a CPU without bfloat16 of its own takes minutes for it.
+    """
     return node.load_trained(family, torch.float32)
 
 

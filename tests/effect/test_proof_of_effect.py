@@ -1,4 +1,6 @@
-"""`dev.py effect`: pictures are paired, what is finished is kept, and the results are those of what is kept."""
+"""`dev.py effect`: pictures are paired, what is finished is kept,
+and the results are those of what is kept.
+"""
 
 from __future__ import annotations
 
@@ -283,7 +285,9 @@ def test_what_was_made_in_another_way_is_not_used(kept):
 
 @pytest.fixture
 def filled(kept):
-    """A kept folder: plain has two objects in half of its pictures, Deep Shrink in the first; RAU-Net ends at two times."""
+    """A kept folder: plain has two objects in half of its pictures, Deep Shrink in the first;
+    RAU-Net ends at two times.
+    """
     for size in ("1x", "2x"):
         cell_of(kept, replace(SCENES, size=size), [ONE] * 32)
         cell_of(kept, replace(SCENES, size=size), [ONE] * 64, first=REFERENCE[0])

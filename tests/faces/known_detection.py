@@ -1,4 +1,5 @@
-"""What insightface 0.7.3 finds at one size, and what the original node does with it, written down step by step.
+"""What insightface 0.7.3 finds at one size, and what the original node does with it,
+written down step by step.
 
 0.7.3 has no wheel, so this replaces it; the networks are run by onnxruntime alone.
 """
@@ -16,7 +17,9 @@ TEMPLATE = np.array(  # where the five points go in the 112 x 112 pixels that Ar
 
 
 def known_faces(detector, recogniser, picture):
-    """Return (box, points, score, embedding) of the faces at the first of the known sizes that shows one, largest first."""
+    """Return (box, points, score, embedding) of the faces at the first of the known
+    sizes that shows one, largest first.
+    """
     for side in (640, 576, 512, 448, 384, 320, 256, 192):
         if faces := detect(detector, picture, side):
             faces = [(*face, recognise(recogniser, picture, face[1])) for face in faces]

@@ -13,7 +13,9 @@ SETTER = re.compile(
 
 
 def patches_in_source(root: Path) -> set[str]:
-    """Return file and name of each class and function that files below `comfy_extras` and `comfy/ldm` put into a model."""
+    """Return file and name of each class and function that files below `comfy_extras`
+    and `comfy/ldm` put into a model.
+    """
     files = [*root.glob("comfy_extras/**/*.py"), *root.glob("comfy/ldm/**/*.py")]
     called = {
         name
@@ -68,7 +70,9 @@ def _calls(node: ast.AST, chain: tuple[ast.AST, ...]) -> Iterator[tuple[tuple[as
 
 
 def _names_of(value: ast.AST, chain: tuple[ast.AST, ...]) -> Iterator[str]:
-    """Yield the qualified name of what an argument is: of a class for an object or a method, of a function for itself."""
+    """Yield the qualified name of what an argument is: of a class for an object or a method,
+    of a function for itself.
+    """
     if isinstance(value, ast.Tuple):
         for each in value.elts:
             yield from _names_of(each, chain)

@@ -71,7 +71,9 @@ def rectangle(size, top, left, height, width):
 
 
 def cells_of(field, box, cell=8):
-    """Cut a box out of a field and return (height, width, top, left) of the cells that hold what is true, or None."""
+    """Cut a box out of a field and return (height, width, top, left) of the cells that
+    hold what is true, or None.
+    """
     cut = field[box.top : box.bottom, box.left : box.right]
     if not cut.any():
         return None
@@ -346,7 +348,9 @@ ALIGNED = (Box(16, 32, 64, 96), Box(48, 80, 96, 144))  # on latent pixels: cut t
 
 
 def planted(grid, canvas=CANVAS):
-    """Return a field (1, 2, 3, h, w) that reads its place in the picture, a time axis included, and its cell."""
+    """Return a field (1, 2, 3, h, w) that reads its place in the picture,
+    a time axis included, and its cell.
+    """
     cell = {Grid.PIXEL: 1}.get(grid, canvas.cell)
     return coordinates(*canvas.size, cell)[:, :, None].expand(-1, -1, 3, -1, -1).clone(), cell
 

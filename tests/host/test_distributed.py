@@ -1,4 +1,6 @@
-"""Which worker this is: from prompts as ComfyUI-Distributed changes them for each machine, in a real queue."""
+"""Which worker this is: from prompts as ComfyUI-Distributed changes them for each
+machine, in a real queue.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ def test_a_script_has_one_slice():
 
 def test_a_master_that_should_not_work_and_an_unknown_worker_are_one_sentence(running):
     with pytest.raises(
-        ValueError, match=r"workers: expected a master that only orchestrates, got a master that works"
+        ValueError, match=r"workers: expected a master that only orchestrates, got a master that also refines"
     ):
         running(collector(), lambda: worker_slice(master_works=False))
     with pytest.raises(ValueError, match=r"workers: expected one of 7, 12, 3, got 5\. "):

@@ -1,4 +1,6 @@
-"""Texts of older workflows against sockets of every kind, and the error messages for what is wrong with them."""
+"""Texts of older workflows against sockets of every kind,
+and the error messages for what is wrong with them.
+"""
 
 from __future__ import annotations
 
@@ -124,9 +126,9 @@ def test_an_unknown_key_lists_the_known_ones(text, got, advice):
         ("end_time", '"end_time"'),
         ("- end_time: 1", '[{"end_time": 1}]'),
         ("3", "3"),
-        ("a: b\nc: d: e", "text that is no YAML (line 2)"),
-        ("[1", "text that is no YAML (line 1)"),
-        ("!!python/name:os.system", "text that is no YAML (line 1)"),
+        ("a: b\nc: d: e", "text that is not YAML (line 2)"),
+        ("[1", "text that is not YAML (line 1)"),
+        ("!!python/name:os.system", "text that is not YAML (line 1)"),
         ("word " * 40, '"' + "word " * 11 + "w..."),
     ],
 )

@@ -1,4 +1,6 @@
-"""Models of other loaders in segments: a patcher of another class and quantised weights, the host's fp8, and what is no model at all."""
+"""Models of other loaders in segments: a patcher of another class and quantised weights, the host's fp8, and
+what is no model at all.
+"""
 
 from __future__ import annotations
 

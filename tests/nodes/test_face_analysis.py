@@ -1,4 +1,6 @@
-"""The loader of the face analysis: where the model lies, what runs it, and what it says where something is missing."""
+"""The loader of the face analysis: where the model lies, what runs it,
+and what it says where something is missing.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ PICTURE = draw_portraits((200, 301), Portrait(1, (150, 100), 80))
 
 @pytest.fixture(autouse=True)
 def models(tmp_path, monkeypatch):
-    """The host's models folder, empty, with no other insightface folder registered and no way to the internet."""
+    """The host's models folder, empty, with no other insightface folder registered and
+    no way to the internet.
+    """
 
     def refuse(*arguments):
         raise AssertionError("something was to be downloaded")
@@ -312,7 +316,7 @@ def test_another_runtime_is_not_written_over_for_cuda(put, caplog, monkeypatch):
     load("CUDA")
     assert caplog.messages[-1] == (
         "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "
-        "onnxruntime-openvino lies in the folder of onnxruntime-gpu; one of them can be there."
+        "onnxruntime-openvino is installed into the same folder as onnxruntime-gpu; only one of them can be there."
     )
 
 

@@ -1,4 +1,6 @@
-"""The node that draws keypoints, on the host's images: any channels, any type, batches with a face missing."""
+"""The node that draws keypoints, on the host's images: any channels, any type,
+batches with a face missing.
+"""
 
 from __future__ import annotations
 

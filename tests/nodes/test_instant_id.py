@@ -1,4 +1,6 @@
-"""The nodes of InstantID: drawn faces, the real insightface, files of random weights, tiny real SDXL models."""
+"""The nodes of InstantID: drawn faces, the real insightface, files of random weights,
+tiny real SDXL models.
+"""
 
 from __future__ import annotations
 
@@ -566,7 +568,7 @@ class TestOtherPacks:
 class TestWrongModels:
     def test_sd15_is_refused_before_any_face_is_looked_for(self, attention, sd15):
         with pytest.raises(
-            ValueError, match=r"^model: expected an SDXL model .* got SD15 with 16 for tokens of 768\."
+            ValueError, match=r"^model: expected an SDXL model .* got SD15 with 16 for tokens of 768 values\."
         ):
             attention(model=sd15, insightface=None)
 

@@ -1,6 +1,8 @@
-"""The nodes in the languages of their users: what is translated exists, and has the numbers and settings of the English text.
+"""The nodes in the languages of their users: what is translated exists, and has the numbers and settings of
+the English text.
 
-A translation that is missing fails no test, nor does one whose English text has changed since: `dev.py locales` lists them.
+A translation that is missing fails no test, nor does one whose English text has changed since: `dev.py
+locales` lists them.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ def own(language, path):
 
 
 def options_by_path():
-    """Return the choices of each input that has some, by the path of its tooltip; the host's own lists are left out."""
+    """Return the choices of each input that has some, by the path of its tooltip;
+    the host's own lists are left out.
+    """
     return {
         f"{node.__name__}.inputs.{socket.id}.tooltip": socket.options
         for node in NODES
@@ -96,7 +100,9 @@ CHANGED = {**SOURCE, PATH: "The image, at most 512 px."}
 
 @pytest.fixture
 def small(tmp_path):
-    """A function (english, **texts) that writes a small language's texts, where some are given, and returns it."""
+    """A function (english, **texts) that writes a small language's texts,
+    where some are given, and returns it.
+    """
     (tmp_path / "zh").mkdir()
     (tmp_path / "zh" / "translated.json").write_text("{}")
 

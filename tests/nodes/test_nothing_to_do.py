@@ -1,4 +1,6 @@
-"""Every condition under which a node changes nothing: one line in the log and the same text at the node; an ordinary run has neither."""
+"""Every condition under which a node changes nothing: one line in the log and the same text at the node; an
+ordinary run has neither.
+"""
 
 from __future__ import annotations
 

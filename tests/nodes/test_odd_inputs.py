@@ -1,4 +1,6 @@
-"""What other packs may send through a socket that holds no picture, mask, segment or noise level is an error message at every node."""
+"""What other packs may send through a socket that holds no picture, mask, segment or noise level is an error
+message at every node.
+"""
 
 from __future__ import annotations
 

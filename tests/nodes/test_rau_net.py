@@ -80,7 +80,9 @@ def logged(caplog, model, **settings):
 
 
 def typed(line):
-    """The advanced node's inputs as a person reads them off the log: pairs of a name and a value, and a unit."""
+    """The advanced node's inputs as a person reads them off the log:
+    pairs of a name and a value, and a unit.
+    """
     values = {}
     for entry in line.split(", "):
         name, value, *unit = entry.split(" ")

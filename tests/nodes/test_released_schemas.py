@@ -1,7 +1,7 @@
 """Graphs saved with the last release: they open and run, because nothing that they hold on to was taken away.
 
-A release is a tag `v<version>`, and its schemas are the snapshot beside this file as it was there. A graph in the front end
-holds widgets by place, links by name and outputs by number; a prompt holds everything by name.
+A release is a tag `v<version>`, and its schemas are the snapshot beside this file as it was there. A graph in
+the front end holds widgets by place, links by name and outputs by number; a prompt holds everything by name.
 """
 
 from __future__ import annotations

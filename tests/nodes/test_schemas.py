@@ -1,4 +1,6 @@
-"""Every node's schema as users' graphs know it: ids, inputs in order, defaults and ranges never change silently."""
+"""Every node's schema as users' graphs know it: ids, inputs in order,
+defaults and ranges never change silently.
+"""
 
 from __future__ import annotations
 
@@ -35,3 +37,4 @@ def test_every_node_has_a_help_page(node):
     for socket in node.GET_SCHEMA().inputs:
         assert f"`{socket.id}`" in text, f"{page.name} does not explain {socket.id}"
     assert [section for section in SECTIONS if f"\n## {section}\n" not in text] == []
+    assert "\n|" not in text, "a table is wider than the panel of the front end"

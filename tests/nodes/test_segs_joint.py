@@ -387,4 +387,4 @@ def test_a_picture_of_each_segment_in_their_order(draw):
     assert torch.equal(pictures[3], frames[:1, :, 40:])
     found = MegapixelSEGSImages.execute(frames, (SIZE, []))
     assert found.args == ([],)
-    assert shown(found) == "segs: nothing to do, there is no segment: there is no image."
+    assert shown(found) == "segs: nothing to do, there is no segment, so the list of images is empty."

@@ -397,7 +397,8 @@ def test_tiles_of_size_0_are_of_the_models_trained_size_when_they_are_enlarged(s
 def test_tiles_of_size_0_need_a_model_that_is_known(sd15):
     image = torch.zeros(1, 64, 64, 3)
     with pytest.raises(
-        ValueError, match=r"^tile_size: expected a connected model, which 0 needs, got none\. Connect model\."
+        ValueError,
+        match=r"^tile_size: expected a connected model, because tile_size is 0, got none\. Connect model\.",
     ):
         MegapixelTilesToSEGS.execute(image, 0, 16)
     unknown = FAMILIES["Anima"].model()

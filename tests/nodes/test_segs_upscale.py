@@ -622,7 +622,7 @@ def test_a_hook_that_fails_loses_no_work_and_is_counted_at_the_node(
     assert hook.calls == 3
     assert torch.equal(result.args[0], expected)
     [shown] = result.ui.as_dict()["text"]
-    assert shown.startswith("upscaler_hook_opt: BrokenHook failed after 2 of 3 segments; ")
+    assert shown.startswith("upscaler_hook_opt: BrokenHook failed in 2 of 3 calls; ")
     lines = [line for line in caplog.messages if "BrokenHook" in line]
     assert [line == shown for line in lines] == [False, True]
     assert lines[0].startswith("upscaler_hook_opt: BrokenHook raised ")

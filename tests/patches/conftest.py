@@ -40,7 +40,9 @@ def short_sd15():
 
 
 class CountingBackend:
-    """A backend that runs what was traced as it is, and counts the graphs; `added` has those of each step of a run."""
+    """A backend that runs what was traced as it is, and counts the graphs;
+    `added` has those of each step of a run.
+    """
 
     def __init__(self):
         self.graphs = 0
@@ -59,7 +61,9 @@ class CountingBackend:
 
 @pytest.fixture
 def compiled():
-    """A function (model) that returns a clone as the host's node compiles it, and the backend that counts its graphs."""
+    """A function (model) that returns a clone as the host's node compiles it,
+    and the backend that counts its graphs.
+    """
 
     def compile_as_the_host_does(model):
         torch._dynamo.reset()
@@ -96,7 +100,9 @@ def light_controlnet():
 
 @pytest.fixture(scope="session")
 def with_control():
-    """A function (model, controlnet, size) that returns conditioning under a ControlNet with a hint of that size."""
+    """A function (model, controlnet, size) that returns conditioning under a ControlNet
+    with a hint of that size.
+    """
 
     def condition(model, controlnet, size):
         height, width = size
@@ -156,7 +162,9 @@ def watch():
 
 @pytest.fixture
 def apart(monkeypatch):
-    """A function (model) after which the host calls the UNet once for each condition, as if memory were short."""
+    """A function (model) after which the host calls the UNet once for each condition,
+    as if memory were short.
+    """
 
     def split(model):
         monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: float("inf"))
@@ -165,7 +173,9 @@ def apart(monkeypatch):
 
 
 class HostSyncs(TorchFunctionMode):
-    """Counts what would wait for the device: numbers taken out of tensors, and shapes that depend on values."""
+    """Counts what would wait for the device: numbers taken out of tensors,
+    and shapes that depend on values.
+    """
 
     METHODS = "item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "nonzero"
 

@@ -1,9 +1,11 @@
-"""HiDiffusion written out slowly: what its reference code does, step by step, on the layers of the host's own UNet.
+"""HiDiffusion written out slowly: what its reference code does, step by step,
+on the layers of the host's own UNet.
 
-It shares nothing with the code under test. It walks the UNet's blocks by hand, takes every attention apart into its
-projections, and follows the published rules literally: which step has which pair on, what the pairs do to the features,
-and which tokens see each other. The one part that is ours is the window form for odd sizes, where the reference code
-resizes the features: two windows of half a side, rounded up, that share one row or column.
+It shares nothing with the code under test. It walks the UNet's blocks by hand, takes every attention apart
+into its projections, and follows the published rules literally: which step has which pair on, what the pairs
+do to the features, and which tokens see each other. The one part that is ours is the window form for odd
+sizes, where the reference code resizes the features: two windows of half a side, rounded up, that share one
+row or column.
 
 How far the windows are moved is an argument, for the method draws that at random.
 
@@ -20,7 +22,7 @@ import torch.nn.functional as F
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, Upsample
 
-# The blocks of the method. `pooled` shrinks behind its input block, `restored` grows ahead of its output block.
+# The blocks of the method. `pooled` shrinks after its input block, `restored` grows before its output block.
 DILATED = {"sd15": 3, "sd21": 3, "sdxl": 6}
 POOLED = {"sd15": 4, "sd21": 4, "sdxl": 4}
 RESTORED = {"sd15": 8, "sd21": 8, "sdxl": 5}
@@ -36,7 +38,9 @@ LARGE_SIDE = {"sd15": 256, "sd21": 256, "sdxl": 512}
 
 
 def pairs_on(family, latent_size, step, steps, large_side=None):
-    """Return whether (the dilated pair, the pooled pair) is on in a step, counted from 0, of a run without control."""
+    """Return whether (the dilated pair, the pooled pair) is on in a step, counted from 0,
+    of a run without control.
+    """
     large = min(latent_size) >= (LARGE_SIDE[family] if large_side is None else large_side)
     if family == "sdxl" and not large:
         change, end = int(8 / 50 * steps), int(0.4 * steps)
@@ -51,8 +55,8 @@ def pairs_on(family, latent_size, step, steps, large_side=None):
 def unet_output(unet, family, x, timesteps, context, y=None, *, dilated=False, pooled=False, quarters=None):
     """Return what `unet` gives for `x` with the chosen pairs on.
 
-    `quarters` tells by (kind of block, block, layer) how many quarters of a window that layer's windows are moved; None
-    leaves all attention whole.
+    `quarters` tells by (kind of block, block, layer) how many quarters of a window that layer's windows are
+    moved; None leaves all attention whole.
     """
     emb = unet.time_embed(_time_embedding(timesteps, unet.model_channels))
     if y is not None:
@@ -168,7 +172,9 @@ def dense_attention(q, k, v, heads, mask=None):
 
 
 def published_windows(q, k, v, heads, size, quarter):
-    """The published form for even sizes: roll, reshape into four windows, attend in each, reshape and roll back."""
+    """The published form for even sizes: roll, reshape into four windows, attend in each,
+    reshape and roll back.
+    """
     height, width = size
     window = height // 2, width // 2
     shift = quarter * (window[0] // 4), quarter * (window[1] // 4)

@@ -1,4 +1,6 @@
-"""Every combination of RAU-Net, MSW-MSA, Deep Shrink, ControlNet, FreeU and PAG, laid on in an order drawn for each."""
+"""Every combination of RAU-Net, MSW-MSA, Deep Shrink, ControlNet, FreeU and PAG,
+laid on in an order drawn for each.
+"""
 
 from __future__ import annotations
 

@@ -275,7 +275,9 @@ def masks(*shown, size=(34, 44)):
 
 
 class TestMasks:
-    """The mask of a face is one decision: for the prompt, for the residuals, and by the same picture as in the attention."""
+    """The mask of a face is one decision: for the prompt, for the residuals,
+    and by the same picture as in the attention.
+    """
 
     @pytest.mark.parametrize(("given", "pictures"), [(2, 3), (2, 4), (3, 2)])
     def test_each_picture_has_its_own_and_the_last_one_is_for_those_that_follow(
@@ -393,7 +395,7 @@ class TestGuard:
     def test_one_for_sd15(self):
         with pytest.raises(
             ValueError,
-            match=r"^control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 768 instead of 2048\. Load",
+            match=r"^control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 768 instead of 2048 values\. Load",
         ):
             check_control_net(random_models.controlnet(), 2048)
 

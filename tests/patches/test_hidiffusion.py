@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from comfy.samplers import calculate_sigmas
 from megapixel.patches.deep_shrink import DeepShrink, apply_deep_shrink
 from megapixel.patches.hidiffusion import HiDiffusion, apply_hidiffusion
 from megapixel.patches.model_call import first_call
@@ -85,13 +86,25 @@ def test_published_is_the_published_schedule(sd15):
 def test_windows_follow_the_mode_unless_they_are_chosen(sd15, settings, words):
     on = states(apply_hidiffusion(sd15, HiDiffusion(trained_size=TRAINED, **settings)), (64, 64))
     marks = [step.get(("input", 1), "") for step in on]
-    assert all(words in mark if words else "windows" not in mark for mark in marks)
+    assert all(words in mark if words else "windows" not in mark for mark in marks[:-1])
+
+
+@pytest.mark.parametrize("windows", ["auto", "2x2"])
+@pytest.mark.parametrize(("mode", "end"), [("auto", 0.8), ("published", 1.0)])
+def test_windows_end_before_the_last_steps_in_auto_alone(sd15, mode, end, windows):
+    model = apply_hidiffusion(sd15, HiDiffusion(mode=mode, windows=windows, trained_size=TRAINED))
+    sampling = model.get_model_object("model_sampling")
+    sigmas = calculate_sigmas(sampling, "normal", 20)
+    steps = plan_run(model, (64, 64), sigmas).steps
+    with_windows = [any("windows" in str(mark) for mark in step.marks.values()) for step in steps]
+    assert with_windows == [sigma >= sampling.percent_to_sigma(end) for sigma in sigmas[:-1].tolist()]
+    assert with_windows.count(False) == (4 if mode == "auto" else 0)
 
 
 def test_the_family_tells_the_trained_size(sd15, sdxl):
     for model, side in ((sd15, 64), (sdxl, 128)):
         assert not any(states(apply_hidiffusion(model, HiDiffusion()), (side, side)))
-        assert all(states(apply_hidiffusion(model, HiDiffusion()), (2 * side, side * 2)))
+        assert all(states(apply_hidiffusion(model, HiDiffusion()), (2 * side, side * 2))[:-1])
 
 
 def test_one_line_says_what_was_chosen_or_why_nothing(sd15, caplog):
@@ -101,7 +114,7 @@ def test_one_line_says_what_was_chosen_or_why_nothing(sd15, caplog):
         sample(model, (16, 16))
     large, small = (record.message for record in caplog.records if record.name == "megapixel")
     assert "block_number 3, downscale_factor 2, start_percent 0, end_percent 0.35, fade_percent 0" in large
-    assert "windows native" in large
+    assert "end_time 0.8, windows native" in large
     assert small.count("nothing to do") == small.count("not clearly above the trained size") == 2
 
 

@@ -26,8 +26,8 @@ FAMILIES = ("sd15", "sd21", "sdxl")
 STEPS = (4, 8, 20, 30, 50)
 TOLERANCE = 1e-5
 
-# One to one, four to three, three to four, two to one, and about nine to sixteen with both sides odd. For SDXL, which has
-# its attention a level deeper, sizes at which pooled features still have windows that move.
+# Aspect ratios 1:1, 4:3, 3:4, 2:1, and about 9:16 with odd width and height. SDXL has its attention one level
+# deeper, so its sizes are those at which pooled features still have windows that shift.
 SIZES = {
     "sd15": [(24, 24), (20, 15), (18, 24), (32, 16), (17, 29)],
     "sd21": [(16, 16), (24, 18), (15, 20), (28, 14), (19, 33)],
@@ -35,8 +35,8 @@ SIZES = {
 }
 CELLS = [(family, size) for family in FAMILIES for size in SIZES[family]]
 
-# The real classes begin at 256 and 512 latent pixels, too many for a processor. The table says so by kind of UNet ("sd"
-# and "sdxl"), so both are lowered; the reference is told the same number.
+# The real classes begin at 256 and 512 latent pixels, too large for a CPU. Both entries of the table ("sd" and
+# "sdxl") are lowered, and the reference gets the same number.
 SMALL, LARGE = 10_000, 8
 
 
@@ -48,7 +48,9 @@ def large_side(request, monkeypatch):
 
 
 class VPredictionSD20(comfy.supported_models.SD20):
-    """SD 2.1 at 768 pixels. The host tells it from 2.0 by trained weights, which a tiny model does not have."""
+    """SD 2.1 at 768 pixels. The host tells it from 2.0 by trained weights,
+    which a tiny model does not have.
+    """
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.V_PREDICTION
@@ -109,7 +111,9 @@ class Visit:
 
 
 def visit(model, size, steps, visited, batch=1, run_unet=True):
-    """Call the model at the noise levels of the `visited` steps of a run of `steps`, through the host's sampling."""
+    """Call the model at the noise levels of the `visited` steps of a run of `steps`,
+    through the host's sampling.
+    """
     visits = []
 
     def record(executor, *args):

@@ -1,4 +1,6 @@
-"""RAU-Net and MSW-MSA at 200 random sizes under a ControlNet: no crash, no residual dropped, no token resized."""
+"""RAU-Net and MSW-MSA at 200 random sizes under a ControlNet: no crash,
+no residual dropped, no token resized.
+"""
 
 from __future__ import annotations
 
@@ -106,7 +108,9 @@ class EveryResidual(comfy.controlnet.ControlBase):
 
 
 class Attention:
-    """Attends to all tokens alike, and checks what it is given: whole grids, or windows of them, of real tokens."""
+    """Attends to all tokens alike, and checks what it is given: whole grids,
+    or windows of them, of real tokens.
+    """
 
     def __init__(self):
         self.layers = self.windowed = 0

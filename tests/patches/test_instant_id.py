@@ -1,4 +1,6 @@
-"""InstantID's attention on tiny real SDXL UNets, sampled by the host, beside a literal transcription of the method."""
+"""InstantID's attention on tiny real SDXL UNets, sampled by the host,
+beside a literal transcription of the method.
+"""
 
 from __future__ import annotations
 
@@ -98,7 +100,8 @@ def mean_on_grid(mask, grid):
 
 
 class LiteralFaces:
-    """InstantID's added attention, picture by picture and head by head, with nothing prepared and nothing shared.
+    """InstantID's added attention, picture by picture and head by head,
+    with nothing prepared and nothing shared.
 
     `of_none` holds the numbers in the host's `cond_or_uncond` that get the tokens of no face.
     """
@@ -344,7 +347,9 @@ class TestTilesAndWindows:
     TILES = ((0, 0), (0, 10), (7, 0), (7, 10))  # top, left of 10 x 12 latent pixels
 
     def in_tiles(self, model, together):
-        """A clone that is called for tiles, `together` of them at once: each with all rows of the batch, one after another."""
+        """A clone that is called for tiles, `together` of them at once:
+        each with all rows of the batch, one after another.
+        """
 
         def call(apply_model, arguments):
             x, t, c = (arguments[name] for name in ("input", "timestep", "c"))
@@ -503,7 +508,9 @@ class TestAlone:
         assert torch.equal(sample(patched, SIZE), expected)
 
     def test_stacking_does_not_change_what_it_stands_on(self, shallow_sdxl, person):
-        """The original pack appends the second face to the first model as well, and once more with every execution."""
+        """The original pack appends the second face to the first model as well,
+        and once more with every execution.
+        """
         first = applied(shallow_sdxl, person, "masked")
         alone = sample(first, SIZE)
         stacked = [sample(apply_instant_id(first, person(FACES[1], weight=0.6)), SIZE) for _ in range(3)]
@@ -531,9 +538,11 @@ class Foreign:
 
 
 class Regions:
-    """Two texts for the positive conditioning, one for each half of the picture, as packs for regional prompts do it.
+    """Two texts for the positive conditioning, one for each half of the picture,
+    as packs for regional prompts do it.
 
-    The options have under `key` which conditioning each part of the batch belongs to; both texts are that of the conditioning.
+    The options have under `key` which conditioning each part of the batch belongs to; both texts are that of
+    the conditioning.
     """
 
     def __init__(self, key="cond_or_uncond_hook_couple"):
@@ -673,7 +682,9 @@ class TestOtherPacks:
 
 
 def test_each_layer_keeps_the_kernel_that_it_asks_for(shallow_sdxl, person, monkeypatch):
-    """Newer hosts let a checkpoint choose the attention of a layer; a replacement has to ask the layer for it."""
+    """Newer hosts let a checkpoint choose the attention of a layer;
+    a replacement has to ask the layer for it.
+    """
     unet = shallow_sdxl.get_model_object("diffusion_model")
     kernels = {layer: object() for layer in cross_attentions(unet)}
     for layer, kernel in kernels.items():
@@ -751,7 +762,9 @@ class TestCost:
         assert syncs_inside_the_unet(applied(shallow_sdxl, person, "three people")) == 0
 
     def test_a_step_waits_no_more_often_than_without_a_face(self, shallow_sdxl, person):
-        """Everything between the sampler and its result, our own planning included; a window has to read the time once."""
+        """Everything between the sampler and its result, our own planning included;
+        a window has to read the time once.
+        """
         plain = syncs_inside(shallow_sdxl, WrappersMP.CALC_COND_BATCH)
         sample(always := applied(shallow_sdxl, person, "three people"), (37, 29), steps=1)
         assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain
@@ -871,13 +884,13 @@ class TestBaseModel:
             num_res_blocks=[1, 1, 1], transformer_depth=[0, 2, 2], transformer_depth_output=[0, 0, 2, 2, 2, 2],
             transformer_depth_middle=middle,
         )  # fmt: skip
-        with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048\. .*KOALA"):
+        with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048 values\. .*KOALA"):
             check_base_model(koala, network.widths, network.context)
 
     def test_others_are_one_sentence(self, sd15, sdxl, network):
         for model, got in (
-            (sd15, "SD15 with 16 for tokens of 768"),
-            (sdxl, "SDXL with 70 for tokens of 2048"),
+            (sd15, "SD15 with 16 for tokens of 768 values"),
+            (sdxl, "SDXL with 70 for tokens of 2048 values"),
         ):
             with pytest.raises(
                 ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"

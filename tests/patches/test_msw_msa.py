@@ -1,4 +1,6 @@
-"""MSW-MSA on tiny real UNets, sampled by the host: what attention sees, the moves of the windows, and neighbours."""
+"""MSW-MSA on tiny real UNets, sampled by the host: what attention sees,
+the moves of the windows, and neighbours.
+"""
 
 from __future__ import annotations
 
@@ -373,7 +375,7 @@ class TestNeighbours:
             assert result.isfinite().all()
             assert torch.equal(repeatable(model, size), result)
             assert not torch.equal(result, alone)
-            # At the level where one of these changes the tokens there is no grid left to cut: the windows step aside.
+            # At the level where one of these changes the tokens there is no grid, so windows are skipped.
             assert torch.equal(result, neighbour) == (name in ("HyperTile", "ToMe") and not middle)
             both.append(result)
         assert torch.equal(*both)

@@ -76,7 +76,9 @@ def test_a_layer_on_small_features_is_given_the_latent_that_has_them(sd15):
 
 
 class Control:
-    """SUPIR's control network, in shapes alone: a feature of one channel for each input block and the middle."""
+    """SUPIR's control network, in shapes alone: a feature of one channel for each input
+    block and the middle.
+    """
 
     SIDES = (1, 1, 1, 2, 2, 2, 4, 4, 4, 4)
 
@@ -178,7 +180,9 @@ def test_what_is_done_to_the_estimate_does_not_depend_on_the_order_of_nodes(sd15
 
 
 class Handler:
-    """Another pack's handler of a layer: it does something around the layer, and reads the layer's own parts."""
+    """Another pack's handler of a layer: it does something around the layer,
+    and reads the layer's own parts.
+    """
 
     def __init__(self):
         self.calls = 0

@@ -1,4 +1,6 @@
-"""When effects are on follows from the noise level: a run over two samplers is one run, and the level is read once."""
+"""When effects are on follows from the noise level: a run over two samplers is one run,
+and the level is read once.
+"""
 
 from __future__ import annotations
 

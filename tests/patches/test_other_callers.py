@@ -1,4 +1,6 @@
-"""Effects beside packs that do not call the model as the host does: stand-ins with the calling patterns of real ones."""
+"""Effects beside packs that do not call the model as the host does:
+stand-ins with the calling patterns of real ones.
+"""
 
 from __future__ import annotations
 

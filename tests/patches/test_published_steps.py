@@ -1,6 +1,8 @@
-"""Shares of the executed steps, on the host's own samplers and schedulers: each pair is on in just the steps it should be.
+"""Shares of the executed steps, on the host's own samplers and schedulers:
+each pair is on in just the steps it should be.
 
-A model call belongs to the step in whose span of noise levels it lies; at the level at which a step begins, to that step.
+A model call belongs to the step in whose span of noise levels it lies; at the level at which a step begins,
+to that step.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ pytestmark = [
 
 SCHEDULERS = ("normal", "karras", "exponential", "sgm_uniform", "simple", "beta", "linear_quadratic")
 
-# Those that choose their noise levels themselves: their calls lie anywhere, and their callback counts other steps.
+# They choose their noise levels themselves: calls are at any level, and the callback counts other steps.
 FREE = ("dpm_fast", "dpm_adaptive")
 SAMPLERS = (
     "euler", "euler_ancestral", "euler_cfg_pp", "heun", "heunpp2", "exp_heun_2_x0", "dpm_2", "dpm_2_ancestral", "lms",
@@ -38,7 +40,7 @@ SAMPLERS = (
     "er_sde", "seeds_2", "seeds_3", "sa_solver", "sa_solver_pece", "uni_pc", "uni_pc_bh2", *FREE,
 )  # fmt: skip
 
-# Which part of a schedule is executed: the whole, its later half, or a stretch as the advanced sampler node takes it.
+# The part of a schedule that is executed: all, the later half, or a range as in the advanced sampler node.
 RUNS = {
     "all": {"steps": 13},
     "image to image": {"steps": 10, "denoise": 0.5},

@@ -125,7 +125,9 @@ class TestWindow:
     )
     @pytest.mark.parametrize("unit", ["percent", "timestep"])
     def test_a_step_exactly_on_the_end_is_decided_by_four_decimals(self, sd15, end, is_on, unit):
-        """As in the original: the end's noise level is rounded, up or down. The steps before and after it are not in question."""
+        """As in the original: the end's noise level is rounded, up or down. The steps before and after it are
+        not in question.
+        """
         times = {"percent": (0.0, end), "timestep": (999.0, 999.0 * (1 - end))}[unit]
         settings = only_downsample(time_mode=unit, start_time=times[0], end_time=times[1])
         sampling = sd15.get_model_object("model_sampling")
@@ -252,7 +254,9 @@ class TestSizes:
 
 
 def side_of_the_rule(side, factor, increment):
-    """A side's target: rounded down to increments, at least one, never beyond the side in the direction of the factor."""
+    """A side's target: rounded down to increments, at least one,
+    never beyond the side in the direction of the factor.
+    """
     increments = 0
     while (increments + 1) * factor <= side / increment:
         increments += 1
@@ -362,7 +366,9 @@ class TestFade:
 
 
 class Features:
-    """The features around one rescaling of a model: what the patch or layer was given, and what came of it."""
+    """The features around one rescaling of a model: what the patch or layer was given,
+    and what came of it.
+    """
 
     def __init__(self, model, settings):
         self.before, self.after = {}, {}
@@ -406,7 +412,9 @@ MULTIPLIERS = (
 
 @pytest.fixture(scope="module")
 def biased():
-    """An SD 1.5 whose resampling convolutions have a bias, which tells a factor before them from one behind."""
+    """An SD 1.5 whose resampling convolutions have a bias,
+    which tells a factor before them from one behind.
+    """
     model = random_models.sd15(seed=3)
     unet = model.get_model_object("diffusion_model")
     for convolution in (unet.input_blocks[3][0].op, unet.output_blocks[8][-1].conv):

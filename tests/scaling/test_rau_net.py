@@ -21,7 +21,9 @@ SIZES_TO_64 = list(product(range(1, 65), range(1, 65)))
 
 
 def convolution_by_taps(features, weight, bias):
-    """Stride 4, padding 2, dilation 2: the nine taps lie two apart around every fourth place, zeros outside."""
+    """Stride 4, padding 2, dilation 2: the nine taps lie two apart around every fourth
+    place, zeros outside.
+    """
     batch, _, height, width = features.shape
     rows, columns = -(-height // 4), -(-width // 4)
     result = torch.zeros(batch, weight.shape[0], rows, columns, dtype=features.dtype)

@@ -1,4 +1,6 @@
-"""What the registry hands out: the tracked files that `.comfyignore` leaves in, through a server of their own."""
+"""What the registry hands out: the tracked files that `.comfyignore` leaves in,
+through a server of their own.
+"""
 
 from __future__ import annotations
 

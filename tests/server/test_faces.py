@@ -1,4 +1,6 @@
-"""Faces through the real server: a picture in, keypoints and numbered boxes out; a picture without a face is an error message."""
+"""Faces through the real server: a picture in, keypoints and numbered boxes out; a picture without a face is
+an error message.
+"""
 
 from __future__ import annotations
 

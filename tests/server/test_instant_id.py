@@ -93,9 +93,9 @@ def test_two_people_and_the_attention_apart_from_the_controlnet(server, faces):
         ("alice", {"instant_id": "cut.safetensors"}, "MegapixelInstantIDLoader",
          r"instantid_file: expected a complete file of weights, got cut\.safetensors, which is damaged or incomplete\. .*"),
         ("alice", {"checkpoint": "tiny_sd15.safetensors"}, "MegapixelInstantIDApply",
-         r"model: expected an SDXL model \(70 cross-attention layers .*, got SceneSD15 with 16 for tokens of 64\. .*"),
+         r"model: expected an SDXL model \(70 cross-attention layers .*, got SceneSD15 with 16 for tokens of 64 values\. .*"),
         ("alice", {"control_net": "tiny_sd15.safetensors"}, "MegapixelInstantIDApply",
-         r"control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 64 instead of 2048\. .*"),
+         r"control_net: expected InstantID's ControlNet for SDXL, got one that reads tokens of 64 instead of 2048 values\. .*"),
     ],
     ids=["no face", "truncated file", "SD1.5", "ControlNet of SD1.5"],
 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Parts and what they are joined to: every codec, real times, sound, colours, and an interruption that leaves no trace."""
+"""Parts and what they are joined to: every codec, real times, sound, colours,
+and an interruption that leaves no trace.
+"""
 
 from __future__ import annotations
 

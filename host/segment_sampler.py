@@ -125,7 +125,7 @@ class SegmentSampler:
         self._settings, self._canvas, self._progress, self._already = sampling, canvas, progress, already
         self._keep_finished = keep_finished
         self.texts: list[str] = []  # of segments that failed, to show at the node
-        self._joined: set[Piece] = set()  # that share a latent with others
+        self._joined: dict[Piece, Box] = {}  # that share a latent with others: each in what is decoded for it
         self._most = sys.maxsize  # segments that fit the memory together, once that is known
 
     def __call__(
@@ -138,7 +138,9 @@ class SegmentSampler:
         """
         pairs = enumerate(zip(pieces, cuts, strict=True))
         groups = self._groups(pieces)
-        self._joined = {piece for group in groups if len(group) > 1 for piece in group}
+        self._joined = {
+            piece: inside for group in groups if len(group) > 1 for piece, inside in self._insides(group)
+        }
         encoded = {piece: self._encode(number, piece, cut) for number, (piece, cut) in pairs}
         self._notice_of_own_sizes()
         sampled: list[tuple[_Encoded, Tensor]] = []
@@ -172,6 +174,13 @@ class SegmentSampler:
     def _groups(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
         """Return pieces in groups that are sampled in one latent."""
         return touching(pieces) if self._settings.joint else [[piece] for piece in pieces]
+
+    def _insides(self, group: Sequence[Piece]) -> Iterator[tuple[Piece, Box]]:
+        """Yield pieces of one latent, and where each lies in what is decoded for it, in latent pixels."""
+        yield from zip(group, self._tiles(group).insides, strict=True)
+
+    def _tiles(self, pieces: Sequence[Piece]) -> JointTiles:
+        return JointTiles.of(pieces, self._canvas.size, self._canvas.cell)
 
     def _runs(self, groups: Sequence[list[_Encoded]]) -> Iterator[Iterator[tuple[_Encoded, Tensor]]]:
         """Yield what samples some of the groups: those of one segment in batches, each other one jointly."""
@@ -307,7 +316,7 @@ class SegmentSampler:
         return half
 
     def _sample_whole(self, batches: Sequence[Sequence[_Encoded]]) -> list[tuple[_Encoded, Tensor]]:
-        """Return segments that overlap with their cuts of the latent that they share.
+        """Return segments that overlap with what is decoded for them: cuts of the latent that they share.
 
         They go through the model in these batches.
         """
@@ -315,7 +324,7 @@ class SegmentSampler:
         settings, seed = self._settings, self._settings.seed
         entries = [entry for batch in batches for entry in batch]
         pieces = [entry.piece for entry in entries]
-        tiles = JointTiles.of(pieces, self._canvas.size, self._canvas.cell)
+        tiles = self._tiles(pieces)
         fusion = Fusion(
             tiles.size, tiles.boxes, tiles.weights(pieces), seed if settings.shift_borders else None
         )
@@ -335,7 +344,7 @@ class SegmentSampler:
             seed,
         )
         sampled = sampled.to(comfy.model_management.intermediate_device(), intermediate_dtype())
-        return [(entry, cut(sampled, box)) for entry, box in zip(entries, tiles.boxes, strict=True)]
+        return [(entry, cut(sampled, box)) for entry, box in zip(entries, tiles.decoded, strict=True)]
 
     def _tile_batches(self, batches: Sequence[Sequence[_Encoded]]) -> Iterator[TileBatch]:
         first = 0
@@ -401,7 +410,9 @@ class SegmentSampler:
         refined = self._settings.vae.decode(latent)
         refined = refined.reshape(-1, *refined.shape[-3:])[0]  # videos have a time
         height, width = entry.pixels.shape[1:3]
-        refined = refined.to(cut.device, torch.float32)[:height, :width, :3]
+        inside = self._joined.get(entry.piece, Box(0, 0, 0, 0))
+        top, left = inside.top * self._canvas.cell, inside.left * self._canvas.cell
+        refined = refined[top : top + height, left : left + width, :3].to(cut.device, torch.float32)
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
             number = entry.piece.cut.segment.number
             text = f"SEGS: segment {number} contains NaN and was left unchanged. Try another precision."

@@ -59,6 +59,10 @@ class Box:
         """Return the box shifted."""
         return Box(self.top + down, self.left + right, self.bottom + down, self.right + right)
 
+    def grown(self, margin: int) -> Box:
+        """Return the box extended by a margin on all four sides."""
+        return Box(self.top - margin, self.left - margin, self.bottom + margin, self.right + margin)
+
     def within(self, other: Box) -> Box:
         """Return this box in the coordinates of `other`."""
         return self.moved(-other.top, -other.left)

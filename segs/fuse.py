@@ -4,7 +4,9 @@ In each evaluation of the model, every tile estimates the clean latent. The esti
 
     sum of w_i estimate_i / sum of w_j
 
-in each latent pixel, where w is the tile's paste weight: its mask with the feather. In a pixel of a single tile it is that tile's, bit for bit.
+in each latent pixel, where w is the tile's paste weight, its mask with the feather, times the distance to its nearest edge inside the whole: an
+estimate is worst at its tile's edge, and shares that change over all of an overlap leave no line. In a pixel of a single tile it is that
+tile's, bit for bit.
 
 With moving borders, every pixel of an overlap comes mostly from one tile, and the border between two tiles is at another position of their overlap
 in each step. SpotDiffusion (Frolov et al. 2024, arXiv 2407.15507) shifts the tiles themselves; here the tiles stay, because masks, hints
@@ -44,7 +46,7 @@ class Fusion:
         size: (H, W) of the whole.
         boxes: of the tiles in it, in latent pixels.
         weights: (h, w) of each, above 0.
-        seed: of moving borders; None for the weights alone.
+        seed: of moving borders; None for borders that stay.
     """
 
     size: Size
@@ -69,8 +71,9 @@ class Fusion:
 
     @cached_property
     def constant(self) -> list[Tensor]:
-        """The shares by the weights alone."""
-        return self._shared(self.weights)
+        """The shares where no border moves."""
+        pairs = zip(self.weights, self._depths, strict=True)
+        return self._shared([weight * depth for weight, depth in pairs])
 
     @cached_property
     def _depths(self) -> list[Tensor]:

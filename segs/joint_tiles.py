@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
@@ -15,10 +15,14 @@ from .crop import Crop
 from .fuse import cut, tile_weight
 from .refine import Piece
 
+CONTEXT = 4  # latent pixels; there a decoder's error has fallen to a tenth of that at the edge
+
 
 @dataclass(frozen=True, eq=False)
 class JointTiles:
     """Pieces of one frame, in latent pixels.
+
+    A piece is decoded with `CONTEXT` of the latent around it: a decoder draws what lies at the edge of its latent worse.
 
     Attributes:
         place: the latent that they share, in the latent of the image.
@@ -47,6 +51,16 @@ class JointTiles:
     def size(self) -> Size:
         """Of the latent that they share."""
         return self.place.size
+
+    @cached_property
+    def decoded(self) -> list[Box]:
+        """What is decoded for each piece, in the latent that they share."""
+        return [box.grown(CONTEXT).clamped(self.size) for box in self.boxes]
+
+    @property
+    def insides(self) -> list[Box]:
+        """Each piece in what is decoded for it."""
+        return [box.within(around) for box, around in zip(self.boxes, self.decoded, strict=True)]
 
     def weights(self, pieces: Sequence[Piece]) -> list[Tensor]:
         """Return how much each piece's estimate counts in each latent pixel (h, w)."""

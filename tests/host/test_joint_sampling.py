@@ -101,7 +101,9 @@ def literal(model, latent, noise, sigmas, texts, boxes, weights, cfg):
             estimate = without + cfg * (given - without)
             for row in range(box.top, box.bottom):
                 for column in range(box.left, box.right):
-                    share = float(weight[row - box.top, column - box.left])
+                    to_edge = column - box.left if box.left > 0 else box.right - 1 - column
+                    distance = (to_edge + 0.5) / max(box.size)  # from the edge that the other tile covers
+                    share = distance * float(weight[row - box.top, column - box.left])
                     total[..., row, column] += share * estimate[..., row - box.top, column - box.left]
                     count[row, column] += share
         estimate = total / count

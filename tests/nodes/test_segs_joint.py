@@ -13,8 +13,10 @@ from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale
 from megapixel.segs.segment import SEG, FrameSEG
 from megapixel.segs.texts import SegmentTexts
 
+from devhost.environment import ROOT
 from devhost.tiny import random_models
 from devhost.tiny.random_models import conditioning, controlnet
+from devhost.tiny.vae import load_vae
 
 SIZE = (64, 96)
 TILES = [(0, 0, 56, 64), (40, 0, 96, 64)]  # x1, y1, x2, y2: two tiles that overlap by 16
@@ -57,7 +59,7 @@ def texts(sd15):
 def run(sd15, vae, texts, image):
     """A function that runs the node as the host does and returns its output."""
 
-    def run(segs=None, image=image, model=sd15, positive=texts[0], overlaps="joint", **settings):
+    def run(segs=None, image=image, model=sd15, vae=vae, positive=texts[0], overlaps="joint", **settings):
         with torch.inference_mode():
             return MegapixelSEGSUpscale.execute(
                 image,
@@ -115,6 +117,37 @@ def test_tiles_that_overlap_agree_in_their_overlap(shift, upscale, image):
         alone = upscale(segs_of([box]), feather=0, overlaps="independent")
         assert not torch.equal(part(joint, box), part(alone, box))
     assert (joint - image).abs().mean() > 0.05
+
+
+class Remembering:
+    """A VAE that remembers what it decoded."""
+
+    def __init__(self, vae):
+        self._vae, self.latents = vae, []
+
+    def __getattr__(self, name):
+        return getattr(self._vae, name)
+
+    def decode(self, latent):
+        self.latents.append(latent)
+        return self._vae.decode(latent)
+
+
+@pytest.mark.parametrize("boxes", [TILES, [(0, 0, 96, 40), (0, 24, 96, 64)]], ids=["beside", "above"])
+def test_a_tile_is_decoded_as_in_the_whole_latent(boxes, run):
+    vae = Remembering(load_vae(ROOT / "assets" / "tiny" / "vae.safetensors"))
+    flat = torch.linspace(0.3, 0.7, SIZE[1]).expand(1, *SIZE)[..., None].repeat(1, 1, 1, 3)
+    result = run(segs_of(boxes), image=flat, vae=vae, feather=0).args[0]
+    first, second = vae.latents
+    axis = 1 if boxes[1][0] else 0
+    length = SIZE[axis] // 8
+    beginning = length - second.shape[axis - 2]  # of what is decoded for the second tile
+    assert beginning < boxes[1][1 - axis] // 8
+    whole = torch.cat([first.narrow(axis - 2, 0, beginning), second], axis - 2)
+    with torch.inference_mode():
+        expected = vae.decode(whole)[..., :3]
+    assert expected.std() > 0.05
+    torch.testing.assert_close(result, expected, rtol=0, atol=0.02)
 
 
 def test_the_result_does_not_depend_on_the_batches(upscale):

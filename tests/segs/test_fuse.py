@@ -24,6 +24,17 @@ def fusion(draw):
     return lambda seed=None: Fusion(SIZE, BOXES, weights, seed)
 
 
+def distance(box, row, column):
+    """Return how far a pixel of a tile lies from its nearest edge that is not the whole's, divided by the tile's longer side."""
+    longer = max(box.size)
+    to_edges = [row - box.top, box.bottom - 1 - row, column - box.left, box.right - 1 - column]
+    inner = [box.top > 0, box.bottom < SIZE[0], box.left > 0, box.right < SIZE[1]]
+    return (
+        min([longer] + [far + 0.5 for far, is_inner in zip(to_edges, inner, strict=True) if is_inner])
+        / longer
+    )
+
+
 @pytest.mark.parametrize("seed", [None, 7], ids=["weights", "moving borders"])
 def test_each_pixel_is_the_weighted_mean_of_its_tiles(seed, fusion, draw):
     fused = fusion(seed)
@@ -35,7 +46,7 @@ def test_each_pixel_is_the_weighted_mean_of_its_tiles(seed, fusion, draw):
             (
                 tile[..., row - box.top, column - box.left],
                 share[row - box.top, column - box.left],
-                weight[row - box.top, column - box.left],
+                weight[row - box.top, column - box.left] * distance(box, row, column),
             )
             for tile, share, weight, box in zip(tiles, shares, fused.weights, BOXES, strict=True)
             if box.top <= row < box.bottom and box.left <= column < box.right
@@ -74,6 +85,16 @@ def test_a_weight_is_the_mean_over_a_latent_pixel_and_never_0(draw):
     made = tile_weight(weight, (2, 3))
     assert made[0, 0] == FLOOR
     assert float(made[1, 2]) == pytest.approx(float(weight[8:, 16:].mean()), abs=1e-6)
+
+
+def test_shares_change_slowly_over_all_of_an_overlap():
+    boxes = [Box(0, 0, 8, 40), Box(0, 20, 8, 60)]
+    fused = Fusion((8, 60), boxes, [torch.ones(8, 40, dtype=torch.float64)] * 2)
+    second = fused.shares(1.0)[1][4, :20]
+    assert second[0] < 0.03
+    assert second[-1] > 0.97
+    assert second.diff().min() > 0
+    assert second.diff().max() < 1.2 / 20
 
 
 def border(fusion, sigma):

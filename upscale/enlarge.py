@@ -206,7 +206,7 @@ class _Waiting:
             height, width = tiles[0].shape
             expected = f"memory for a tile of {width}x{height} pixels"
             hint = "Close other programs, or use a smaller model."
-            raise bad_input("upscale_model", expected, "none", hint, OutOfMemory)
+            raise bad_input("upscale_model", expected, "too little", hint, OutOfMemory)
         free = fitting_pixels(self._stage.memory_estimate, self._recover()) if self._recover else pixels
         with self._change:
             self._doubt = self._doubt or doubt

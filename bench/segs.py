@@ -1,10 +1,12 @@
 """What Upscale SEGS costs beside its models: cutting, masks, conditioning, pasting, previews.
 
-The whole node runs on an image with 50 elliptic segments, with a VAE and a sampler that cost nothing: they give back what they were
-given. CPU milliseconds a segment: those of the node with segments less those without, by their number. Interleaved, one process.
+The whole node runs on an image with 50 elliptic segments, with a VAE and a sampler that cost nothing: they
+give back what they were given. CPU milliseconds a segment: those of the node with segments less those
+without, by their number. Interleaved, one process.
 
-Expected: at most 7 ms a segment of 512 px, on any canvas. The Impact Pack's node takes 70 ms with its defaults and 421 ms with feather 50
-on 4096x4096 (measured with its sampler and VAE taken out in the same way; segments of 1024 px: 262 ms).
+Expected: at most 7 ms a segment of 512 px, on any canvas. The Impact Pack's node takes 70 ms with its
+defaults and 421 ms with feather 50 on 4096x4096 (measured with its sampler and VAE taken out in the same way;
+segments of 1024 px: 262 ms).
 """
 
 from __future__ import annotations

@@ -2,14 +2,18 @@
 
     python3 dev.py bench segs_seams --model FILE --vae FILE PICTURE [PICTURE ...] [--packs FOLDER]
 
-Model and VAE are those of `devhost/training`: SD 1.5's blocks with the prompts in `class_tokens`, and a TAESD. A PICTURE is a file, or the name of
-a photograph that scikit-image brings along. FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no row.
+Model and VAE are those of `devhost/training`: SD 1.5's blocks with the prompts in `class_tokens`, and a
+TAESD. A PICTURE is a file, or the name of a photograph that scikit-image brings along. FOLDER holds other
+packs as ComfyUI's `custom_nodes` does; those that are not there have no row.
 
-Every picture is enlarged twice by lanczos; its tiles are sampled again, without a prompt. Two figures for each result:
+Every picture is enlarged twice by lanczos; its tiles are sampled again, without a prompt. Two figures for
+each result:
 
-    border jump   how far the edges of tiles stand out from the columns and rows beside them (1 to 3 pixels away), divided by how far the other
-                  columns and rows of the VAE's grid do, which shows a little in all of its pictures. 1 is no seam.
-    drift         the root mean square of what the means of squares of 32 pixels changed by: colours and brightness that moved, of [0, 1]
+    border jump   how far the edges of tiles stand out from the columns and rows beside them (1 to 3 pixels
+    away), divided by how far the other columns and rows of the VAE's grid do, which shows a little in all of
+    its pictures. 1 is no seam.
+    drift         the root mean square of what the means of squares of 32 pixels changed by: colours and
+        brightness that moved, of [0, 1]
 """
 
 from __future__ import annotations
@@ -211,7 +215,9 @@ def load_packs(folder: Path | None) -> set[str]:
 
 
 def read_image(name: str) -> Tensor:
-    """Return a file, or a photograph by its name, as IMAGE (1, H, W, 3) that tiles fit: half as large where it is a photograph."""
+    """Return a file, or a photograph by its name, as IMAGE (1, H, W, 3) that tiles fit:
+    half as large where it is a photograph.
+    """
     picture = read_picture(Path(name)) if Path(name).is_file() else reduce_by(photograph(name), 2)
     height, width = (side // 8 * 8 for side in picture.shape[-2:])
     return picture[..., :height, :width].movedim(1, -1).contiguous()

@@ -1,13 +1,15 @@
-"""What tiled upscaling costs beside the untiled network and beside ComfyUI's own node, over real architectures.
+"""What tiled upscaling costs beside the untiled network and beside ComfyUI's own node,
+over real architectures.
 
-CPU seconds of whole node calls, one process, interleaved, random weights. The bound is the network on the whole image
-in one piece, in float32, without a node around it. Models are measured before (as in every run but a user's first).
+CPU seconds of whole node calls, one process, interleaved, random weights. The bound is the network on the
+whole image in one piece, in float32, without a node around it. Models are measured before (as in every run
+but a user's first).
 
 * exact: `precision: float32`. The tiles' margins come on top of the bound; smaller tensors take away from it.
 * fast: `precision: auto`, what a user gets. bfloat16 is what it may choose where a probe allows it.
 
-Expected: exact within 1.03 of the bound or below it, because tensors above 32 MiB come from fresh pages on every
-call; fast at least 1.3 times as fast as the host's node on convolutional networks.
+Expected: exact within 1.03 of the bound or below it, because tensors above 32 MiB come from fresh pages on
+every call; fast at least 1.3 times as fast as the host's node on convolutional networks.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""How far a tiled result lies from the untiled one, for every architecture, beside ComfyUI's own way of tiling.
+"""How far a tiled result lies from the untiled one, for every architecture,
+beside ComfyUI's own way of tiling.
 
-Random weights in float32, results inside (0, 1), odd sizes. *Exact* networks are given tiles with the measured margin;
-*blended* ones look at the whole image, and neighbours are mixed.
+Random weights in float32, results inside (0, 1), odd sizes. *Exact* networks are given tiles with the
+measured margin; *blended* ones look at the whole image, and neighbours are mixed.
 
-Expected: at most 1e-6 for every exact one, which is float32's own noise; the host's feathered overlap of 32 pixels
-lies thousands of times farther off.
+Expected: at most 1e-6 for every exact one, which is float32's own noise; the host's feathered overlap of 32
+pixels lies thousands of times farther off.
 """
 
 from __future__ import annotations

@@ -1,15 +1,17 @@
 """How near tiled upscaling comes to what the device can do: the network alone, and nothing around it.
 
-    python3 dev.py bench upscale_gpu --write        # on a GPU: all cases, and the table in bench/results/upscale_gpu.md
+    python3 dev.py bench upscale_gpu --write        # on a GPU: all cases, and the table in
+    bench/results/upscale_gpu.md
     python3 dev.py bench upscale_gpu --small        # on a CPU, in minutes: the same code on small images
 
-*bound*: the network alone in half precision and channels_last on images that lie on the device, the better of eager and
-torch.compile. *share*: the bound's seconds divided by those of the whole node, from the image in main memory to the result
-there, at `precision: auto`. *core*: seconds of ComfyUI's own node divided by the node's. Wall-clock seconds, one process,
-interleaved, random weights, models measured before (as in every run but a user's first).
+*bound*: the network alone in half precision and channels_last on images that lie on the device, the better of
+eager and torch.compile. *share*: the bound's seconds divided by those of the whole node, from the image in
+main memory to the result there, at `precision: auto`. *core*: seconds of ComfyUI's own node divided by the
+node's. Wall-clock seconds, one process, interleaved, random weights, models measured before (as in every run
+but a user's first).
 
-*launches* and *copies* count what the node asks torch to do, and what the network alone does: operations that compute,
-and those that only move or convert numbers. They are the same on every device.
+*launches* and *copies* count what the node asks torch to do, and what the network alone does: operations that
+compute, and those that only move or convert numbers. They are the same on every device.
 
 Expected on a GPU: a share of at least 0.85 for ESRGAN and 0.6 for the others; never slower than core.
 """

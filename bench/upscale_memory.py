@@ -1,7 +1,8 @@
 """How much main memory tiled upscaling takes beyond its result, beside ComfyUI's own node.
 
-Each case runs in a fresh process: growth of the peak resident memory over what the process held before, once the model
-was measured and one small image went through. "Beyond the result" is that growth without the result itself.
+Each case runs in a fresh process: growth of the peak resident memory over what the process held before, once
+the model was measured and one small image went through. "Beyond the result" is that growth without the result
+itself.
 
 Expected: at the host's tile size no more than the host's node; with many frames the same as with one.
 """

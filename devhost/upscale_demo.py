@@ -1,4 +1,5 @@
-"""The demo of tiled upscaling: photographs that the model never saw, reduced, and enlarged again in a real ComfyUI.
+"""The demo of tiled upscaling: photographs that the model never saw, reduced,
+and enlarged again in a real ComfyUI.
 
 Each goes through the shipped workflow and is compared with the photograph itself, beside bicubic.
 """
@@ -80,14 +81,17 @@ def upscale_prompt(image: str = "example.png", **settings: Any) -> Prompt:
 def upscale_photographs(
     server: Server, object_info: Mapping[str, Any], output: Path, names: Sequence[str] = HELD_OUT
 ) -> list[Enlarged]:
-    """Enlarge photographs and put them into `output`, as the server saved them, with a sheet that compares them."""
+    """Enlarge photographs and put them into `output`, as the server saved them,
+    with a sheet that compares them.
+    """
     results = [_enlarge(server, object_info, output, name) for name in names]
     draw_comparison(results).save(output / "upscaled.png")
     return results
 
 
 def draw_comparison(results: Sequence[Enlarged]) -> Image.Image:
-    """Return a detail of each: by bicubic, by the workflow, and as photographed, with the PSNR of the whole image.
+    """Return a detail of each: by bicubic, by the workflow, and as photographed,
+    with the PSNR of the whole image.
 
     The images of the help page and of the example workflow are this, as JPEG.
     """

@@ -76,7 +76,9 @@ def crop_fields(field: Tensor, crops: Sequence[Crop], canvas: Canvas, cell: int 
 
 
 def crop_hints(hint: Tensor, crops: Sequence[Crop], canvas: Canvas) -> Tensor:
-    """Return a hint (B, C, H, W) for each crop; of one with another shape the middle is used, as in the host."""
+    """Return a hint (B, C, H, W) for each crop; of one with another shape the middle is
+    used, as in the host.
+    """
     return crop_fields(fit_aspect(hint, canvas.size), crops, canvas)
 
 

@@ -117,7 +117,9 @@ class _Cropper:
         return cut
 
     def _rows(self, text: Any) -> Any:
-        """Return the rows of a text (B, …) for these frames; a single row is used for all, `PerCrop` has one for each crop."""
+        """Return the rows of a text (B, …) for these frames; a single row is used for all,
+        `PerCrop` has one for each crop.
+        """
         if isinstance(text, PerCrop):
             return torch.cat(text)
         if not isinstance(text, Tensor) or len(text) < 2:
@@ -157,7 +159,10 @@ class _Cropper:
 
 
 def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[AnyArea | None, bool]:
-    """Return an area in a crop's latent pixels, None if it is the whole crop; and whether there is any. A time stays."""
+    """Return an area in a crop's latent pixels, None if it is the whole crop; and whether there is any.
+
+    A time stays.
+    """
     if area is None:
         return area, True
     shares = area[0] == "percentage"
@@ -178,7 +183,9 @@ def _crop_area(area: Any, box: Box, canvas: Canvas) -> tuple[AnyArea | None, boo
 
 
 def _with_time(numbers: Sequence[Any], cut: Area, box: Box, cell: int, shares: bool) -> AnyArea:
-    """Return an area of a video with the times of `numbers`, and the space of `cut`; as shares of the crop if it had shares."""
+    """Return an area of a video with the times of `numbers`, and the space of `cut`;
+    as shares of the crop if it had shares.
+    """
     sides = [side // cell for side in box.size] if shares else [1, 1]
     height, width, top, left = (number / side for number, side in zip(cut, sides * 2, strict=True))
     if shares:

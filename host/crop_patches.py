@@ -28,7 +28,9 @@ _ASPECT_TOLERANCE = 0.02  # relative; of masks and images that lie over the imag
 
 @dataclass(frozen=True)
 class _Cutting:
-    """Crops patches for crops in one batch; an object shared by several hooks is cropped once and stays shared."""
+    """Crops patches for crops in one batch; an object shared by several hooks is
+    cropped once and stays shared.
+    """
 
     crops: Sequence[Crop]
     canvas: Canvas
@@ -195,9 +197,11 @@ def crop_patches(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Any:
 
 
 def patch_cutter(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Callable[[Any], Any]:
-    """Return a function that crops the patches in this model's options, for a run in which the options change from step to step.
+    """Return a function that crops the patches in this model's options,
+    for a run in which the options change from step to step.
 
-    Each patch is cropped once, however often it appears. If no patch covers the image, options are returned unchanged.
+    Each patch is cropped once, however often it appears. If no patch covers the image, options are returned
+    unchanged.
     """
     if not any(name_of(patch) in CUTTERS for patch in patches_in(model)):
         return lambda options: options
@@ -206,7 +210,9 @@ def patch_cutter(model: Any, crops: Sequence[Crop], canvas: Canvas) -> Callable[
 
 
 def crop_cfg_functions(model: Any, crop: Crop, canvas: Canvas) -> Any:
-    """Return a clone as `crop_patches` does, but crop only functions that change the finished estimate, not patches inside the network."""
+    """Return a clone as `crop_patches` does, but crop only functions that change the finished estimate,
+    not patches inside the network.
+    """
     inside = {"transformer_options", "model_function_wrapper"}
     outside = {name: value for name, value in model.model_options.items() if name not in inside}
     if not any(name_of(patch) in CUTTERS for patch in _leaves(outside)):

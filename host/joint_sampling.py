@@ -1,8 +1,12 @@
-"""Joint sampling of tiles: one latent for all of them, so that they advance step by step and agree in their overlaps.
+"""Joint sampling of tiles: one latent for all of them,
+so that they advance step by step and agree in their overlaps.
 
-The host's sampler sees one latent and one model. Inside, where the host evaluates the conditionings of a step, each batch of tiles is
-cropped from the latent and evaluated with its own conditionings and patches. The estimates are fused (segs/fuse.py), separately for each
-conditioning: guidance, functions after it and samplers that read both estimates work on the whole latent, as without tiles.
+The host's sampler sees one latent and one model. Inside, where the host evaluates the conditionings of a
+step, each batch of tiles is
+cropped from the latent and evaluated with its own conditionings and patches. The estimates are fused
+(segs/fuse.py), separately for each
+conditioning: guidance, functions after it and samplers that read both estimates work on the whole latent, as
+without tiles.
 """
 
 from __future__ import annotations
@@ -153,7 +157,9 @@ class JointGuider(TiledGuider):
     def _evaluate(
         self, executor: Any, model: Any, conds: Sequence[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
     ) -> list[Tensor]:  # fmt: skip
-        """Return the estimates of the whole (1, C, …, H, W), one for each conditioning (the host's CALC_COND_BATCH)."""
+        """Return the estimates of the whole (1, C, …, H, W),
+        one for each conditioning (the host's CALC_COND_BATCH).
+        """
         names = [self._name_of(cond) for cond in conds]
         if "" in names:
             log_once(

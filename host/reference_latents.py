@@ -1,4 +1,5 @@
-"""Reference latents: images that an edit model sees in addition to the sampled one (Kontext, Flux.2, Qwen-Image-Edit).
+"""Reference latents: images that an edit model sees in addition to the sampled one
+(Kontext, Flux.2, Qwen-Image-Edit).
 
 A reference that is the image itself is cropped with the segment, like a hint. One of another image, a person
 or a style, stays whole.
@@ -34,7 +35,9 @@ def crop_references(references: Any, crops: Sequence[Crop], canvas: Canvas, choi
 
 
 def is_cut(reference: Any, canvas: Canvas, choice: str) -> bool:
-    """Return whether a reference is cropped: `auto` crops those with the size of the image, now or before upscaling."""
+    """Return whether a reference is cropped: `auto` crops those with the size of the image,
+    now or before upscaling.
+    """
     if not isinstance(reference, Tensor) or reference.dim() < 4 or choice == WHOLE:
         return False
     if choice == CUT:

@@ -16,7 +16,8 @@ from ..segs.refine import Piece
 
 
 def placed_control(control: Any, piece: Piece) -> Any:
-    """Return a wrapper, and those before it, whose `control_image` (B, h, w, C) covers the crop instead of the region.
+    """Return a wrapper, and those before it, whose `control_image` (B, h, w, C) covers
+    the crop instead of the region.
 
     Outside the region the edges of the hint are repeated. Anything that is not a hint over the region, such
     as the reference image of an IPAdapter, stays.

@@ -19,7 +19,9 @@ HIGHEST_SEED = 2**64 - 2  # the host adds 1 to it
 
 
 def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
-    """Return the noise that the host would start each latent (1, C, …) from, as a batch; no global generator is used."""
+    """Return the noise that the host would start each latent (1, C, …) from, as a batch;
+    no global generator is used.
+    """
     drawn = [
         torch.randn(latent.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
         for latent, seed in zip(latents, seeds, strict=True)
@@ -28,7 +30,10 @@ def start_noise(latents: Sequence[Tensor], seeds: Sequence[int]) -> Tensor:
 
 
 def can_batch(sampler_name: str) -> bool:
-    """Return whether a sampler gives each entry of a batch the same result as alone. Samplers of other packs count as no."""
+    """Return whether a sampler gives each entry of a batch the same result as alone.
+
+    Samplers of other packs count as no.
+    """
     function = sampler_function(sampler_name)
     return getattr(function, "__module__", "").startswith("comfy.") and sampler_name not in _ALONE
 
@@ -36,7 +41,9 @@ def can_batch(sampler_name: str) -> bool:
 def segment_sampler(
     sampler_name: str, seeds: Sequence[int], sigmas: Tensor, shape: Sequence[int], device: torch.device
 ) -> Any:
-    """Return the host's sampler, drawing the noise of every entry of a batch of that shape from its own seed."""
+    """Return the host's sampler, drawing the noise of every entry of a batch of that
+    shape from its own seed.
+    """
     sampler = comfy.samplers.sampler_object(sampler_name)
     function = sampler_function(sampler_name)
     if function is None or not takes_noise_sampler(function):

@@ -1,4 +1,6 @@
-"""The progress bar and the preview while segments are refined: the image, in which each segment appears at its position."""
+"""The progress bar and the preview while segments are refined: the image,
+in which each segment appears at its position.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ AROUND = 2  # steps that encoding and decoding a segment count for
 
 
 class SegmentProgress:
-    """The progress bar and the preview while pieces of `frames` (F, H, W, C) are refined in `steps` steps each."""
+    """The progress bar and the preview while pieces of `frames` (F, H, W, C) are
+    refined in `steps` steps each.
+    """
 
     def __init__(self, frames: Tensor, pieces: Sequence[Piece], steps: int, model: Any) -> None:
         wanted = [piece for piece in pieces if piece.cut.segment.wanted]

@@ -1,7 +1,8 @@
 """A text for each segment, instead of the general prompt.
 
-A caption replaces the text of all entries of `positive` that have no place. Their options stay: ControlNet hints, reference latents,
-guidance, ranges of steps. Entries with a mask or an area, regional prompts, stay as they are.
+A caption replaces the text of all entries of `positive` that have no place. Their options stay: ControlNet
+hints, reference latents, guidance, ranges of steps. Entries with a mask or an area, regional prompts, stay as
+they are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ PLACES = frozenset({"area", "mask"})
 def encode_captions(
     clip: Any, captions: Sequence[str], labels: Sequence[str], segments: int | None
 ) -> SegmentTexts:
-    """Return captions as texts of segments in their order, or of labels where there are some; empty ones are None.
+    """Return captions as texts of segments in their order, or of labels where there are some;
+    empty ones are None.
 
     Equal captions are encoded once. `segments` is how many there are, where that is known.
 
@@ -74,7 +76,8 @@ def batch_key(text: Conditioning | None) -> Hashable:
 
 
 def with_texts(general: Conditioning, texts: Sequence[Conditioning | None]) -> Conditioning:
-    """Return the general prompt with the texts of segments that are sampled together; they have one `batch_key`.
+    """Return the general prompt with the texts of segments that are sampled together;
+    they have one `batch_key`.
 
     Where every entry of the general prompt has a place, the texts are added to them.
     """

@@ -60,7 +60,8 @@ class Pasting:
 def upscale_segments(
     image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
 ) -> tuple[Tensor, list[str]]:
-    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and pasted; and a text for each failure.
+    """Return IMAGE (F, H, W, C) enlarged, with each segment sampled again and pasted;
+    and a text for each failure.
 
     Raises:
         ValueError, MemoryError: when an input is wrong, or memory is missing.
@@ -77,7 +78,9 @@ def upscale_segments(
 
 
 def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling) -> list[str]:
-    """Return a text for each reference latent, for each unsupported patch on the model, and for settings that need joint sampling."""
+    """Return a text for each reference latent, for each unsupported patch on the model,
+    and for settings that need joint sampling.
+    """
     canvas = canvas_of(image, enlargement, sampling)
     texts = sampling.positive, sampling.negative
     return [
@@ -90,7 +93,9 @@ def spatial_notices(image: Tensor, enlargement: Enlargement, sampling: Sampling)
 def size_notices(
     image: Tensor, segs: Any, enlargement: Enlargement, sampling: Sampling, pasting: Pasting
 ) -> list[str]:
-    """Return a text for each node before this one in which a size was entered that differs from the sampled one."""
+    """Return a text for each node before this one in which a size was entered that
+    differs from the sampled one.
+    """
 
     def sizes() -> Iterator[Size]:
         canvas = canvas_of(image, enlargement, sampling)

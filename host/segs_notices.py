@@ -13,7 +13,8 @@ CHECK = "Check them with Preview SEGS."
 
 
 def segs_notices(image: Tensor, segs: Any) -> list[str]:
-    """Return a text for each reason why segments of `segs` are not refined in IMAGE (F, H, W, C), or are stretched.
+    """Return a text for each reason why segments of `segs` are not refined in IMAGE (F,
+    H, W, C), or are stretched.
 
     Raises:
         ValueError: when `segs` has no single meaning.

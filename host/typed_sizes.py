@@ -1,7 +1,8 @@
 """Nodes before this one that compute noise levels or positions from an image size that was entered by hand.
 
-Segments are sampled at the size of their crops. ComfyUI itself never uses the sampled size: a model's shift is one number, and the nodes that
-compute it from a size (ModelSamplingFlux, Flux2Scheduler) have inputs for the size.
+Segments are sampled at the size of their crops. ComfyUI itself never uses the sampled size: a model's shift
+is one number, and the nodes that compute it from a size (ModelSamplingFlux, Flux2Scheduler) have inputs for
+the size.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def _notice(prompt: Nodes, name: str, sampled: list[Size]) -> str:
 
 
 def chooses_by_size(outputs: Iterable[str], inputs: Iterable[str]) -> bool:
-    """Return whether a node with these types of outputs and names of inputs computes a model or noise levels from an image size.
+    """Return whether a node with these types of outputs and names of inputs computes a
+    model or noise levels from an image size.
 
     A node that also outputs a latent prepares a video: its size is that of the whole image, not of a crop.
     """
@@ -83,7 +85,9 @@ def _sources(prompt: Nodes, node: str | None, name: str) -> list[tuple[str, int]
 
 
 def _number(prompt: Nodes, value: Any) -> int | None:
-    """Return a number that was typed, here or in a node that holds one; None where it comes from elsewhere."""
+    """Return a number that was typed, here or in a node that holds one;
+    None where it comes from elsewhere.
+    """
     if _is_link(value):
         value = prompt.get(value[0], {}).get("inputs", {}).get("value")
     return value if isinstance(value, int) and value > 0 else None

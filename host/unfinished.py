@@ -44,7 +44,9 @@ class _Same:
 
 @dataclass(eq=False)
 class SampledSegments:
-    """The latents (1, C, …) of one node's run by segment; empty if the earlier run was complete or had other inputs."""
+    """The latents (1, C, …) of one node's run by segment;
+    empty if the earlier run was complete or had other inputs.
+    """
 
     inputs: Any = None
     node: str | None = None

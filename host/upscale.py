@@ -113,7 +113,9 @@ def check_model(model: Any) -> None:
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
-    """Return (height, width) of the result; an exact side overrides `scale_by`, and the other side follows it."""
+    """Return (height, width) of the result; an exact side overrides `scale_by`,
+    and the other side follows it.
+    """
     factor = scale_by or float(model_scale)
     if width or height:
         factor = width / size[1] if width else height / size[0]
@@ -148,7 +150,9 @@ def pictures_of(image: Tensor) -> Tensor:
 
 
 def without_nan(pictures: Tensor) -> Tensor:
-    """Return the images with black for NaN and the range's ends for infinities: one pixel must not stop a video."""
+    """Return the images with black for NaN and the range's ends for infinities:
+    one pixel must not stop a video.
+    """
     if bool(pictures.sum(dtype=torch.float32).isfinite()):
         return pictures
     wrong = int((~pictures.isfinite()).sum())
@@ -177,7 +181,8 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
 
 @dataclass
 class _Ready:
-    """A network that stays ready for the next run while its model exists, and the settings that it was made for.
+    """A network that stays ready for the next run while its model exists,
+    and the settings that it was made for.
 
     Attributes:
         blended: whether its last run had to blend tiles for lack of memory.
@@ -255,7 +260,9 @@ def fallbacks(model: Descriptor) -> list[str]:
 
 
 def _note_blended(model: Descriptor, options: Options) -> None:
-    """Record that there was too little memory for an image in one piece; with more memory the next run gives another image."""
+    """Record that there was too little memory for an image in one piece;
+    with more memory the next run gives another image.
+    """
     if not options.tile:
         _networks[model].blended = True
         log_once(BLENDED, level=WARNING)

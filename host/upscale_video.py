@@ -1,4 +1,6 @@
-"""Upscaling a video with a model: reading, computing and writing in parallel, in parts that can be resumed."""
+"""Upscaling a video with a model: reading, computing and writing in parallel,
+in parts that can be resumed.
+"""
 
 from __future__ import annotations
 

@@ -233,7 +233,9 @@ class MegapixelSEGSMerge(io.ComfyNode):
 
 
 def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
-    """Merge results without descriptions, of workers without Send SEGS Result: changes are guessed from the values."""
+    """Merge results without descriptions, of workers without Send SEGS Result:
+    changes are guessed from the values.
+    """
     if image is None:
         hint = "Put Send SEGS Result before the collector on every worker, or connect image."
         raise bad_input("results", "frames of Send SEGS Result, because image is not connected", "none", hint)

@@ -1,7 +1,7 @@
 """Blurring a mask: the feather of a segment, with the usual kernel.
 
-A Gaussian of radius r has 2r + 1 weights and a standard deviation of 0.3 (r - 1) + 0.8, as in OpenCV and torchvision. It is separable: one
-axis at a time, as products with a narrow band of weights, in blocks.
+A Gaussian of radius r has 2r + 1 weights and a standard deviation of 0.3 (r - 1) + 0.8, as in OpenCV and
+torchvision. It is separable: one axis at a time, as products with a narrow band of weights, in blocks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ _BLOCK = 32  # outputs to a product: the matrix is a narrow band, and its zeros 
 
 
 def blur_mask(mask: Tensor, radius: int) -> Tensor:
-    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0. A constant mask stays constant."""
+    """Return (h, w) blurred, with its edges repeated outwards; the mask itself at radius 0.
+
+    A constant mask stays constant.
+    """
     if radius < 1:
         return mask
     rows, columns = torch.empty_like(mask), torch.empty_like(mask)
@@ -36,7 +39,9 @@ def gaussian_weights(radius: int) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _bands(length: int, radius: int) -> list[tuple[int, int, int, int, Tensor]]:
-    """Return, block by block, which outputs (start, stop) follow from which inputs (low, high), and their weights."""
+    """Return, block by block, which outputs (start, stop) follow from which inputs
+    (low, high), and their weights.
+    """
     weights = gaussian_weights(radius)
     bands: list[tuple[int, int, int, int, Tensor]] = []
     for start in range(0, length, _BLOCK):

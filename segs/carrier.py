@@ -1,8 +1,9 @@
-"""Bytes stored in images, so that they survive every image transport: 8-bit PNGs, truncated or rounded, and floats.
+"""Bytes stored in images, so that they survive every image transport: 8-bit PNGs,
+truncated or rounded, and floats.
 
-A byte b is the brightness (b + 1/4) / 255 of one channel: truncation and rounding both give b. Each frame has a header with its position in
-the row and a checksum, so an incomplete row is noticed. One value after the header is at 3/4 of a level: its received
-value shows what the transport does to the other images.
+A byte b is the brightness (b + 1/4) / 255 of one channel: truncation and rounding both give b. Each frame has
+a header with its position in the row and a checksum, so an incomplete row is noticed. One value after the
+header is at 3/4 of a level: its received value shows what the transport does to the other images.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class _Part:
 
 
 def carry_bytes(data: bytes, like: Tensor) -> Tensor:
-    """Return IMAGE frames (N, H, W, C) of the size and channels of `like` (F, H, W, C) that contain `data`; alpha is 1.
+    """Return IMAGE frames (N, H, W, C) of the size and channels of `like` (F, H, W, C)
+    that contain `data`; alpha is 1.
 
     Raises:
         ValueError: when an image is too small for a header.
@@ -77,7 +79,9 @@ def carry_bytes(data: bytes, like: Tensor) -> Tensor:
 
 
 def read_deliveries(batch: Tensor) -> Iterator[Delivery]:
-    """Yield the data that `carry_bytes` put into a batch (N, H, W, C), each with the images before it; incomplete rows are skipped."""
+    """Yield the data that `carry_bytes` put into a batch (N, H, W, C), each with the images before it;
+    incomplete rows are skipped.
+    """
     pictures: list[int] = []
     parts: dict[int, _Part] = {}
     for place, frame in enumerate(batch):
@@ -96,7 +100,9 @@ def read_deliveries(batch: Tensor) -> Iterator[Delivery]:
 
 
 def _read_part(frame: Tensor) -> _Part | None:
-    """Return the content of a frame (H, W, C); None for an image, and for a frame that the transport changed."""
+    """Return the content of a frame (H, W, C); None for an image,
+    and for a frame that the transport changed.
+    """
     values = frame[..., : _colours(frame.shape[-1])].reshape(-1)
     if len(values) <= _BEFORE:
         return None

@@ -63,7 +63,8 @@ class Choice:
 def choose_segments(segments: list[SEG], choice: Choice) -> tuple[list[SEG], list[SEG]]:
     """Return the selected segments in their order, and the others in their original order.
 
-    In a worker's slice, the segments of all workers are selected and sorted, so that the result equals that of a single worker.
+    In a worker's slice, the segments of all workers are selected and sorted, so that the result equals that
+    of a single worker.
     """
     whole = whole_of(segments)
     numbers = [number for number, segment in enumerate(whole) if _fits(segment, number, choice)]
@@ -116,7 +117,8 @@ def _fits(segment: SEG, number: int, choice: Choice) -> bool:
 def slice_segments(segments: Sequence[SEG], index: int, count: int, together: bool = False) -> Slice:
     """Return the share of worker `index` of `count`: every segment is in exactly one.
 
-    The largest are assigned first, each to the worker with the least work so far. `together` keeps touching segments in one share.
+    The largest are assigned first, each to the worker with the least work so far. `together` keeps touching
+    segments in one share.
     """
     groups = _touching(segments) if together else [[number] for number in range(len(segments))]
     areas = [_crop(segment, number).area for number, segment in enumerate(segments)]

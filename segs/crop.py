@@ -21,7 +21,9 @@ class Crop:
 
 
 def crop_picture(picture: Tensor, box: Box) -> Tensor:
-    """Return the pixels of (H, W, C) in `box` as a copy (h, w, C); outside the image its edges are repeated."""
+    """Return the pixels of (H, W, C) in `box` as a copy (h, w, C);
+    outside the image its edges are repeated.
+    """
     inside = box.clamped((picture.shape[0], picture.shape[1]))
     pixels = picture[inside.rows, inside.columns]
     if inside == box:
@@ -36,17 +38,21 @@ def crop_picture(picture: Tensor, box: Box) -> Tensor:
 
 
 def crop_resized(field: Tensor, size: Size, box: Box, cell: int = 1) -> Tensor:
-    """Return `box` of `field` (…, h, w), as if all of `field` were resized to an image of `size`: (…, *box.size).
+    """Return `box` of `field` (…, h, w), as if all of `field` were resized to an image
+    of `size`: (…, *box.size).
 
-    Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only the box is computed; a field of that
-    size is only cropped. With a `cell`, the result has one value for each square of `cell` pixels: for latents.
+    Bilinear, as `torch.nn.functional.interpolate`; edges are repeated beyond the ends. Only the box is
+    computed; a field of that size is only cropped. With a `cell`, the result has one value for each square of
+    `cell` pixels: for latents.
     """
     rows = _crop_axis(field, -2, size[0], box.top, box.bottom, cell)
     return _crop_axis(rows, -1, size[1], box.left, box.right, cell)
 
 
 def fit_aspect(field: Tensor, size: Size) -> Tensor:
-    """Return the centre of (…, h, w) with the aspect ratio of `size`, as the host crops an image of another shape."""
+    """Return the centre of (…, h, w) with the aspect ratio of `size`,
+    as the host crops an image of another shape.
+    """
     height, width = field.shape[-2:]
     surplus_rows = max(0.0, height - width * size[0] / size[1])
     surplus_columns = max(0.0, width - height * size[1] / size[0])

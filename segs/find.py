@@ -28,10 +28,13 @@ def mask_segments(
     contour_fill: bool = False,
     label: str = "mask",
 ) -> list[SEG]:
-    """Return a segment for each connected part of a mask (H, W) from 0 to 1, largest first. Soft edges stay soft.
+    """Return a segment for each connected part of a mask (H, W) from 0 to 1, largest first.
 
-    `combined` makes one segment of all parts, `crop_factor` is the crop size relative to the part, `bbox_fill` uses the whole box of
-    a part, `drop_size` drops parts whose shorter side is below it, `contour_fill` fills holes.
+    Soft edges stay soft.
+
+    `combined` makes one segment of all parts, `crop_factor` is the crop size relative to the part,
+    `bbox_fill` uses the whole box of a part, `drop_size` drops parts whose shorter side is below it,
+    `contour_fill` fills holes.
     """
     values = mask.float().cpu()
     present = values > 0
@@ -56,7 +59,8 @@ def mask_segments(
 def tile_segments(size: Size, tile: int, overlap: int, mask: Tensor | None = None) -> list[SEG]:
     """Return equal square tiles that cover an image, overlapping by at least `overlap` pixels, row by row.
 
-    If a side is shorter than `tile`, tiles have that side. With a `mask` (…, h, w) of any size, only tiles that touch it, each with its part.
+    If a side is shorter than `tile`, tiles have that side. With a `mask` (…, h, w) of any size, only tiles
+    that touch it, each with its part.
     """
     (rows, height), (columns, width) = (_tile_axis(length, tile, overlap) for length in size)
     boxes = [Box(top, left, top + height, left + width) for top in rows for left in columns]

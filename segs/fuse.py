@@ -1,16 +1,19 @@
-"""One latent, denoised in overlapping tiles: MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113); no code from it.
+"""One latent, denoised in overlapping tiles: MultiDiffusion (Bar-Tal et al.
+
+2023, arXiv 2302.08113); no code from it.
 
 In each evaluation of the model, every tile estimates the clean latent. The estimate of the whole is
 
     sum of w_i estimate_i / sum of w_j
 
-in each latent pixel, where w is the tile's paste weight, its mask with the feather, times the distance to its nearest edge inside the whole: an
-estimate is worst at its tile's edge, and shares that change over all of an overlap leave no line. In a pixel of a single tile it is that
-tile's, bit for bit.
+in each latent pixel, where w is the tile's paste weight, its mask with the feather, times the distance to its
+nearest edge inside the whole: an estimate is worst at its tile's edge, and shares that change over all of an
+overlap leave no line. In a pixel of a single tile it is that tile's, bit for bit.
 
-With moving borders, every pixel of an overlap comes mostly from one tile, and the border between two tiles is at another position of their overlap
-in each step. SpotDiffusion (Frolov et al. 2024, arXiv 2407.15507) shifts the tiles themselves; here the tiles stay, because masks, hints
-and texts are cropped to them. The position depends on the seed and the noise level alone, so a run that is split over two samplers has the same borders.
+With moving borders, every pixel of an overlap comes mostly from one tile, and the border between two tiles is
+at another position of their overlap in each step. SpotDiffusion (Frolov et al. 2024, arXiv 2407.15507) shifts
+the tiles themselves; here the tiles stay, because masks, hints and texts are cropped to them. The position
+depends on the seed and the noise level alone, so a run that is split over two samplers has the same borders.
 
 T tiles, B C … H W a latent, h w of a tile.
 """
@@ -55,7 +58,9 @@ class Fusion:
     seed: int | None = None
 
     def shares(self, sigma: float | Tensor) -> list[Tensor]:
-        """Return the share (h, w) of each tile in each of its pixels at a noise level: all of them add up to 1."""
+        """Return the share (h, w) of each tile in each of its pixels at a noise level:
+        all of them add up to 1.
+        """
         if self.seed is None:
             return self.constant
         gains = border_gains(self.seed, float(sigma), len(self.boxes))
@@ -100,7 +105,9 @@ def tile_weight(weight: Tensor, size: Size) -> Tensor:
 
 
 def border_gains(seed: int, sigma: float, count: int) -> list[float]:
-    """Return a factor for each of so many tiles, drawn from seed and noise level alone: a larger one gives the tile more of its overlaps."""
+    """Return a factor for each of so many tiles, drawn from seed and noise level alone:
+    a larger one gives the tile more of its overlaps.
+    """
     digest = hashlib.blake2b(struct.pack("<Qd", seed % 2**64, sigma), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
     drawn = torch.rand(count, generator=generator, dtype=torch.float64)
@@ -108,7 +115,9 @@ def border_gains(seed: int, sigma: float, count: int) -> list[float]:
 
 
 def _depth(box: Box, size: Size) -> Tensor:
-    """Return how far (h, w) pixels of a tile lie from its nearest edge inside the whole, at most 1: its longer side."""
+    """Return how far (h, w) pixels of a tile lie from its nearest edge inside the whole,
+    at most 1: its longer side.
+    """
     rows, columns = (_axis_depth(span, length) for span, length in zip(box.spans, size, strict=True))
     return torch.minimum(rows[:, None], columns).div(max(box.size)).clamp(max=1)
 

@@ -22,7 +22,8 @@ CONTEXT = 4  # latent pixels; there a decoder's error has fallen to a tenth of t
 class JointTiles:
     """Pieces of one frame, in latent pixels.
 
-    A piece is decoded with `CONTEXT` of the latent around it: a decoder draws what lies at the edge of its latent worse.
+    A piece is decoded with `CONTEXT` of the latent around it: a decoder draws what lies at the edge of its
+    latent worse.
 
     Attributes:
         place: the latent that they share, in the latent of the image.

@@ -44,7 +44,8 @@ class Arrived:
 
 
 def read_results(batch: Tensor) -> list[Arrived]:
-    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once; empty if no worker packed its own.
+    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once;
+    empty if no worker packed its own.
 
     Raises:
         ValueError: when they are of another version of this pack.
@@ -78,10 +79,11 @@ def missing_in(arrived: Sequence[Arrived]) -> Missing:
 
 
 def merge_arrived(arrived: Sequence[Arrived], image: Tensor | None = None) -> Tensor:
-    """Return (F, H, W, C) with all changes of the workers in `image`, or in the common image reconstructed from their results.
+    """Return (F, H, W, C) with all changes of the workers in `image`,
+    or in the common image reconstructed from their results.
 
-    Changed pixels have the bits of a single worker's result. The others have those of `image`; without `image` they are within half
-    a level of the sent values if the transport has 8 bits.
+    Changed pixels have the bits of a single worker's result. The others have those of `image`; without
+    `image` they are within half a level of the sent values if the transport has 8 bits.
 
     Raises:
         ValueError: when the images have another size than `image`.
@@ -97,7 +99,9 @@ def merge_arrived(arrived: Sequence[Arrived], image: Tensor | None = None) -> Te
 
 
 def _common_picture(arrived: Sequence[Arrived]) -> Tensor:
-    """Return the image (F, H, W, C) that all workers started from; changed pixels are read from the values stored before the change."""
+    """Return the image (F, H, W, C) that all workers started from;
+    changed pixels are read from the values stored before the change.
+    """
     finest = min(arrived, key=lambda each: each.offset)
     base = finest.pictures.to("cpu", torch.float32, copy=True)
     if finest.offset:
@@ -114,7 +118,9 @@ def _whole_result(base: Tensor, share: Share) -> Tensor:
 
 
 def _put(picture: Tensor, changed: Tensor, values: Tensor) -> None:
-    """Set the changed pixels of (F, H, W, C) to values (n, c): grey ones in every channel; channels that they lack stay."""
+    """Set the changed pixels of (F, H, W, C) to values (n, c): grey ones in every channel;
+    channels that they lack stay.
+    """
     channels = picture.shape[-1] if values.shape[-1] == 1 else min(picture.shape[-1], values.shape[-1])
     picture[..., :channels][changed] = values[:, :channels].expand(-1, channels)
 
@@ -122,8 +128,8 @@ def _put(picture: Tensor, changed: Tensor, values: Tensor) -> None:
 def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float = 0.0) -> Tensor:
     """Return (H, W, C) with all changes of several workers in copies of `picture`.
 
-    The same bits as one worker's result, if they used the functions of `paste`. Differences up to `tolerance` count as unchanged: for
-    workers that send 8-bit images without a description.
+    The same bits as one worker's result, if they used the functions of `paste`. Differences up to `tolerance`
+    count as unchanged: for workers that send 8-bit images without a description.
     """
     grid = (picture * GRID).round_()
     changes, count, merged = torch.zeros_like(picture), torch.zeros_like(picture), picture

@@ -1,11 +1,13 @@
 """Pasting refined segments into the image.
 
-Independent segments were all cropped from the same image. Where the weights w of several add up to more than 1, they are normalised:
+Independent segments were all cropped from the same image. Where the weights w of several add up to more than
+1, they are normalised:
 
     image + sum of w_i (refined_i - image) / max(1, sum of w_j)
 
-Every addend is rounded to a multiple of 2^-23, and so is the image under it: such numbers add up without error, so the sum does not depend
-on the order, the batching, or the division between workers. Pixels of weight 0 keep their bits.
+Every addend is rounded to a multiple of 2^-23, and so is the image under it: such numbers add up without
+error, so the sum does not depend on the order, the batching, or the division between workers. Pixels of
+weight 0 keep their bits.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ STRIP = 2**15  # pixels
 
 
 def paste_segment(picture: Tensor, box: Box, refined: Tensor, weight: Tensor) -> None:
-    """Blend a segment over the current `picture` (H, W, C) in place; where the weight is 1, it is the segment.
+    """Blend a segment over the current `picture` (H, W, C) in place;
+    where the weight is 1, it is the segment.
 
     `refined` (h, w, C) and `weight` (h, w) cover `box`, which may extend beyond the image.
     """
@@ -38,7 +41,8 @@ def add_segment(
 ) -> None:
     """Add a segment's share to `picture` (H, W, C) in place.
 
-    `base` (h, w, C) is the crop before refining, `total` (h, w) the sum of all weights there; the others as in `paste_segment`.
+    `base` (h, w, C) is the crop before refining, `total` (h, w) the sum of all weights there; the others as
+    in `paste_segment`.
     """
     for part in _strips(_part(picture, box, weight)):
         inside = part.within(box)

@@ -1,4 +1,6 @@
-"""Pictures of segments: all of them drawn over their image, in their own colours with their numbers, and the region of each."""
+"""Pictures of segments: all of them drawn over their image, in their own colours with their numbers,
+and the region of each.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ Colour = tuple[int, int, int]
 def draw_segments(
     picture: Tensor, found_in: Size, segments: Mapping[int, SEG], frame: int = 0, frames: int = 1
 ) -> Tensor:
-    """Return (H, W, 3) of an image (H, W, C) with masks tinted, crops and found boxes outlined, and their numbers.
+    """Return (H, W, 3) of an image (H, W, C) with masks tinted,
+    crops and found boxes outlined, and their numbers.
 
     The image is one of `frames` frames.
 
@@ -62,7 +65,8 @@ def draw_segments(
 
 
 def crop_pictures_of(frames: Tensor, found_in: Size, segments: list[SEG]) -> list[Tensor]:
-    """Return the region of each segment (1, h, w, C) in frames (F, H, W, C); of one that belongs to all frames, in the first.
+    """Return the region of each segment (1, h, w, C) in frames (F, H, W, C);
+    of one that belongs to all frames, in the first.
 
     Regions are clipped to the image; one outside it is a grey pixel, so that the order stays.
     """

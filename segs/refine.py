@@ -88,7 +88,9 @@ Refine = Callable[[Sequence[Piece], Sequence[Tensor]], Iterable[tuple[int, Tenso
 
 
 def cut_pieces(segments: Iterable[Segment], found_in: Size, frames: int, fit: Fit) -> list[Piece]:
-    """Return the pieces to crop from `frames` frames; segments without a pixel or outside the image are skipped."""
+    """Return the pieces to crop from `frames` frames;
+    segments without a pixel or outside the image are skipped.
+    """
     pieces: list[Piece] = []
     for segment in segments:
         region = segment.region.scaled(found_in, fit.size)
@@ -109,10 +111,11 @@ def refine_independently(
     colours: float = 0.0,
     pasted: Callable[[Piece], None] | None = None,
 ) -> None:
-    """Refine all wanted pieces of `frames` (F, H, W, C), each cropped from the original frames, and paste them in place.
+    """Refine all wanted pieces of `frames` (F, H, W, C), each cropped from the original frames,
+    and paste them in place.
 
-    `refine` gets (h, w, C) of each and yields the refined ones in any order, None for one that failed. Overlaps are averaged by
-    their weights. `pasted` is called after each.
+    `refine` gets (h, w, C) of each and yields the refined ones in any order, None for one that failed.
+    Overlaps are averaged by their weights. `pasted` is called after each.
     """
     wanted = [piece for piece in pieces if piece.cut.segment.wanted]
     by_frame = _by_frame(pieces)
@@ -138,7 +141,8 @@ def refine_in_order(
 ) -> None:
     """The same, but each piece is cropped after earlier ones were pasted, and is pasted over them.
 
-    Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes other parts of the image.
+    Only pieces that touch wait for each other, unless `one_by_one`: for a `pasted` that changes other parts
+    of the image.
     """
     for wave in [[piece] for piece in pieces] if one_by_one else waves(pieces):
         for piece, _, refined in _refined(frames, wave, refine, colours):
@@ -158,7 +162,9 @@ def _refined(
 
 
 def waves(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    """Yield groups of pieces that do not touch, so that the result is as if they were processed one after another."""
+    """Yield groups of pieces that do not touch, so that the result is as if they were
+    processed one after another.
+    """
     turns: dict[Piece, int] = {}
     for others in _by_frame(pieces).values():
         for number, piece in enumerate(others):

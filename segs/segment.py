@@ -1,8 +1,9 @@
 """The SEGS record that detector packs share, and reading it.
 
-SEGS is `((height, width), [SEG, …])` in the coordinates of the image that the segments were found in. The fields and their order are
-those of the Impact Pack, so that records go both ways. Other packs' SEGS may contain NumPy arrays or tensors, floats from
-0 to 1 or bytes, masks of another size than their box; `read_segments` accepts everything unambiguous.
+SEGS is `((height, width), [SEG, …])` in the coordinates of the image that the segments were found in. The
+fields and their order are those of the Impact Pack, so that records go both ways. Other packs' SEGS may
+contain NumPy arrays or tensors, floats from 0 to 1 or bytes, masks of another size than their box;
+`read_segments` accepts everything unambiguous.
 """
 
 from __future__ import annotations
@@ -112,7 +113,8 @@ class Segment:
 def read_segments(segs: Any, frames: int = 1) -> tuple[Size, list[Segment]]:
     """Return (height, width) of the segments' image, and all segments, including those of other workers.
 
-    One with a mask for each frame gives a segment for each frame whose mask is not black, all with the same number.
+    One with a mask for each frame gives a segment for each frame whose mask is not black, all with the same
+    number.
 
     Raises:
         ValueError: when a part of it is ambiguous or invalid.
@@ -176,7 +178,8 @@ def read_mask(mask: Any, number: int, frame: int = 0, frames: int = 1) -> Tensor
 
 
 def read_masks(mask: Any, number: int) -> Tensor:
-    """Return (F, h, w) float32 from 0 to 1 of an array or a tensor with any ones before, of floats or bytes; F is 1 for a mask of all frames.
+    """Return (F, h, w) float32 from 0 to 1 of an array or a tensor with any ones before, of floats or bytes;
+    F is 1 for a mask of all frames.
 
     Raises:
         ValueError: when it is missing, empty, or not a mask.

@@ -1,7 +1,8 @@
-"""The result of one of several workers, as bytes sent with its image: its segments, the changed pixels and their values.
+"""The result of one of several workers, as bytes sent with its image: its segments,
+the changed pixels and their values.
 
-Changed pixels are stored with all their bits. Their values before the change, in 16 bits, are needed for pixels that every worker
-changed, where no worker has the common image.
+Changed pixels are stored with all their bits. Their values before the change, in 16 bits, are needed for
+pixels that every worker changed, where no worker has the common image.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ def contents_of(found_in: Size, segments: list[SEG], unchanged: Container[int] =
 def unchanged_numbers(found_in: Size, segments: Sequence[Segment], before: Tensor, after: Tensor) -> set[int]:
     """Return the numbers of wanted segments that a run did not refine, because it was cancelled or had NaN.
 
-    A segment is unchanged if in one of the frames (F, H, W, C) more than half of its own pixels, which no other wanted segment covers, are unchanged.
-    A segment without own pixels counts as refined.
+    A segment is unchanged if in one of the frames (F, H, W, C) more than half of its own pixels, which no
+    other wanted segment covers, are unchanged. A segment without own pixels counts as refined.
     """
     changed = (before != after).any(dim=-1).cpu()
     covered = torch.zeros(changed.shape, dtype=torch.int16)

@@ -1,4 +1,6 @@
-"""The size at which a segment is sampled: a small crop is enlarged to it, and its result is reduced when it is pasted."""
+"""The size at which a segment is sampled: a small crop is enlarged to it,
+and its result is reduced when it is pasted.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ AS_IT_IS = Target()
 
 
 def sampled_size(crop: Size, target: Target, multiple: int) -> Size:
-    """Return (height, width) for sampling a crop whose sides are multiples of `multiple`: the same aspect ratio, to the nearest multiple.
+    """Return (height, width) for sampling a crop whose sides are multiples of `multiple`:
+    the same aspect ratio, to the nearest multiple.
 
     The crop's own size if it is large enough.
     """
@@ -39,7 +42,9 @@ def sampled_size(crop: Size, target: Target, multiple: int) -> Size:
 
 
 def enlarge_canvas(size: Size, crop: Box, sampled: Size) -> tuple[Size, Box]:
-    """Return the size of an image, and a crop of it, where the crop has `sampled` size; the same ones if it already has it."""
+    """Return the size of an image, and a crop of it, where the crop has `sampled` size;
+    the same ones if it already has it.
+    """
     axes = zip(size, crop.spans, sampled, strict=True)
     sides, spans = zip(*(_enlarge(length, span, side) for length, span, side in axes), strict=True)
     return (sides[0], sides[1]), Box.of_spans(*spans)

@@ -1,4 +1,7 @@
-"""A text for each segment: which one a segment has, by its number or by its label. What a text is, the host knows."""
+"""A text for each segment: which one a segment has, by its number or by its label.
+
+What a text is, the host knows.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,8 @@ class SegmentTexts:
     """Texts of segments; a segment without one has the general prompt.
 
     Attributes:
-        by_number: one for each segment in their order, None for the general prompt; empty where texts go by label.
+        by_number: one for each segment in their order, None for the general prompt; empty where texts go by
+            label.
         by_label: one for all segments of a label.
     """
 

@@ -22,10 +22,12 @@ def place_mask(mask: Tensor, region: Box, crop: Box) -> Tensor:
 
 
 def feather_mask(mask: Tensor, crop: Box, size: Size, feather: int) -> Tensor:
-    """Return the weights (h, w) to paste a segment with: its mask blurred by `feather` pixels, fading out towards the crop's edges.
+    """Return the weights (h, w) to paste a segment with: its mask blurred by `feather` pixels,
+    fading out towards the crop's edges.
 
-    The fade, 2 * feather pixels long, hides the edge of a mask that fills its crop. There is no fade where the crop ends with
-    the image. Two crops that overlap by its length add up to 1. 0 returns the mask unchanged.
+    The fade, 2 * feather pixels long, hides the edge of a mask that fills its crop. There is no fade where
+    the crop ends with the image. Two crops that overlap by its length add up to 1. 0 returns the mask
+    unchanged.
     """
     if feather < 1:
         return mask

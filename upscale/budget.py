@@ -1,7 +1,8 @@
 """The budget for measuring a network in one run.
 
-The unit is a pixel of the image through the whole network in float32. A run may spend twice the image's own pixels on
-measuring, so that the first use takes at most as long as three plain passes; the rest is measured in a later run.
+The unit is a pixel of the image through the whole network in float32. A run may spend twice the image's own
+pixels on measuring, so that the first use takes at most as long as three plain passes; the rest is measured
+in a later run.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ class Budget:
 
     Args:
         picture: pixels of the image.
-        report: called before every call of a network with its size in passes over the image; what it raises ends
-            the measurement.
+        report: called before every call of a network with its size in passes over the image; what it raises
+            ends the measurement.
     """
 
     def __init__(self, picture: float = 0, report: Callable[[float], None] = lambda passes: None) -> None:

@@ -1,8 +1,9 @@
 """Images with other channels than the network's: grey, RGB, and either with transparency.
 
-An image is split into one or more for the network, and their enlargements are joined again. Transparency is enlarged by the
-network as a separate grey image, so that its edges are as sharp as the rest, or is resampled. Colours of fully
-transparent pixels are filled from visible pixels nearby, because a network mixes them into the edge.
+An image is split into one or more for the network, and their enlargements are joined again. Transparency is
+enlarged by the network as a separate grey image, so that its edges are as sharp as the rest, or is resampled.
+Colours of fully transparent pixels are filled from visible pixels nearby, because a network mixes them into
+the edge.
 
 C channels of an image: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. T channels of the network.
 """

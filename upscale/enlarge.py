@@ -1,9 +1,11 @@
-"""The loop over tiles: runs the network, writes the result, and is the only place that handles running out of memory.
+"""The loop over tiles: runs the network, writes the result,
+and is the only place that handles running out of memory.
 
-If a call runs out of memory, only its own tiles are repeated, split into smaller ones: of a size that worked before, or of what
-fits the memory that is free then, at most half the side. Finished tiles stay, and the remaining ones are split to the same
-size. Errors that may mean the same are treated so once; if one comes again in a smaller call, it is raised. A tile with NaN
-is computed again in float32 and never written with NaN.
+If a call runs out of memory, only its own tiles are repeated, split into smaller ones: of a size that worked
+before, or of what fits the memory that is free then, at most half the side. Finished tiles stay, and the
+remaining ones are split to the same size. Errors that may mean the same are treated so once; if one comes
+again in a smaller call, it is raised. A tile with NaN is computed again in float32 and never written with
+NaN.
 
 F images, C channels, H and W pixels.
 """
@@ -81,9 +83,10 @@ def enlarge(
 
     Args:
         device, dtype: of the result; None is the images' device.
-        batch_pixels: maximum number of input pixels of tiles of one shape in one batch; 0 is one tile at a time.
-        report: called after every tile, in this thread, with what was written of it, and how many tiles are done and
-            left; what it raises ends the loop.
+        batch_pixels: maximum number of input pixels of tiles of one shape in one batch; 0 is one tile at a
+            time.
+        report: called after every tile, in this thread, with what was written of it, and how many tiles are
+            done and left; what it raises ends the loop.
         recover: called after running out of memory: empties the allocator's cache and returns the free bytes.
         check: called repeatedly while waiting for a GPU; an error in it ends the loop.
         blended: called at the end if tiles were blended: the network looks at the whole image, and saw tiles.
@@ -157,7 +160,10 @@ class _Waiting:
             return len(self._tiles) + self._taken
 
     def take(self, wait: bool = False) -> list[Tile]:
-        """Return the next tiles for one call; empty when all are done. `wait` for those of other workers, which may fail."""
+        """Return the next tiles for one call; empty when all are done.
+
+        `wait` for those of other workers, which may fail.
+        """
         with self._change:
             self._change.wait_for(lambda: not wait or self._tiles or not self._taken or self._ended)
             if self._ended or not self._tiles:
@@ -317,7 +323,9 @@ def _next(done: queue.Queue[_Call | BaseException], check: Check) -> _Call:
 def _start(
     pictures: Tensor, worker: Worker, tiles: list[Tile], device: torch.device, waiting: _Waiting
 ) -> _Started | None:
-    """Start a call; return a function that waits for it, or None if memory ran out and its tiles are waiting again."""
+    """Start a call; return a function that waits for it,
+    or None if memory ran out and its tiles are waiting again.
+    """
     placement, doubt = waiting.placement, None
     try:
         for tile in tiles:

@@ -1,8 +1,9 @@
 """True float32 while a network runs.
 
-cuDNN computes convolutions of float32 in TF32 by default, with 10 bits instead of 23 (differences of 5e-5 to 3e-4), and
-some programs switch matrix products to TF32 or bfloat16. These settings belong to the whole process: they are changed
-while at least one thread is inside `true_float32`, and restored when the last one leaves it.
+cuDNN computes convolutions of float32 in TF32 by default, with 10 bits instead of 23 (differences of 5e-5 to
+3e-4), and some programs switch matrix products to TF32 or bfloat16. These settings belong to the whole
+process: they are changed while at least one thread is inside `true_float32`, and restored when the last one
+leaves it.
 """
 
 from __future__ import annotations

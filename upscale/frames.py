@@ -1,9 +1,10 @@
 """Frames of a video through a network, where what did not change is not computed again.
 
-A network of limited receptive field gives a pixel the same value whenever what it sees holds the same values. So each
-frame is compared, cell by cell, with what the cells were computed from. The cells that see a change are joined to tiles,
-which go through the network on their own, and the rest is taken from the frame before. Where most of a frame changed, the
-frame goes through in the usual way, which costs less than all tiles with their margins.
+A network of limited receptive field gives a pixel the same value whenever what it sees holds the same values.
+So each frame is compared, cell by cell, with what the cells were computed from. The cells that see a change
+are joined to tiles, which go through the network on their own, and the rest is taken from the frame before.
+Where most of a frame changed, the frame goes through in the usual way, which costs less than all tiles with
+their margins.
 
 F frames, C channels, H and W pixels.
 """
@@ -81,7 +82,9 @@ class Grid:
         ]
 
     def _changed(self, differs: Tensor) -> list[Box]:
-        """Return the cells that see a change, counted in cells: neighbours in a row as one box where they are joined."""
+        """Return the cells that see a change, counted in cells:
+        neighbours in a row as one box where they are joined.
+        """
         in_rows = torch.stack([differs[row.start : row.start + row.size].any(0) for row in self.rows])
         in_cells = [in_rows[:, one.start : one.start + one.size].any(1) for one in self.columns]
         boxes: list[Box] = []
@@ -124,11 +127,12 @@ class Grid:
 def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: bool = False) -> Grid | None:
     """Return the cells to compare; None if no tile can be computed separately.
 
-    That is so for networks that look at the whole image or tile it themselves, and if the receptive field is as large as
-    the image.
+    That is so for networks that look at the whole image or tile it themselves, and if the receptive field is
+    as large as the image.
 
     Args:
-        one_shape: whether all tiles must have one shape, as for a network that is compiled anew for every shape.
+        one_shape: whether all tiles must have one shape, as for a network that is compiled anew for every
+            shape.
     """
     field = None if network.tiles_itself else receptive_field_in_pixels(network)
     if field is None:
@@ -154,7 +158,9 @@ def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: 
 
 
 def _smallest_tile(height: int, width: int, channels: int) -> Size:
-    """Return height and width of the smallest tile, about a square, in an image of this size; the whole of a small image."""
+    """Return height and width of the smallest tile, about a square, in an image of this size;
+    the whole of a small image.
+    """
     pixels = SMALLEST_CALL // channels + 1
     side = math.isqrt(pixels - 1) + 1
     tall = min(height, max(side, -(-pixels // width)))

@@ -1,7 +1,7 @@
 """The memory of a call, and the errors when it is not enough.
 
-On a GPU the allocator's statistics are used. Elsewhere the living tensors of a small call are counted, operation by operation,
-without the kernels' own scratch memory and the allocator's cache.
+On a GPU the allocator's statistics are used. Elsewhere the living tensors of a small call are counted,
+operation by operation, without the kernels' own scratch memory and the allocator's cache.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""A loaded upscale model, prepared for tiling: with its device, dtype and memory format, in one part or two, and measured.
+"""A loaded upscale model, prepared for tiling: with its device, dtype and memory format,
+in one part or two, and measured.
 
-A model is what spandrel calls an image model descriptor, from whichever loader. The pack works on a copy of its own, so
-that a dtype or memory format never changes the model that other nodes use.
+A model is what spandrel calls an image model descriptor, from whichever loader. The pack works on a copy of
+its own, so that a dtype or memory format never changes the model that other nodes use.
 """
 
 from __future__ import annotations
@@ -180,7 +181,9 @@ class Network:
             self._copies.on(device)
 
     def compile(self, failed: Callable[[Exception], None]) -> None:
-        """Compile the layers with torch.compile; if that fails, `failed` is called and they run uncompiled."""
+        """Compile the layers with torch.compile; if that fails,
+        `failed` is called and they run uncompiled.
+        """
         for copied in self._copies.made.values():
             copied.compile(failed)
 

@@ -1,8 +1,8 @@
 """The position and the weights of an enlarged tile in the result.
 
-A tile is cropped to its core, resampled if the result has another size than the network's, and, if neighbours are
-blended, weighted with a cosine ramp across each border between two cores. The two ramps at a border add up
-to one, so the result needs no division and no second buffer.
+A tile is cropped to its core, resampled if the result has another size than the network's, and, if neighbours
+are blended, weighted with a cosine ramp across each border between two cores. The two ramps at a border add
+up to one, so the result needs no division and no second buffer.
 
 B tiles, C channels, H and W in pixels of the result.
 """
@@ -28,8 +28,8 @@ FITS = 128  # positions, of both axes, whose weights are cached: a video may hav
 class Line:
     """One axis of the image: `length` input pixels, enlarged `scale` times, resampled to `target` pixels.
 
-    If the input was padded for the network, only the first `extent` enlarged pixels belong to the image; 0 is all. `blend`
-    is half the width of the blended zone, in input pixels.
+    If the input was padded for the network, only the first `extent` enlarged pixels belong to the image; 0 is
+    all. `blend` is half the width of the blended zone, in input pixels.
     """
 
     length: int
@@ -59,7 +59,9 @@ class Line:
         return (low - zone if span.low else low), (high + zone if span.high < self.length else high)
 
     def bands(self, span: Span) -> list[Band]:
-        """Return the resampling bands of the tile at `span`; empty if the result has the network's own size."""
+        """Return the resampling bands of the tile at `span`;
+        empty if the result has the network's own size.
+        """
         return resample_bands(self.axis, span.start * self.scale, span.size * self.scale, *self.kept(span))
 
     def cut(self, enlarged: Tensor, dimension: int, span: Span, bands: list[Band]) -> Tensor:
@@ -104,7 +106,9 @@ def _compute_fit(line: Line, span: Span, device: torch.device) -> _Fit:
 
 @dataclass(frozen=True)
 class Placement:
-    """Both axes of an image. The weights of the last FITS positions are computed and uploaded once for each device."""
+    """Both axes of an image. The weights of the last FITS positions are computed and
+    uploaded once for each device.
+    """
 
     rows: Line
     columns: Line
@@ -119,7 +123,9 @@ class Placement:
 
     @property
     def support(self) -> int:
-        """Input pixels that the resampling needs around a core; 0 if the result has the network's own size."""
+        """Input pixels that the resampling needs around a core;
+        0 if the result has the network's own size.
+        """
         return max(self.rows.support, self.columns.support)
 
     def with_blend(self, blend: int) -> Placement:

@@ -3,11 +3,14 @@
 Two measurements are made on narrow strips along each axis:
 
 * *Where could* a pixel matter? One column of NaN spreads to every output that uses it, whatever the weights.
-  Where it stops is a bound for every image. If it never stops, the network looks at the whole image (for example with a
+  Where it stops is a bound for every image. If it never stops, the network looks at the whole image (for
+  example with a
   global pooling), and no margin makes a tile equal: neighbours are blended instead.
 * *How far does* it matter? A strip and the same strip cut at its start give the same values far from the cut. The distance
-  at which the difference falls below float32's own noise is the margin in practice. Deep networks need far less than their bound:
-  RRDB with 23 blocks is bounded by 349 pixels. The same two strips show at which positions a tile may start, because
+  at which the difference falls below float32's own noise is the margin in practice. Deep networks need far
+  less than their bound:
+  RRDB with 23 blocks is bounded by 349 pixels. The same two strips show at which positions a tile may start,
+  because
   windows and pixel shuffles must align.
 
 A small bound is used directly; above `CERTAIN` the measured margin is used, with a reserve.
@@ -37,7 +40,9 @@ GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothi
 
 @dataclass(frozen=True)
 class Measured:
-    """The measurements: the bound (None: the whole image), the margin in practice, the period of positions."""
+    """The measurements: the bound (None: the whole image), the margin in practice,
+    the period of positions.
+    """
 
     bound: int | None
     margin: int
@@ -91,7 +96,9 @@ def _with_reserve(bound: int, margin: int, period: int) -> Measured:
 
 
 def _period_of_global(run: Run, channels: int, device: torch.device, multiple: int) -> int:
-    """Return the smallest period at which a strip that starts there differs about as little as at any other."""
+    """Return the smallest period at which a strip that starts there differs about as
+    little as at any other.
+    """
     strip = textured_picture(channels, BREADTH, LENGTHS[0], device)
     whole = run(strip)
     periods = [period for period in (1, 2, 4, 8, 16, 32) if period % multiple == 0] or [multiple]
@@ -103,7 +110,9 @@ def _period_of_global(run: Run, channels: int, device: torch.device, multiple: i
 
 
 def _margin(difference: Tensor, length: int, limit: float) -> int | None:
-    """Return the distance in input pixels from which on a difference stays within `limit`, or None if it does not."""
+    """Return the distance in input pixels from which on a difference stays within `limit`,
+    or None if it does not.
+    """
     worst_from = difference.flip(0).cummax(0).values.flip(0)  # worst at this distance or farther
     equal = (worst_from <= limit).nonzero()
     if len(equal) == 0 or int(equal[0]) > 0.9 * len(difference):
@@ -112,7 +121,9 @@ def _margin(difference: Tensor, length: int, limit: float) -> int | None:
 
 
 def _difference(run: Run, strip: Tensor, whole: Tensor, start: int) -> Tensor:
-    """Return the difference between a strip that starts at `start` and the whole strip, by the distance from the cut."""
+    """Return the difference between a strip that starts at `start` and the whole strip,
+    by the distance from the cut.
+    """
     part = run(strip[..., start:].contiguous())
     return (part - whole[..., whole.shape[-1] - part.shape[-1] :]).abs().amax(dim=(0, 1, 2))
 

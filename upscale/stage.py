@@ -46,9 +46,9 @@ class Worker:
 class Stage:
     """The workers, the scale and the tiling of a network, for the loop.
 
-    `receptive_field` is called only if an image needs more than one tile, because measuring takes time. It gets a budget and whether it
-    must be measured at any cost, and may raise `BudgetSpent`. `channels` are those of the result, which is an image, or
-    with `gives_features` the input of another stage.
+    `receptive_field` is called only if an image needs more than one tile, because measuring takes time. It
+    gets a budget and whether it must be measured at any cost, and may raise `BudgetSpent`. `channels` are
+    those of the result, which is an image, or with `gives_features` the input of another stage.
     """
 
     workers: Sequence[Worker]

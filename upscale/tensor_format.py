@@ -69,7 +69,9 @@ class TensorFormat:
 
 
 def copy_descriptor(descriptor: Descriptor, tensor_format: TensorFormat) -> Descriptor:
-    """Return a copy with weights of its own in `tensor_format`; the host's handle on the original's weights is left out."""
+    """Return a copy with weights of its own in `tensor_format`;
+    the host's handle on the original's weights is left out.
+    """
     architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
     copied = copy.deepcopy(descriptor, {id(architecture): architecture, id(patcher): None})
@@ -80,7 +82,9 @@ def copy_descriptor(descriptor: Descriptor, tensor_format: TensorFormat) -> Desc
 
 
 def computes_natively(dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether the device has instructions for the type; a CPU without them is 3 to 30 times slower in it."""
+    """Return whether the device has instructions for the type;
+    a CPU without them is 3 to 30 times slower in it.
+    """
     if device.type != "cpu" or dtype not in NATIVE_ON_CPU:
         return True
     capabilities = getattr(torch.cpu, "get_capabilities", None)
@@ -101,12 +105,13 @@ def choose_tensor_format(
     fitting: Callable[[], int],
     budget: Budget,
 ) -> TensorFormat:
-    """Return the fastest dtype and memory format on `device` that `precision` allows; tried once, then cached in `store`.
+    """Return the fastest dtype and memory format on `device` that `precision` allows; tried once,
+    then cached in `store`.
 
     Args:
-        precision: "float32", "float16", "bfloat16", or "auto": half precision where the model allows it and a probe
-            differs from float32 by no more than one and a half steps of an 8-bit image. On a CPU without instructions
-            for a half precision, float32 takes its place.
+        precision: "float32", "float16", "bfloat16", or "auto": half precision where the model allows it and a
+            probe differs from float32 by no more than one and a half steps of an 8-bit image. On a CPU
+            without instructions for a half precision, float32 takes its place.
         size: of the image; what is fastest depends on it.
         fitting: returns how many pixels will run in one call; asked only where something is measured.
 

@@ -38,8 +38,9 @@ def choose_plan(
 ) -> TilePlan:
     """Return the tiles with the least work that fit `free` bytes; the smallest possible ones if none fit.
 
-    On a GPU, and for a network that looks at the whole image, the image is processed in one piece if that fits. `receptive_field` is
-    called only if one piece may not be best; if it raises `BudgetSpent`, one piece is used.
+    On a GPU, and for a network that looks at the whole image, the image is processed in one piece if that
+    fits. `receptive_field` is called only if one piece may not be best; if it raises `BudgetSpent`, one piece
+    is used.
     """
     pixels = fitting_pixels(estimate, free)
     whole = single_tile(height, width)

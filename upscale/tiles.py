@@ -1,9 +1,9 @@
 """Tiles that cover an image, each read with a margin that is cropped away again.
 
-A network with a limited receptive field gives a pixel the same value in a tile as in the whole image, if the tile contains
-the receptive field around the pixel. So a tile *writes* a core and is *read* with a margin around the core; at the image's
-own border there is no margin, because the whole image ends there too. All tiles of an image have one size: the outermost
-cores are larger by the margin that they do not need.
+A network with a limited receptive field gives a pixel the same value in a tile as in the whole image, if the
+tile contains the receptive field around the pixel. So a tile *writes* a core and is *read* with a margin
+around the core; at the image's own border there is no margin, because the whole image ends there too. All
+tiles of an image have one size: the outermost cores are larger by the margin that they do not need.
 
 Sizes and positions are in pixels of the input; one axis at a time.
 """
@@ -109,10 +109,11 @@ def split_tile(plan: TilePlan, row: Span, column: Span, field: ReceptiveField, t
 def cut_axis(
     length: int, field: ReceptiveField, tile: int, low: int = 0, high: int | None = None
 ) -> tuple[Span, ...]:
-    """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most `tile` or `smallest_tile`.
+    """Cut [low, high) of an axis of `length` into the fewest spans of one size, at most
+    `tile` or `smallest_tile`.
 
-    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `field.period`; every core is
-    `margin` inside its read part, or at the axis' end; all sizes are equal.
+    Laws: the cores are disjoint and cover [low, high); every start is a multiple of `field.period`; every
+    core is `margin` inside its read part, or at the axis' end; all sizes are equal.
     """
     high = length if high is None else high
     largest = max(tile, field.smallest_tile)

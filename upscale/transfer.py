@@ -1,7 +1,7 @@
 """Copying tensors to a device and back without needless waiting of the GPU or the program.
 
-With ordinary memory, a copy makes the program wait for everything queued on the GPU before. Pinned memory is copied while the
-program continues.
+With ordinary memory, a copy makes the program wait for everything queued on the GPU before. Pinned memory is
+copied while the program continues.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def upload(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def deliver(tensor: Tensor, device: torch.device) -> Wait:
-    """Copy a tensor to `device` and return a function that waits until it is there, calling `Check` meanwhile."""
+    """Copy a tensor to `device` and return a function that waits until it is there,
+    calling `Check` meanwhile.
+    """
     if tensor.device.type != "cuda":
         there = tensor.to(device)
         return lambda check: there

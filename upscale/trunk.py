@@ -1,7 +1,9 @@
-"""Networks in two parts: a deep trunk at the input's size and a shallow tail at the result's (RRDB: ESRGAN and similar).
+"""Networks in two parts: a deep trunk at the input's size and a shallow tail at the
+result's (RRDB: ESRGAN and similar).
 
-The trunk has nearly all layers and nearly all of the receptive field, the tail uses nearly all memory. Run separately, the trunk
-processes the image in one piece, so nothing is computed twice there, and the tail is tiled with a margin of two pixels.
+The trunk has nearly all layers and nearly all of the receptive field, the tail uses nearly all memory. Run
+separately, the trunk processes the image in one piece, so nothing is computed twice there, and the tail is
+tiled with a margin of two pixels.
 """
 
 from __future__ import annotations
@@ -52,7 +54,9 @@ def split_network(network: nn.Module, channels: int) -> TwoParts | None:
 
 
 def _first_growing(chain: nn.Sequential, features: Tensor) -> tuple[int, int, int] | None:
-    """Return the index of the first layer that enlarges the image, the channels before it, and the whole scale."""
+    """Return the index of the first layer that enlarges the image, the channels before it,
+    and the whole scale.
+    """
     found, side = None, features.shape[-1]
     for at, layer in enumerate(chain):
         grown = layer(features)

@@ -1,4 +1,5 @@
-"""Enlarging images with a network to any size: stage by stage, with the memory of one image besides the result.
+"""Enlarging images with a network to any size: stage by stage,
+with the memory of one image besides the result.
 
 F images, C channels, H and W pixels.
 """
@@ -119,7 +120,9 @@ def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks
 
 @dataclass(frozen=True)
 class _Work:
-    """A part of all the work: `count` images from `first`, and the share from `start` that is `length` long."""
+    """A part of all the work: `count` images from `first`,
+    and the share from `start` that is `length` long.
+    """
 
     first: int
     count: int

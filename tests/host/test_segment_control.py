@@ -1,4 +1,6 @@
-"""A segment's own hint over the crop that is sampled: a ramp reads in the crop what it reads in the region."""
+"""A segment's own hint over the crop that is sampled:
+a ramp reads in the crop what it reads in the region.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def pieces(least=256, found_in=SIZE, frames=1, corners=REGION):
 
 
 def ramp(height, width, frames=1):
-    """Return a hint (F, h, w, 3) that rises from 0 at the left edge of the first pixel to 1, and by 1 with each frame."""
+    """Return a hint (F, h, w, 3) that rises from 0 at the left edge of the first pixel to 1,
+    and by 1 with each frame.
+    """
     across = (torch.arange(width) + 0.5) / width
     return across.expand(frames, height, width)[..., None].repeat(1, 1, 1, 3) + torch.arange(frames).view(
         -1, 1, 1, 1

@@ -1,4 +1,6 @@
-"""Segments on today's families: what each is given is the cut of the picture, and what is not refined keeps its bits."""
+"""Segments on today's families: what each is given is the cut of the picture,
+and what is not refined keeps its bits.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +143,9 @@ def test_a_mask_and_an_area_lie_where_they_lay_in_the_picture(name):
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_masks_weigh_texts_in_a_video_model_in_a_batch_as_alone(batch):
-    """The host takes a mask without a time for one with it: then a batch of segments would be one of frames."""
+    """The host takes a mask without a time for one with it:
+    then a batch of segments would be one of frames.
+    """
     family = FAMILIES["Wan"]
     [[context, options]] = family.text()
     mask = torch.rand(1, *SIZE, generator=torch.Generator().manual_seed(2))

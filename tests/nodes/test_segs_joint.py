@@ -1,4 +1,6 @@
-"""Segments that are sampled jointly, and segments with texts of their own, through the node on the real host."""
+"""Segments that are sampled jointly, and segments with texts of their own,
+through the node on the real host.
+"""
 
 from __future__ import annotations
 

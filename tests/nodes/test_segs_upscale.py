@@ -345,7 +345,9 @@ def test_what_can_be_batched_is_sampled_at_once(upscale, sd15):
 
 
 def watched(model, sizes, act=lambda count: None):
-    """Return a copy that notes how many segments go together, then calls `act` with the number of the call."""
+    """Return a copy that notes how many segments go together,
+    then calls `act` with the number of the call.
+    """
     copy = model.clone()
 
     def wrapper(apply, options):

@@ -1,4 +1,6 @@
-"""The node on the real host: the host's own loader and node beside it, real architectures with random weights."""
+"""The node on the real host: the host's own loader and node beside it,
+real architectures with random weights.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,9 @@ NETWORKS = {"compact": compact, "dncnn": dncnn, "esrgan": esrgan, "swinir": swin
 
 
 def described(make, **settings):
-    """Return a network with random weights as spandrel's loader gives it: no `patcher`, results inside (0, 1)."""
+    """Return a network with random weights as spandrel's loader gives it: no `patcher`,
+    results inside (0, 1).
+    """
     with torch.random.fork_rng():  # a fresh network draws its weights globally
         network, gain, bias = make(**settings)
         state = network.state_dict() | random_state(network, seed=1)
@@ -107,7 +111,9 @@ def assert_inside(enlarged):
 
 
 def state_of(model):
-    """All that another node could notice: bits, types, places and memory formats of the weights, hooks and mode."""
+    """All that another node could notice: bits, types,
+    places and memory formats of the weights, hooks and mode.
+    """
     weights = {
         name: (value.clone(), value.dtype, value.device, value.stride(), value.data_ptr())
         for name, value in model.model.state_dict().items()
@@ -256,7 +262,9 @@ def test_a_picture_in_blended_tiles_for_lack_of_memory_says_so_and_is_not_final(
 
 def test_a_third_party_descriptor_of_its_own_class_serves_as_well(picture):
     class Wrapper:
-        """What a loader of another pack may hand out: the attributes, without spandrel's class or the host's."""
+        """What a loader of another pack may hand out: the attributes,
+        without spandrel's class or the host's.
+        """
 
         def __init__(self, descriptor):
             self.model = descriptor.model

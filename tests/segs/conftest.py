@@ -94,7 +94,9 @@ def weigh(corners, mask, rows, columns, size, feather):
 
 
 def refine(picture, found_in, segments, change, *, multiple=8, least=1, feather=5):
-    """Return (H, W, C) with all segments ((x1, y1, x2, y2), mask) refined from it as it is, and all weights (H, W)."""
+    """Return (H, W, C) with all segments ((x1, y1, x2, y2), mask) refined from it as it is,
+    and all weights (H, W).
+    """
     picture = np.asarray(picture, dtype=np.float64)
     size = picture.shape[:2]
     parts, total = [], np.zeros(size)
@@ -140,7 +142,9 @@ def plain():
 
 
 def change_crop(number, crop):
-    """Refine (h, w, C): another result for each number, pixel and place, from 0 to 1; arrays and tensors alike."""
+    """Refine (h, w, C): another result for each number, pixel and place, from 0 to 1;
+    arrays and tensors alike.
+    """
     turned = crop[::-1] if isinstance(crop, np.ndarray) else crop.flip(0)
     return (crop * 0.5 + turned * 0.25 + 0.25) * (0.25 + 0.75 / (1 + number % 7))
 

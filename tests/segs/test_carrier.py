@@ -13,7 +13,9 @@ from PIL import Image
 
 
 def png(frame, levels):
-    """Return a frame (H, W, C) as a PNG of 8 bits brings it, whose levels are made as given; without alpha."""
+    """Return a frame (H, W, C) as a PNG of 8 bits brings it,
+    whose levels are made as given; without alpha.
+    """
     values = levels(frame[..., :3].numpy().astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(values.squeeze()).save(file, "PNG")

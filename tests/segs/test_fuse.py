@@ -25,7 +25,9 @@ def fusion(draw):
 
 
 def distance(box, row, column):
-    """Return how far a pixel of a tile lies from its nearest edge that is not the whole's, divided by the tile's longer side."""
+    """Return how far a pixel of a tile lies from its nearest edge that is not the whole's,
+    divided by the tile's longer side.
+    """
     longer = max(box.size)
     to_edges = [row - box.top, box.bottom - 1 - row, column - box.left, box.right - 1 - column]
     inner = [box.top > 0, box.bottom < SIZE[0], box.left > 0, box.right < SIZE[1]]

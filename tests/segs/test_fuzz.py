@@ -1,4 +1,6 @@
-"""SEGS as packs make them, and as they should not: the right picture, or an error message that says what to do."""
+"""SEGS as packs make them, and as they should not: the right picture,
+or an error message that says what to do.
+"""
 
 from __future__ import annotations
 

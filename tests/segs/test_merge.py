@@ -1,4 +1,6 @@
-"""What several workers send, through transports that damage values, merged: the bits of one worker's result."""
+"""What several workers send, through transports that damage values, merged:
+the bits of one worker's result.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ def rounded(batch):
 
 @pytest.fixture
 def work(noise, random_boxes, segment, pieces_of, refiner):
-    """A function (workers, frames, channels) that returns the plain picture, one worker's result, and what each of several sends."""
+    """A function (workers, frames, channels) that returns the plain picture, one worker's result,
+    and what each of several sends.
+    """
 
     def run(workers, frames=1, channels=3, seed=0):
         boxes = random_boxes(Random(seed), SIZE, 12, 40)

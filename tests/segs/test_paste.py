@@ -1,4 +1,6 @@
-"""Giving back: sums that do not depend on the order or on who adds, and pixels outside that keep their bits."""
+"""Giving back: sums that do not depend on the order or on who adds,
+and pixels outside that keep their bits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Segments cut out, refined and put back: the whole way against plain NumPy, alone, shared out and in order."""
+"""Segments cut out, refined and put back: the whole way against plain NumPy, alone,
+shared out and in order.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +164,9 @@ def test_the_order_of_independent_segments_does_not_matter(noise, random_boxes, 
 
 
 def one_after_another(picture, pieces, change):
-    """Return the picture after every piece was cut, refined and laid over it, in a plain loop over the whole canvas."""
+    """Return the picture after every piece was cut, refined and laid over it,
+    in a plain loop over the whole canvas.
+    """
     picture = picture.double().numpy().copy()
     for piece in pieces:
         frame, box = picture[piece.frame], piece.cut.box

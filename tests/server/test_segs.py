@@ -1,4 +1,6 @@
-"""Segments through the real server: found in a mask, shown, refined one by one, and kept when a person cancels."""
+"""Segments through the real server: found in a mask, shown, refined one by one,
+and kept when a person cancels.
+"""
 
 from __future__ import annotations
 

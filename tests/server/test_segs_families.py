@@ -1,4 +1,6 @@
-"""The example workflows of today's families through the real server: only their loaders are replaced, by tiny models."""
+"""The example workflows of today's families through the real server:
+only their loaders are replaced, by tiny models.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Two real servers share the segments of a picture. What the worker made goes over HTTP in PNGs of 8 bits, which SaveImage truncates."""
+"""Two real servers share the segments of a picture.
+
+What the worker made goes over HTTP in PNGs of 8 bits, which SaveImage truncates.
+"""
 
 from __future__ import annotations
 

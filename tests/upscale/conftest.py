@@ -13,8 +13,8 @@ from devhost.tiny.random_models import random_state
 def build_compact(scale=4, features=16, convs=4, channels=3, seed=0, residual=0.1):
     """Return spandrel's descriptor of a Compact of `convs` convolutions, which look one pixel further each.
 
-    What it adds to the picture is scaled to about `residual`: for pictures in 0.3 to 0.7 the result stays inside
-    (0, 1), where clamping hides nothing.
+    What it adds to the picture is scaled to about `residual`: for pictures in 0.3 to 0.7 the result stays
+    inside (0, 1), where clamping hides nothing.
     """
     with torch.random.fork_rng(devices=[]):
         form = Compact(

@@ -26,7 +26,9 @@ ESTIMATE = MemoryEstimate(1000.0)  # bytes for a pixel; any will do where nothin
 
 @pytest.fixture(autouse=True, params=[False, True], ids=["call by call", "one call ahead"])
 def order(request, monkeypatch):
-    """Every law holds in both orders: as on the CPU, and as on a GPU, whose calls return before they are done."""
+    """Every law holds in both orders: as on the CPU, and as on a GPU,
+    whose calls return before they are done.
+    """
     monkeypatch.setattr(Worker, "runs_ahead", request.param)
 
 
@@ -51,7 +53,9 @@ class Told(NamedTuple):
 
 
 def run_tiled(pictures, stage, tile, size=None, **options):
-    """Enlarge with tiles of `tile` as the pack does it: nothing is mixed, and no receptive field asked for, where one will do."""
+    """Enlarge with tiles of `tile` as the pack does it: nothing is mixed,
+    and no receptive field asked for, where one will do.
+    """
     height, width = pictures.shape[-2:]
     rows, columns = (
         Line(side, stage.scale, target)
@@ -70,7 +74,9 @@ def run_tiled(pictures, stage, tile, size=None, **options):
 
 
 def finish(work, seconds=20):
-    """Run `work` in a thread and return its result or error; a loop that hangs fails the test instead of all tests."""
+    """Run `work` in a thread and return its result or error;
+    a loop that hangs fails the test instead of all tests.
+    """
     ended = []
 
     def run():
@@ -331,7 +337,9 @@ def test_a_call_that_runs_out_of_memory_after_the_end_does_not_start_again(pictu
 
 
 def position(height, width):
-    """Return pictures (2, 3, H, W) in [0, 1) that say in the first two channels where a pixel lies, by 256ths."""
+    """Return pictures (2, 3, H, W) in [0, 1) that say in the first two channels where a
+    pixel lies, by 256ths.
+    """
     rows = torch.arange(height).view(1, 1, -1, 1).expand(2, 1, height, width)
     columns = torch.arange(width).view(1, 1, 1, -1).expand(2, 1, height, width)
     number = torch.tensor([64, 128]).view(2, 1, 1, 1).expand(2, 1, height, width)
@@ -428,7 +436,9 @@ class Memory:
 
 
 def networks(compact):
-    """Return (network, scale, field) by name; the last two have no bound, but look nowhere: mixing changes nothing."""
+    """Return (network, scale, field) by name; the last two have no bound, but look nowhere:
+    mixing changes nothing.
+    """
     return {
         "Compact": (compact(4), 4, ReceptiveField(4)),
         "small Compact": (compact(2, features=4, convs=3), 2, ReceptiveField(3)),
@@ -595,7 +605,9 @@ def test_without_a_figure_the_next_try_has_half_the_side(picture):
 
 
 def test_pieces_are_mixed_although_the_plan_of_one_tile_was_not(picture):
-    """The network sees a whole tile, so that every piece comes out in a grey of its own: no step may be left."""
+    """The network sees a whole tile, so that every piece comes out in a grey of its own:
+    no step may be left.
+    """
     pictures = picture(1, 1, 150, 201) + torch.linspace(-0.3, 0.3, 201)
     memory = Memory(lambda tiles: tiles.mean(dim=(-2, -1), keepdim=True).expand_as(tiles), 100 * 100)
     stage = stage_of([memory], 1, ReceptiveField(12, 1, 10))

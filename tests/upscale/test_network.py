@@ -1,4 +1,6 @@
-"""A model made ready: its dtype and memory format, its copies, what is remembered of it, and what it needs."""
+"""A model made ready: its dtype and memory format, its copies,
+what is remembered of it, and what it needs.
+"""
 
 from __future__ import annotations
 
@@ -486,7 +488,9 @@ class TestNumbers:
 
 class TestWritingNetworks:
     def test_do_no_harm(self, compact):
-        """A network that writes into its input: the picture, the strips and the neighbours keep what they are."""
+        """A network that writes into its input: the picture,
+        the strips and the neighbours keep what they are.
+        """
 
         def write(module, given):
             return (given[0].mul_(0.5).add_(0.25),)

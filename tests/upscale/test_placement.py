@@ -1,4 +1,6 @@
-"""Tiles put together: the kept parts fill the result, mixed borders add up to one, and identity stays identity."""
+"""Tiles put together: the kept parts fill the result, mixed borders add up to one,
+and identity stays identity.
+"""
 
 from __future__ import annotations
 

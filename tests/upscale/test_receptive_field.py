@@ -62,7 +62,9 @@ class Around(nn.Module):
 
 
 class Windows(nn.Module):
-    """Every pixel sees the mean of its window of `side`; sizes are continued to multiples, as real ones do it."""
+    """Every pixel sees the mean of its window of `side`;
+    sizes are continued to multiples, as real ones do it.
+    """
 
     def __init__(self, side):
         super().__init__()

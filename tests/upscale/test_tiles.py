@@ -74,7 +74,9 @@ def test_random_axes_and_parts_are_cut_by_the_laws():
 
 
 def fewest(length, margin, largest):
-    """Return how many tiles of at most `largest` are needed if each takes all that it can, from the start on."""
+    """Return how many tiles of at most `largest` are needed if each takes all that it
+    can, from the start on.
+    """
     count, at = 0, 0
     while at < length:
         end = max(0, at - margin) + largest
@@ -113,7 +115,9 @@ def test_transposing_the_picture_transposes_the_tiles(height, width):
 
 
 def split_again_and_again(random, height, width, field, tile):
-    """Return the cores' pixels and the tiles that are left when tiles are split by chance, down to the smallest."""
+    """Return the cores' pixels and the tiles that are left when tiles are split by chance,
+    down to the smallest.
+    """
     plan = plan_tiles(height, width, field, tile)
     tiles = plan.tiles
     for _ in range(3):
@@ -177,7 +181,9 @@ def test_little_is_read_twice_in_a_picture_of_2048_on_a_gpu(margin):
 
 
 def test_no_cell_reads_more_than_its_margins():
-    """In the plane a tile of side T costs (T / (T - 2 margin))**2; ends and even sizes make it less, never more."""
+    """In the plane a tile of side T costs (T / (T - 2 margin))**2;
+    ends and even sizes make it less, never more.
+    """
     for margin in (4, 18, 22, 34):
         for side in (512, 1024, 2048, 3000):
             for tile in (256, 512, 1024):

@@ -1,4 +1,6 @@
-"""Networks in two parts: which they are, that the parts are the whole, and that the trunk is computed once."""
+"""Networks in two parts: which they are, that the parts are the whole,
+and that the trunk is computed once.
+"""
 
 from __future__ import annotations
 

@@ -1,20 +1,19 @@
-"""Large edits in tiles: does a picture stay one picture? Independent and joint segments,
-and two other packs on the same tiles.
+"""Large edits in tiles: does a picture stay one picture? Independent and joint segments, and two other packs on the same tiles.
 
     python3 dev.py bench segs_joint --packs FOLDER
 
-A drawn scene of the toy world with one object, at the trained size, is enlarged to twice that and sampled
-again in tiles of the trained size. By way and denoise:
+A drawn scene of the toy world with one object, at the trained size, is enlarged to twice that and sampled again in tiles of the trained
+size. By way and denoise:
 
     objects       mean number of objects in the result; the scene has one
-    border jump   mean step of brightness across the edges of tiles divided by the mean step elsewhere
+    border jump   mean step of brightness across the edges of tiles divided by the mean step elsewhere. An object lies on some of these
+                  lines, so the jump of `whole`, the same latent sampled without tiles, is what no seam shows; it stands at 1 only by chance
     calls         rows that the network is given for a picture, with and without the prompt
     largest       latent pixels in the largest call: what the memory of the network follows
 
-FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no rows. They sample
-the whole latent once, with the same text, seed, levels and tiles. Expected: at denoise .8 and above,
-independent tiles draw an object each, joint ones fewer, with a border jump of at most 1.0 and as many rows as
-independent.
+FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no rows. They sample the whole latent once, with the
+same text, seed, levels and tiles. Expected: at denoise .8 and above, independent tiles draw an object each, joint ones fewer, with the border jump of
+`whole` and as many rows as independent.
 """
 
 from __future__ import annotations
@@ -124,34 +123,34 @@ def ours(overlaps: str, shift: bool = False, shrink: bool = False) -> Callable[.
         )  # fmt: skip
         size = scene.image.shape[1], scene.image.shape[2]
         segs = size, tile_segments(size, SIDE // FACTOR, overlap // FACTOR, None)
-        pasting = Pasting(feather=8, overlaps=overlaps, smallest_crop=8)
+        pasting = Pasting(feather=16, overlaps=overlaps, smallest_crop=8)
         return upscale_segments(scene.image, segs, Enlargement(float(FACTOR)), sampling, pasting)[0]
 
     return run
 
 
+def whole(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
+    """Return a scene refined as one latent, without tiles: no border, and objects doubled by the size alone."""
+    [latent] = host_nodes.VAEEncode().encode(vae, enlarged(scene.image))
+    [latent] = host_nodes.KSampler().sample(
+        model, scene.seed, STEPS, CFG, SAMPLER, SCHEDULER, *scene.text, latent, denoise=denoise
+    )
+    return host_nodes.VAEDecode().decode(vae, latent)[0]
+
+
 def tiled_diffusion(method: str, pack: Any) -> Callable[..., Tensor]:
-    """Return a function that samples the whole latent with a model that
-    ComfyUI-TiledDiffusion has patched.
-    """
+    """Return a function that samples the whole latent with a model that ComfyUI-TiledDiffusion has patched."""
     node = pack.NODE_CLASS_MAPPINGS["TiledDiffusion"]
 
     def run(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
         [patched] = node().apply(model, method, SIDE, SIDE, overlap, 1)
-        pixels = enlarged(scene.image)
-        [latent] = host_nodes.VAEEncode().encode(vae, pixels)
-        [latent] = host_nodes.KSampler().sample(
-            patched, scene.seed, STEPS, CFG, SAMPLER, SCHEDULER, *scene.text, latent, denoise=denoise
-        )
-        return host_nodes.VAEDecode().decode(vae, latent)[0]
+        return whole(patched, vae, scene, overlap, denoise)
 
     return run
 
 
 def vslinx(pack: Any) -> Callable[..., Tensor]:
-    """Return a function that refines with vslinx's hires fix,
-    in as many rows and columns as ours has tiles.
-    """
+    """Return a function that refines with vslinx's hires fix, in as many rows and columns as ours has tiles."""
     node = pack.NODE_CLASS_MAPPINGS["vsLinx_MultiDiffusionTiledHiresFix"]
 
     def run(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
@@ -181,9 +180,7 @@ def scenes(count: int, tokens: Tensor) -> Iterator[Scene]:
 
 
 def border_jump(picture: Tensor, overlap: int) -> float:
-    """Return the mean step across the edges of tiles divided by the mean step elsewhere,
-    of a picture (1, H, W, 3).
-    """
+    """Return the mean step across the edges of tiles divided by the mean step elsewhere, of a picture (1, H, W, 3)."""
     size = picture.shape[1], picture.shape[2]
     grey = picture[0].mean(-1)
     edges = {
@@ -199,9 +196,7 @@ def border_jump(picture: Tensor, overlap: int) -> float:
 
 
 def load_pack(folder: Path, module: str) -> Any:
-    """Import one module of a pack, without what the pack registers in the host;
-    None where it is not there.
-    """
+    """Import one module of a pack, without what the pack registers in the host; None where it is not there."""
     if not (folder / f"{module}.py").is_file():
         return None
     package = ModuleType(f"bench_{folder.name}")
@@ -213,7 +208,9 @@ def load_pack(folder: Path, module: str) -> Any:
 def ways(packs: Path | None) -> dict[str, Callable[..., Tensor]]:
     """Return what is compared, by name."""
     found = {
+        "whole": whole,
         "independent": ours("independent"),
+        "independent, Deep Shrink": ours("independent", shrink=True),
         "joint": ours("joint"),
         "joint, shift_borders": ours("joint", shift=True),
         "joint, Deep Shrink": ours("joint", shrink=True),
@@ -236,14 +233,16 @@ def main() -> int:
     parser.add_argument("--scenes", type=int, default=8, help="scenes for each row (default: 8)")
     parser.add_argument("--denoise", type=float, nargs="*", default=DENOISES)
     parser.add_argument("--overlap", type=int, nargs="*", default=OVERLAPS, help="pixels of the result")
+    parser.add_argument("--only", nargs="+", help="ways, as the table names them (default: all)")
     given = parser.parse_args()
+    chosen = {way: run for way, run in ways(given.packs).items() if not given.only or way in given.only}
     tiny = load_model(TINY / "sd15.safetensors")
     vae = load_vae(TINY / "vae.safetensors")
     print("| way | overlap | denoise | objects | exactly one | border jump | rows | largest |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for overlap in given.overlap:
         for denoise in given.denoise:
-            for way, run in ways(given.packs).items():
+            for way, run in chosen.items():
                 row = Row(way, overlap, denoise)
                 for scene in scenes(given.scenes, tiny.class_tokens):
                     with torch.inference_mode(), torch.random.fork_rng():

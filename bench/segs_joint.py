@@ -1,19 +1,22 @@
-"""Large edits in tiles: does a picture stay one picture? Independent and joint segments, and two other packs on the same tiles.
+"""Large edits in tiles: does a picture stay one picture? Independent and joint segments,
+and two other packs on the same tiles.
 
     python3 dev.py bench segs_joint --packs FOLDER
 
-A drawn scene of the toy world with one object, at the trained size, is enlarged to twice that and sampled again in tiles of the trained
-size. By way and denoise:
+A drawn scene of the toy world with one object, at the trained size, is enlarged to twice that and sampled
+again in tiles of the trained size. By way and denoise:
 
     objects       mean number of objects in the result; the scene has one
-    border jump   mean step of brightness across the edges of tiles divided by the mean step elsewhere. An object lies on some of these
-                  lines, so the jump of `whole`, the same latent sampled without tiles, is what no seam shows; it stands at 1 only by chance
+    border jump   mean step of brightness across the edges of tiles divided by the mean step elsewhere. An
+    object lies on some of these lines, so the jump of `whole`, the same latent sampled without tiles, is what
+    no seam shows; it stands at 1 only by chance
     calls         rows that the network is given for a picture, with and without the prompt
     largest       latent pixels in the largest call: what the memory of the network follows
 
-FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no rows. They sample the whole latent once, with the
-same text, seed, levels and tiles. Expected: at denoise .8 and above, independent tiles draw an object each, joint ones fewer, with the border jump of
-`whole` and as many rows as independent.
+FOLDER holds other packs as ComfyUI's `custom_nodes` does; those that are not there have no rows. They sample
+the whole latent once, with the same text, seed, levels and tiles. Expected: at denoise .8 and above,
+independent tiles draw an object each, joint ones fewer, with the border jump of `whole` and as many rows as
+independent.
 """
 
 from __future__ import annotations
@@ -130,7 +133,9 @@ def ours(overlaps: str, shift: bool = False, shrink: bool = False) -> Callable[.
 
 
 def whole(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
-    """Return a scene refined as one latent, without tiles: no border, and objects doubled by the size alone."""
+    """Return a scene refined as one latent, without tiles: no border,
+    and objects doubled by the size alone.
+    """
     [latent] = host_nodes.VAEEncode().encode(vae, enlarged(scene.image))
     [latent] = host_nodes.KSampler().sample(
         model, scene.seed, STEPS, CFG, SAMPLER, SCHEDULER, *scene.text, latent, denoise=denoise
@@ -139,7 +144,9 @@ def whole(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> T
 
 
 def tiled_diffusion(method: str, pack: Any) -> Callable[..., Tensor]:
-    """Return a function that samples the whole latent with a model that ComfyUI-TiledDiffusion has patched."""
+    """Return a function that samples the whole latent with a model that
+    ComfyUI-TiledDiffusion has patched.
+    """
     node = pack.NODE_CLASS_MAPPINGS["TiledDiffusion"]
 
     def run(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
@@ -150,7 +157,9 @@ def tiled_diffusion(method: str, pack: Any) -> Callable[..., Tensor]:
 
 
 def vslinx(pack: Any) -> Callable[..., Tensor]:
-    """Return a function that refines with vslinx's hires fix, in as many rows and columns as ours has tiles."""
+    """Return a function that refines with vslinx's hires fix,
+    in as many rows and columns as ours has tiles.
+    """
     node = pack.NODE_CLASS_MAPPINGS["vsLinx_MultiDiffusionTiledHiresFix"]
 
     def run(model: Any, vae: Any, scene: Scene, overlap: int, denoise: float) -> Tensor:
@@ -180,7 +189,9 @@ def scenes(count: int, tokens: Tensor) -> Iterator[Scene]:
 
 
 def border_jump(picture: Tensor, overlap: int) -> float:
-    """Return the mean step across the edges of tiles divided by the mean step elsewhere, of a picture (1, H, W, 3)."""
+    """Return the mean step across the edges of tiles divided by the mean step elsewhere,
+    of a picture (1, H, W, 3).
+    """
     size = picture.shape[1], picture.shape[2]
     grey = picture[0].mean(-1)
     edges = {
@@ -196,7 +207,9 @@ def border_jump(picture: Tensor, overlap: int) -> float:
 
 
 def load_pack(folder: Path, module: str) -> Any:
-    """Import one module of a pack, without what the pack registers in the host; None where it is not there."""
+    """Import one module of a pack, without what the pack registers in the host;
+    None where it is not there.
+    """
     if not (folder / f"{module}.py").is_file():
         return None
     package = ModuleType(f"bench_{folder.name}")

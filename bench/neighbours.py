@@ -53,7 +53,7 @@ from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 from devhost.tiny.random_faces import as_bin
 
-from .originals import INSTANT_ID, JANK, Analysis, instant_id_state, people
+from .originals import INSTANT_ID, JANK, RESOLUTIONS, Analysis, instant_id_state, people, simple_rau_net
 
 SIZES = ((24, 20), (25, 19))  # with ours first, with ours last
 TRAINED = 96
@@ -293,9 +293,7 @@ def _original_face_conditions(model: Any, pack: Any) -> dict[str, Any]:
 
 def _original_rau_net(model: Any, pack: Any) -> Any:
     sys.modules[f"{pack.__name__}.py.raunet"].GLOBAL_STATE.no_controlnet_workaround = True
-    node = pack.NODE_CLASS_MAPPINGS["ApplyRAUNetSimple"]
-    given = {"model_type": "auto", "res_mode": "ultra (over 2048)", "upscale_mode": "default"}
-    return node.patch(model=model, ca_upscale_mode="default", **given)[0]
+    return simple_rau_net(pack.NODE_CLASS_MAPPINGS, model, RESOLUTIONS["ultra"])
 
 
 def _original_windows(model: Any, pack: Any) -> Any:

@@ -200,13 +200,7 @@ def rau_net(packs: Path) -> Iterator[Difference]:
         topology_here = topology_of(model.get_model_object("diffusion_model"))
         variants: dict[str, tuple[Any, Any]] = {}
         for ours, theirs in RESOLUTIONS.items():
-            [original] = nodes["ApplyRAUNetSimple"].patch(
-                model=model,
-                model_type="auto",
-                res_mode=theirs,
-                upscale_mode="default",
-                ca_upscale_mode="default",
-            )
+            original = simple_rau_net(nodes, model, theirs)
             variants[f"simple, {ours}"] = apply_rau_net(model, original_preset(topology_here, ours)), original
         for mode in ("avg_pool2d", "adaptive_avg_pool2d", "bicubic"):
             settings = replace(
@@ -214,6 +208,13 @@ def rau_net(packs: Path) -> Iterator[Difference]:
             )
             variants[mode] = apply_rau_net(model, settings), original_rau_net(nodes, model, settings)
         yield from over_sizes(family, variants, sizes(200))
+
+
+def simple_rau_net(nodes: dict[str, Any], model: Any, resolution: str) -> Any:
+    """Return the model with the original node's preset of a resolution, a value of `RESOLUTIONS`."""
+    return nodes["ApplyRAUNetSimple"].patch(
+        model=model, model_type="auto", res_mode=resolution, upscale_mode="default", ca_upscale_mode="default"
+    )[0]
 
 
 def original_rau_net(nodes: dict[str, Any], model: Any, settings: RAUNet) -> Any:

@@ -1,12 +1,9 @@
-"""Joint sampling of tiles: one latent for all of them,
-so that they advance step by step and agree in their overlaps.
+"""Joint sampling of tiles: one latent for all of them, so they advance step by step and agree in their overlaps.
 
 The host's sampler sees one latent and one model. Inside, where the host evaluates the conditionings of a
-step, each batch of tiles is
-cropped from the latent and evaluated with its own conditionings and patches. The estimates are fused
-(segs/fuse.py), separately for each
-conditioning: guidance, functions after it and samplers that read both estimates work on the whole latent, as
-without tiles.
+step, each batch of tiles is cropped from the latent and evaluated with its own conditionings and patches. The
+estimates are fused (segs/fuse.py), separately for each conditioning: guidance, functions after it and
+samplers that read both estimates work on the whole latent, as without tiles.
 """
 
 from __future__ import annotations

@@ -26,13 +26,15 @@ from .topology import topology_of
 from .trained_size import is_above_trained, trained_side
 from .wrapper import add_effect
 
-WINDOWS_END = {"auto": 0.8, "published": 1.0}
+Mode = Literal["auto", "published"]
+WindowChoice = Literal["auto", "native", "2x2", "off"]
+
+WINDOWS: dict[Mode, Windows] = {"auto": "native", "published": "2x2"}
+"""The usual windows, by mode."""
+WINDOWS_END: dict[Mode, float] = {"auto": 0.8, "published": 1.0}
 """Share of the sampling at which the windows end, by mode. The paper's go on to the end: each window then sets
 the tone of its part of a plain area by itself, and no later step makes them equal (bench/results/effect.md).
 """
-
-Mode = Literal["auto", "published"]
-WindowChoice = Literal["auto", "native", "2x2", "off"]
 
 
 @dataclass(frozen=True)
@@ -68,15 +70,11 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         topology,
         0.0,
         end_time=WINDOWS_END[config.mode],
-        windows=_usual(config.mode) if config.windows == "auto" else config.windows,
+        windows=WINDOWS[config.mode] if config.windows == "auto" else config.windows,
         trained_size=config.trained_size,
         above_trained_size=True,
     )
     return apply_msw_msa(patched, settings)
-
-
-def _usual(mode: Mode) -> Windows:
-    return "2x2" if mode == "published" else "native"
 
 
 @dataclass(frozen=True)

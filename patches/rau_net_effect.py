@@ -4,10 +4,9 @@ A Downsample runs with stride 4 and the matching Upsample enlarges by 4; and the
 block are pooled (the "CA" pair) and upscaled again before the skip of the level's first block.
 
 Source: HiDiffusion (arXiv 2311.17528v2) and the settings of the original node (`ApplyRAUNet`). We depart
-where those
-fail: pairs are checked against the UNet, ControlNet residuals are resized, several samplers, conditionings or
-devices do
-not interfere, nothing in the host or the model is replaced, and the published schedule counts executed steps.
+where those fail: pairs are checked against the UNet, ControlNet residuals are resized, several samplers,
+conditionings or devices do not interfere, nothing in the host or the model is replaced, and the published
+schedule counts executed steps.
 
 B C H W are batch, channels, height, width of the features.
 """

@@ -1,6 +1,6 @@
-"""One latent, denoised in overlapping tiles: MultiDiffusion (Bar-Tal et al.
+"""One latent, denoised in overlapping tiles.
 
-2023, arXiv 2302.08113); no code from it.
+Source: MultiDiffusion (Bar-Tal et al. 2023, arXiv 2302.08113); no code from it.
 
 In each evaluation of the model, every tile estimates the clean latent. The estimate of the whole is
 
@@ -34,9 +34,7 @@ from torch import Tensor
 from ..scaling.box import Box
 from ..scaling.size import Size
 
-FLOOR = (
-    1e-3  # weight where a mask is 0: enough for an estimate there, too little to count beside another tile
-)
+FLOOR = 1e-3  # weight where a mask is 0: an estimate is there, and does not count beside another tile
 SHARPNESS = 6  # of moving borders: most of the change lies in a fifth of the overlap
 REACH = 1.0  # of moving borders, as logarithm of the gain: from an eighth to seven eighths of the overlap
 

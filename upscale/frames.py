@@ -64,8 +64,7 @@ class Grid:
     @property
     def smallest_work(self) -> int:
         """Pixels that the network sees of the smallest tile."""
-        height = max(self.smallest[0], min(row.size for row in self.rows))
-        return height * max(self.smallest[1], min(column.size for column in self.columns))
+        return self._pixels(min(row.size for row in self.rows), min(column.size for column in self.columns))
 
     def tiles(self, differs: Tensor) -> list[Tile]:
         """Return the tiles that must be computed where the pixels in `differs` (H, W) have changed."""
@@ -113,7 +112,10 @@ class Grid:
         """Return how many pixels the network sees of a box of cells."""
         top, bottom = self.rows[box.top], self.rows[box.bottom - 1]
         left, right = self.columns[box.left], self.columns[box.right - 1]
-        height, width = bottom.start + bottom.size - top.start, right.start + right.size - left.start
+        return self._pixels(bottom.start + bottom.size - top.start, right.start + right.size - left.start)
+
+    def _pixels(self, height: int, width: int) -> int:
+        """Return how many pixels a tile has that must have this height and width at least."""
         return max(height, self.smallest[0]) * max(width, self.smallest[1])
 
     def _span(self, cells: Sequence[Span], length: int, smallest: int, first: int, end: int) -> Span:

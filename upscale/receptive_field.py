@@ -4,14 +4,11 @@ Two measurements are made on narrow strips along each axis:
 
 * *Where could* a pixel matter? One column of NaN spreads to every output that uses it, whatever the weights.
   Where it stops is a bound for every image. If it never stops, the network looks at the whole image (for
-  example with a
-  global pooling), and no margin makes a tile equal: neighbours are blended instead.
-* *How far does* it matter? A strip and the same strip cut at its start give the same values far from the cut. The distance
-  at which the difference falls below float32's own noise is the margin in practice. Deep networks need far
-  less than their bound:
-  RRDB with 23 blocks is bounded by 349 pixels. The same two strips show at which positions a tile may start,
-  because
-  windows and pixel shuffles must align.
+  example with a global pooling), and no margin makes a tile equal: neighbours are blended instead.
+* *How far does* it matter? A strip and the same strip cut at its start give the same values far from the cut.
+  The distance at which the difference falls below float32's own noise is the margin in practice. Deep
+  networks need far less than their bound: RRDB with 23 blocks is bounded by 349 pixels. The same two strips
+  show at which positions a tile may start, because windows and pixel shuffles must align.
 
 A small bound is used directly; above `CERTAIN` the measured margin is used, with a reserve.
 """

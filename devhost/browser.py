@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import importlib
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -54,8 +55,6 @@ _ADD_NODE = """(type) => {
     app.canvas.centerOnNode(node)
     app.canvas.canvas.focus()
 }"""
-_CHOOSE_LANGUAGE = """(language) => fetch('/api/settings/Comfy.Locale', {
-    method: 'POST', headers: { 'Content-Type': 'application/json' }, body: JSON.stringify(language) })"""
 _TEXTS = """(type) => {
     const node = LiteGraph.createNode(type)
     app.graph.add(node)
@@ -194,27 +193,11 @@ class FrontEnd:
         self.page.keyboard.press("Escape")
         self.page.evaluate("() => app.extensionManager.command.execute('Comfy.NewBlankWorkflow')")
 
-    def texts_of(self, node_type: str, language: str, words: Mapping[str, Any]) -> dict[str, Any]:
-        """Reload the page in a language in which our nodes have only the texts `words`, and return the texts
-        that it shows for a node.
-
-        `words` is the content of a `nodeDefs.json`. The answer has the `title`, the `description`, and the
-        `inputs` by their names.
+    def texts_of(self, node_type: str) -> dict[str, Any]:
+        """Return the texts that the page shows for a node: its `title`, its `description`,
+        and the `inputs` by their names.
         """
-        self.page.route("**/i18n", lambda route: route.fulfill(json={language: {"nodeDefs": words}}))
-        with self.in_language(language):
-            return self.page.evaluate(_TEXTS, node_type)
-
-    @contextlib.contextmanager
-    def in_language(self, language: str) -> Iterator[None]:
-        """Reload the page in a language; the server goes back to English after the block."""
-        self.page.evaluate(_CHOOSE_LANGUAGE, language)
-        try:
-            self.page.reload()
-            self.wait_for_graph()
-            yield
-        finally:
-            self.page.evaluate(_CHOOSE_LANGUAGE, "en")
+        return self.page.evaluate(_TEXTS, node_type)
 
     def cut_help(self) -> list[str]:
         """Return the beginnings of the parts of the open help page that are wider than
@@ -248,10 +231,22 @@ def open_browser() -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def open_front_end(browser: Any, address: str) -> Iterator[FrontEnd]:
-    """Open the front end at `address` with an empty profile."""
+def open_front_end(
+    browser: Any, address: str, language: str = "en", words: Mapping[str, Any] | None = None
+) -> Iterator[FrontEnd]:
+    """Open the front end at `address` with an empty profile, in a language in which our nodes have only the
+    texts `words` (the content of a `nodeDefs.json`), if there are any. The server goes back to English after
+    the block.
+    """
+    setting = f"{address}/api/settings/Comfy.Locale"
     with browser.new_page(viewport=VIEW) as page:
-        page.goto(address)
-        front_end = FrontEnd(page)
-        front_end.wait_for_graph()  # the one that ComfyUI shows at first
-        yield front_end
+        if words is not None:
+            page.route("**/i18n", lambda route: route.fulfill(json={language: {"nodeDefs": words}}))
+        page.request.post(setting, data=json.dumps(language))
+        try:
+            page.goto(address)
+            front_end = FrontEnd(page)
+            front_end.wait_for_graph()  # the one that ComfyUI shows at first
+            yield front_end
+        finally:
+            page.request.post(setting, data=json.dumps("en"))

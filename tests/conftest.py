@@ -17,18 +17,11 @@ import_host()  # takes the pack's folder off sys.path again
 
 import torch
 
-from devhost.tiny import random_models
+from devhost.tiny import random_models, topology
 from devhost.tiny.faces import save_antelopev2
 
 NOT_QUICK = {"browser", "devhost", "effect", "server"}  # folders
-MODELS = {
-    "sd15",
-    "sdxl",
-    "shallow_sdxl",
-    "short_sd15",
-    "light_model",
-    "request",
-}  # fixtures; `request` names one of them
+MODELS = {"sd15", "sdxl", "short_sd15", "light_model", "request"}  # fixtures; `request` names one of them
 BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
 
@@ -105,7 +98,12 @@ def sd15():
 
 @pytest.fixture(scope="session")
 def sdxl():
-    return random_models.sdxl()
+    return random_models.sdxl(**topology.SHALLOW)
+
+
+@pytest.fixture(scope="session")
+def short_sd15():
+    return random_models.sd15(**topology.SHORT)
 
 
 @pytest.fixture(scope="session")

@@ -42,19 +42,23 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "ESRGAN 64x23": _of("ESRGAN", num_filters=64, num_blocks=23),
     "ESRGAN 32x2 2x": _of("ESRGAN", in_nc=12, num_filters=32, num_blocks=2, scale=4, shuffle_factor=2),
     "PLKSR 12": _of("PLKSR", dim=64, n_blocks=12, upscaling_factor=4, kernel_size=17),
+    "PLKSR 4": _of("PLKSR", dim=32, n_blocks=4, upscaling_factor=4, kernel_size=17),
     "RealPLKSR 8": _of("PLKSR.RealPLKSR", dim=64, n_blocks=8, upscaling_factor=4, kernel_size=17),
-    "RealPLKSR 8 layer norm": _of(
-        "PLKSR.RealPLKSR", dim=64, n_blocks=8, upscaling_factor=4, kernel_size=17, layer_norm=True
+    "RealPLKSR 2 layer norm": _of(
+        "PLKSR.RealPLKSR", dim=32, n_blocks=2, upscaling_factor=4, kernel_size=17, layer_norm=True
     ),
     "SwinIR": _of("SwinIR", **_SWIN, depths=[2, 2], num_heads=[2, 2], upsampler="pixelshuffledirect"),
     "Swin2SR": _of("Swin2SR", **_SWIN, depths=[2, 2], num_heads=[2, 2], upsampler="pixelshuffledirect"),
     "DITN": _of("DITN"),
+    "DITN 1": _of("DITN", ITL_blocks=1, SAL_blocks=1),
     "SAFMN": _of("SAFMN", dim=36, n_blocks=4, upscaling_factor=4),
     "SwiftSRGAN": _of("SwiftSRGAN"),
+    "SwiftSRGAN 4": _of("SwiftSRGAN", num_blocks=4),
     "MoSR": _of("MoSR"),
     "DnCNN": _of("DnCNN"),
     "OmniSR": _of("OmniSR"),
     "RCAN": _of("RCAN", scale=4, n_resgroups=2, n_resblocks=4),
+    "RCAN 16": _of("RCAN", scale=4, n_resgroups=1, n_resblocks=2, n_feats=16),
     "HAT": _of(
         "HAT", img_size=64, upscale=4, window_size=16, depths=(2, 2), embed_dim=48, num_heads=(4, 4), upsampler="pixelshuffle"
     ),
@@ -63,16 +67,19 @@ _BUILDERS: dict[str, Callable[[], nn.Module]] = {
 NAMES = tuple(_BUILDERS)
 
 
-def random_upscaler(name: str, seed: int = 0) -> ImageModelDescriptor[nn.Module]:
-    """Return one of `NAMES` as spandrel's loader gives it."""
+def random_upscaler(name: str, seed: int = 0, centred: bool = True) -> ImageModelDescriptor[nn.Module]:
+    """Return one of `NAMES` as spandrel's loader gives it, with results inside the range of an image if
+    `centred`.
+    """
     with torch.random.fork_rng(devices=[]), torch.inference_mode():
         torch.manual_seed(seed)
         network = _BUILDERS[name]().eval()
         descriptor = ModelLoader().load_from_state_dict(network.state_dict())  # draws weights first, too
     assert isinstance(descriptor, ImageModelDescriptor)
     descriptor.eval()
-    with torch.inference_mode():
-        _centre(descriptor)
+    if centred:
+        with torch.inference_mode():
+            _centre(descriptor)
     return descriptor
 
 

@@ -46,6 +46,32 @@ SDXL: UnetConfig = _COMMON | {
 }
 """Pooled text of 1280 and six size embeddings of 256 make the 2816 ``adm_in_channels``."""
 
+SHALLOW: UnetConfig = {
+    "transformer_depth": [0, 0, 2, 2, 1, 1],
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 1, 1, 1],
+    "transformer_depth_middle": 1,
+}
+"""What differs in an SDXL whose deepest transformers have one layer in place of ten: the same blocks in a third
+of the time.
+"""
+
+SHORT: UnetConfig = {
+    "num_res_blocks": [1, 1, 1],
+    "channel_mult": (1, 2, 4),
+    "transformer_depth": [1, 1, 0],
+    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
+}
+"""What differs in an SD 1.5 of six input blocks, 2 and 4 of them with a Downsample: half the time."""
+
+TWO_LEVELS: UnetConfig = {
+    "num_res_blocks": [1, 1],
+    "channel_mult": (1, 2),
+    "transformer_depth": [0, 1],
+    "transformer_depth_output": [0, 0, 1, 1],
+    "transformer_depth_middle": 1,
+}
+"""What differs in a UNet of four input blocks, 2 with a Downsample and 3 with attention: traced in seconds."""
+
 TRAINED: dict[str, UnetConfig] = {"sd15": SD15, "sdxl": SDXL | {"channel_mult": (1, 2, 2)}}
 """Of the trained models, unless their files differ. SDXL's deepest level has half its width."""
 

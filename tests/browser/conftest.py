@@ -1,4 +1,4 @@
-"""One real server for all tests of this folder, and a browser for each of its files."""
+"""One real server for all tests of this folder, and a browser and a page for each of its files."""
 
 from __future__ import annotations
 
@@ -39,9 +39,24 @@ def browser():
         pytest.skip(str(failure))
 
 
+@pytest.fixture(scope="module")
+def page(browser, server):
+    """The front end in a page that the tests of a file share: to load it takes longer than most of them."""
+    with open_front_end(browser, server.address) as opened:
+        yield opened
+
+
 @pytest.fixture
-def front_end(browser, server, request):
-    """The front end in a fresh page; how it looks in the end is saved in output/browser."""
+def front_end(page, request):
+    """The shared page with an empty graph; how it looks in the end is saved in output/browser."""
+    page.clear()
+    yield page
+    page.photograph(SCREENSHOTS / f"{request.node.name}.png")
+
+
+@pytest.fixture
+def fresh_front_end(browser, server, request):
+    """The front end in a page of its own, for tests of its panels and results, which stay open."""
     with open_front_end(browser, server.address) as opened:
         yield opened
         opened.photograph(SCREENSHOTS / f"{request.node.name}.png")

@@ -17,20 +17,13 @@ def patches_in_source(root: Path) -> set[str]:
     and `comfy/ldm` put into a model.
     """
     files = [*root.glob("comfy_extras/**/*.py"), *root.glob("comfy/ldm/**/*.py")]
-    called = {
-        name
-        for file in files
-        for name in _named_patches(ast.parse(file.read_text(encoding="utf-8")), file.stem)
-    }
-    found = called | {
-        name for file in files for name in _patches_in(ast.parse(file.read_text(encoding="utf-8")), file.stem)
-    }
-    defined = {
-        node.name: file.stem
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-        if isinstance(node, ast.ClassDef)
-    }
+    found: set[str] = set()
+    defined: dict[str, str] = {}
+    for file in files:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        found.update(_named_patches(tree, file.stem), _patches_in(tree, file.stem))
+        classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+        defined.update({node.name: file.stem for node in classes})
     return {
         f"{defined.get(name.partition('.')[2], name.partition('.')[0])}.{name.partition('.')[2]}"
         for name in found

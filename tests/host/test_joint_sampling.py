@@ -20,8 +20,8 @@ WHOLE = [Box(0, 0, *SIZE)]
 
 
 @pytest.fixture(scope="module")
-def texts(sd15):
-    return [conditioning(sd15, seed, tokens=8) for seed in (1, 2)]
+def texts(short_sd15):
+    return [conditioning(short_sd15, seed, tokens=8) for seed in (1, 2)]
 
 
 def noise_of(latent, seed=3):
@@ -72,17 +72,17 @@ def levels(model, steps=3, denoise=0.7):
     ],
 )
 @pytest.mark.parametrize("cfg", [2.0, 1.0])
-def test_one_tile_is_plain_sampling_bit_for_bit(sampler, cfg, sd15, texts, draw):
+def test_one_tile_is_plain_sampling_bit_for_bit(sampler, cfg, short_sd15, texts, draw):
     latent, mask = draw(1, 4, *SIZE), draw(1, 1, *SIZE, seed=4)
-    sigmas = levels(sd15, 2)
+    sigmas = levels(short_sd15, 2)
     with torch.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
         plain = comfy.samplers.sample(
-            sd15, noise_of(latent), *texts, cfg, "cpu", comfy.samplers.sampler_object(sampler), sigmas,
-            sd15.model_options, latent, mask, None, True, 3,
+            short_sd15, noise_of(latent), *texts, cfg, "cpu", comfy.samplers.sampler_object(sampler), sigmas,
+            short_sd15.model_options, latent, mask, None, True, 3,
         )  # fmt: skip
     for seed in (None, 11):
-        guider = guider_of(sd15, [TileBatch([0], texts)], WHOLE, cfg, seed)
+        guider = guider_of(short_sd15, [TileBatch([0], texts)], WHOLE, cfg, seed)
         assert torch.equal(sample(guider, latent, sigmas, sampler, mask=mask), plain)
     assert plain.std() > 0.1
 
@@ -112,28 +112,30 @@ def literal(model, latent, noise, sigmas, texts, boxes, weights, cfg):
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_joint_sampling_is_a_literal_transcription(together, sd15, texts, draw):
-    latent, sigmas = draw(1, 4, *SIZE), levels(sd15)
-    other = conditioning(sd15, 5, tokens=8)
+def test_joint_sampling_is_a_literal_transcription(together, short_sd15, texts, draw):
+    latent, sigmas = draw(1, 4, *SIZE), levels(short_sd15)
+    other = conditioning(short_sd15, 5, tokens=8)
     own = [texts, [texts[0], texts[1]] if together else [other, texts[1]]]
     batches = (
         [TileBatch([0, 1], texts)]
         if together
         else [TileBatch([number], each) for number, each in enumerate(own)]
     )
-    guider = guider_of(sd15, batches, BOXES)
+    guider = guider_of(short_sd15, batches, BOXES)
     result = sample(guider, latent, sigmas)
     with torch.inference_mode():
-        expected = literal(sd15, latent, noise_of(latent), sigmas, own, BOXES, guider._fusion.weights, 2.0)
+        expected = literal(
+            short_sd15, latent, noise_of(latent), sigmas, own, BOXES, guider._fusion.weights, 2.0
+        )
     assert expected.std() > 0.1
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_a_run_split_over_two_samplers_has_the_same_borders(sd15, texts, draw):
-    latent, sigmas = draw(1, 4, *SIZE), levels(sd15, 4)
+def test_a_run_split_over_two_samplers_has_the_same_borders(short_sd15, texts, draw):
+    latent, sigmas = draw(1, 4, *SIZE), levels(short_sd15, 4)
 
     def run(latent, sigmas, noise=None, seed=7):
-        guider = guider_of(sd15, [TileBatch([0, 1], texts)], BOXES, seed=seed)
+        guider = guider_of(short_sd15, [TileBatch([0, 1], texts)], BOXES, seed=seed)
         return sample(guider, latent, sigmas, noise=noise)
 
     whole = run(latent, sigmas)
@@ -144,8 +146,8 @@ def test_a_run_split_over_two_samplers_has_the_same_borders(sd15, texts, draw):
     assert (run(latent, sigmas, seed=8) - whole).abs().max() > 1e-3 * scale
 
 
-def test_tiles_see_their_own_part_of_a_hint(sd15, texts, draw):
-    latent, sigmas = draw(1, 4, *SIZE), levels(sd15, 1)
+def test_tiles_see_their_own_part_of_a_hint(short_sd15, texts, draw):
+    latent, sigmas = draw(1, 4, *SIZE), levels(short_sd15, 1)
     hint = draw(1, 3, SIZE[0] * 8, SIZE[1] * 8)
     seen = []
 
@@ -153,7 +155,7 @@ def test_tiles_see_their_own_part_of_a_hint(sd15, texts, draw):
         seen.append(options["c"]["control"]["output"][0].shape)
         return apply(options["input"], options["timestep"], **options["c"])
 
-    model = sd15.clone()
+    model = short_sd15.clone()
     model.set_model_unet_function_wrapper(watch)
 
     def with_hint(box):
@@ -173,31 +175,31 @@ def test_tiles_see_their_own_part_of_a_hint(sd15, texts, draw):
     assert not torch.equal(apart, same)
 
 
-def test_the_model_stays_as_it_is_also_after_an_error(sd15, texts, draw):
-    latent, sigmas = draw(1, 4, *SIZE), levels(sd15, 1)
-    broken = sd15.clone()
+def test_the_model_stays_as_it_is_also_after_an_error(short_sd15, texts, draw):
+    latent, sigmas = draw(1, 4, *SIZE), levels(short_sd15, 1)
+    broken = short_sd15.clone()
 
     def fail(apply, options):
         raise RuntimeError("broken")
 
-    options = sd15.model_options
+    options = short_sd15.model_options
     before = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
     broken.set_model_unet_function_wrapper(fail)
-    plain = comfy.samplers.CFGGuider(sd15)
+    plain = comfy.samplers.CFGGuider(short_sd15)
     plain.set_conds(*texts)
     first = sample(plain, latent, sigmas)
     with pytest.raises(RuntimeError, match="broken"):
         sample(guider_of(broken, [TileBatch([0, 1], texts)], BOXES), latent, sigmas)
-    assert sd15.model_options == before
+    assert short_sd15.model_options == before
     assert torch.equal(sample(plain, latent, sigmas), first)
 
 
-def test_the_host_makes_room_for_a_batch_of_tiles_and_not_for_the_whole(sd15, texts, draw, monkeypatch):
+def test_the_host_makes_room_for_a_batch_of_tiles_and_not_for_the_whole(short_sd15, texts, draw, monkeypatch):
     asked = []
-    required = type(sd15.model).memory_required
+    required = type(short_sd15.model).memory_required
     monkeypatch.setattr(
-        type(sd15.model), "memory_required",
+        type(short_sd15.model), "memory_required",
         lambda self, shape, **named: asked.append(list(shape)) or required(self, shape, **named),
     )  # fmt: skip
-    sample(guider_of(sd15, [TileBatch([0, 1], texts)], BOXES), draw(1, 4, *SIZE), levels(sd15, 1))
+    sample(guider_of(short_sd15, [TileBatch([0, 1], texts)], BOXES), draw(1, 4, *SIZE), levels(short_sd15, 1))
     assert {tuple(shape[-2:]) for shape in asked} == {(12, 12)}

@@ -29,8 +29,8 @@ def masks(draw):
 
 
 @pytest.fixture(scope="module")
-def texts(sd15):
-    return [conditioning(sd15, seed, tokens=8) for seed in (1, 2)]
+def texts(short_sd15):
+    return [conditioning(short_sd15, seed, tokens=8) for seed in (1, 2)]
 
 
 def host_alone(model, sampler_name, seed, latent, mask, texts):
@@ -56,24 +56,29 @@ def ours(model, sampler_name, seeds, latents, masks, texts):
 
 
 @pytest.mark.parametrize("sampler_name", BATCHED)
-def test_a_batch_gives_every_entry_what_the_host_gives_it_alone(sampler_name, sd15, latents, masks, texts):
+def test_a_batch_gives_every_entry_what_the_host_gives_it_alone(
+    sampler_name, short_sd15, latents, masks, texts
+):
     assert can_batch(sampler_name)
-    together = ours(sd15, sampler_name, SEEDS, latents, masks, texts)
+    together = ours(short_sd15, sampler_name, SEEDS, latents, masks, texts)
     alone = [
-        host_alone(sd15, sampler_name, *entry, texts) for entry in zip(SEEDS, latents, masks, strict=True)
+        host_alone(short_sd15, sampler_name, *entry, texts)
+        for entry in zip(SEEDS, latents, masks, strict=True)
     ]
     for entry, expected in zip(together.split(1), alone, strict=True):
         assert expected.isfinite().all()
         assert (entry - expected).norm() < 1e-5 * expected.norm()
-    last = ours(sd15, sampler_name, SEEDS[1:], latents[1:], masks[1:], texts)
+    last = ours(short_sd15, sampler_name, SEEDS[1:], latents[1:], masks[1:], texts)
     assert torch.equal(last, alone[1])
 
 
 @pytest.mark.parametrize("sampler_name", ["ddim", "dpm_adaptive"])
-def test_samplers_that_mix_the_entries_of_a_batch_are_given_one(sampler_name, sd15, latents, masks, texts):
+def test_samplers_that_mix_the_entries_of_a_batch_are_given_one(
+    sampler_name, short_sd15, latents, masks, texts
+):
     assert not can_batch(sampler_name)
-    together = ours(sd15, sampler_name, SEEDS, latents, masks, texts)
-    alone = host_alone(sd15, sampler_name, SEEDS[1], latents[1], masks[1], texts)
+    together = ours(short_sd15, sampler_name, SEEDS, latents, masks, texts)
+    alone = host_alone(short_sd15, sampler_name, SEEDS[1], latents[1], masks[1], texts)
     assert (together[1] - alone[0]).abs().max() > 1e-3 * alone.abs().max()  # it is needed
 
 
@@ -104,15 +109,15 @@ def test_start_noise_of_a_video_latent_keeps_its_time(draw):
 
 
 @pytest.mark.parametrize("sampler_name", ["euler_ancestral", "dpmpp_sde", "seeds_2", "lcm"])
-def test_other_seeds_give_other_noise_between_the_steps(sampler_name, sd15, latents, masks, texts):
-    sigmas = noise_levels(sd15, sampler_name, "normal", STEPS, DENOISE)
+def test_other_seeds_give_other_noise_between_the_steps(sampler_name, short_sd15, latents, masks, texts):
+    sigmas = noise_levels(short_sd15, sampler_name, "normal", STEPS, DENOISE)
     noise = start_noise(latents[:1], SEEDS[:1])
 
     def run(seed):
-        sampler = segment_sampler(sampler_name, [seed], sigmas, noise.shape, sd15.load_device)
+        sampler = segment_sampler(sampler_name, [seed], sigmas, noise.shape, short_sd15.load_device)
         with torch.inference_mode():
             return comfy.sample.sample_custom(
-                sd15, noise, CFG, sampler, sigmas, *texts, latents[0], disable_pbar=True, seed=77
+                short_sd15, noise, CFG, sampler, sigmas, *texts, latents[0], disable_pbar=True, seed=77
             )
 
     assert torch.equal(run(1), run(1))
@@ -120,9 +125,9 @@ def test_other_seeds_give_other_noise_between_the_steps(sampler_name, sd15, late
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "euler_ancestral", "dpmpp_sde", "lcm"])
-def test_the_highest_seeds_are_seeds(sampler_name, sd15, latents, masks, texts):
+def test_the_highest_seeds_are_seeds(sampler_name, short_sd15, latents, masks, texts):
     for seed in (2**64 - 2, 2**64 - 1):
-        result = ours(sd15, sampler_name, [seed], latents[:1], masks[:1], texts)
+        result = ours(short_sd15, sampler_name, [seed], latents[:1], masks[:1], texts)
         assert result.isfinite().all()
 
 

@@ -28,16 +28,6 @@ KNOWN = {
 NO_BLOCKS = {"input_blocks": "", "output_blocks": "", "ca_input_blocks": "", "ca_output_blocks": ""}
 
 
-@pytest.fixture(scope="module")
-def sdxl():
-    """A tiny SDXL whose deepest transformers have one layer: the same blocks, several times as fast."""
-    return random_models.sdxl(
-        transformer_depth=[0, 0, 2, 2, 1, 1],
-        transformer_depth_output=[0, 0, 0, 2, 2, 2, 1, 1, 1],
-        transformer_depth_middle=1,
-    )
-
-
 def advanced(model, **settings):
     [patched] = MegapixelRAUNet.execute(model=model, **KNOWN | settings).args
     return patched

@@ -53,15 +53,17 @@ def image(draw):
 
 
 @pytest.fixture(scope="module")
-def texts(sd15):
-    return [conditioning(sd15, seed, tokens=8) for seed in (1, 2, 3, 4)]
+def texts(short_sd15):
+    return [conditioning(short_sd15, seed, tokens=8) for seed in (1, 2, 3, 4)]
 
 
 @pytest.fixture(scope="module")
-def run(sd15, vae, texts, image):
+def run(short_sd15, vae, texts, image):
     """A function that runs the node as the host does and returns its output."""
 
-    def run(segs=None, image=image, model=sd15, vae=vae, positive=texts[0], overlaps="joint", **settings):
+    def run(
+        segs=None, image=image, model=short_sd15, vae=vae, positive=texts[0], overlaps="joint", **settings
+    ):
         with torch.inference_mode():
             return MegapixelSEGSUpscale.execute(
                 image,
@@ -156,10 +158,10 @@ def test_the_result_does_not_depend_on_the_batches(upscale):
     torch.testing.assert_close(upscale(batch_size=2), upscale(batch_size=1), rtol=0, atol=1e-5)
 
 
-def test_joint_sampling_makes_no_more_calls_than_independent_and_none_on_the_whole(upscale, sd15):
+def test_joint_sampling_makes_no_more_calls_than_independent_and_none_on_the_whole(upscale, short_sd15):
     calls = {"joint": [], "independent": []}
     for overlaps, seen in calls.items():
-        upscale(model=watched(sd15, seen), overlaps=overlaps)
+        upscale(model=watched(short_sd15, seen), overlaps=overlaps)
     assert calls["joint"] == calls["independent"]
     assert {shape[-2:] for shape in calls["joint"]} == {(8, 7)}
 
@@ -226,7 +228,7 @@ def test_what_has_no_effect_is_reported_at_the_node(run):
     )
 
 
-def test_without_memory_the_batches_are_halved(upscale, sd15):
+def test_without_memory_the_batches_are_halved(upscale, short_sd15):
     boxes = [(left, 0, left + 32, 64) for left in (0, 16, 32, 48, 64)]
     sizes = []
 
@@ -236,14 +238,14 @@ def test_without_memory_the_batches_are_halved(upscale, sd15):
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         return apply(options["input"], options["timestep"], **options["c"])
 
-    model = sd15.clone()
+    model = short_sd15.clone()
     model.set_model_unet_function_wrapper(wrapper)
     halved = upscale(segs_of(boxes), model=model, batch_size=8, steps=1)
     assert sizes[:3] == [5, 2, 2]
     torch.testing.assert_close(halved, upscale(segs_of(boxes), steps=1), rtol=0, atol=1e-5)
 
 
-def test_an_interrupt_while_a_latent_is_sampled_keeps_the_segments_before_it(upscale, sd15, image):
+def test_an_interrupt_while_a_latent_is_sampled_keeps_the_segments_before_it(upscale, short_sd15, image):
     calls = []
 
     def wrapper(apply, options):
@@ -253,7 +255,7 @@ def test_an_interrupt_while_a_latent_is_sampled_keeps_the_segments_before_it(ups
         return apply(options["input"], options["timestep"], **options["c"])
 
     boxes = [(0, 0, 24, 24), (32, 0, 72, 64), (56, 0, 96, 64)]
-    model = sd15.clone()
+    model = short_sd15.clone()
     model.set_model_unet_function_wrapper(wrapper)
     try:
         result = upscale(segs_of(boxes), model=model, steps=4)
@@ -319,8 +321,8 @@ def test_a_text_leaves_hints_and_regional_prompts_of_the_general_prompt(upscale,
     assert torch.equal(result, upscale(positive=own))
 
 
-def test_texts_of_other_lengths_are_sampled_apart(upscale, sd15, texts):
-    own = by_number(texts[2], conditioning(sd15, 7, tokens=12))
+def test_texts_of_other_lengths_are_sampled_apart(upscale, short_sd15, texts):
+    own = by_number(texts[2], conditioning(short_sd15, 7, tokens=12))
     settings = {"segment_texts": own, "overlaps": "independent"}
     assert torch.equal(upscale(batch_size=2, **settings), upscale(batch_size=1, **settings))
 

@@ -77,15 +77,17 @@ def image(draw):
 
 
 @pytest.fixture(scope="module")
-def texts(sd15):
-    return [conditioning(sd15, seed, tokens=8) for seed in (1, 2)]
+def texts(short_sd15):
+    return [conditioning(short_sd15, seed, tokens=8) for seed in (1, 2)]
 
 
 @pytest.fixture(scope="module")
-def upscale(sd15, vae, texts, image):
+def upscale(short_sd15, vae, texts, image):
     """A function that runs the node as the host does; all inputs have defaults."""
 
-    def run(segs=None, image=image, model=sd15, vae=vae, positive=texts[0], negative=texts[1], **settings):
+    def run(
+        segs=None, image=image, model=short_sd15, vae=vae, positive=texts[0], negative=texts[1], **settings
+    ):
         with torch.inference_mode():
             [result] = MegapixelSEGSUpscale.execute(
                 image,
@@ -102,10 +104,10 @@ def upscale(sd15, vae, texts, image):
 
 
 @pytest.fixture
-def host_refine(sd15, vae, texts):
+def host_refine(short_sd15, vae, texts):
     """A function that refines a whole picture (1, H, W, 3) under a mask (H, W) with the host's own nodes."""
 
-    def run(pixels, mask, seed, model=sd15, texts=texts, **changed):
+    def run(pixels, mask, seed, model=short_sd15, texts=texts, **changed):
         settings = SETTINGS | changed
         names = ("steps", "cfg", "sampler_name", "scheduler")
         with torch.random.fork_rng(), torch.inference_mode():
@@ -160,13 +162,13 @@ def test_each_segment_under_a_mask_of_ones_is_what_the_hosts_nodes_make_of_it(
 
 @pytest.mark.parametrize("feather", [4, 20])
 def test_one_segment_over_everything_is_the_hosts_differential_diffusion(
-    feather, upscale, sd15, image, host_refine, draw
+    feather, upscale, short_sd15, image, host_refine, draw
 ):
     mask = draw(*SIZE, seed=3)
     mask[:, :60] = 1
     segs = SIZE, [segment((0, 0, 120, 48), mask.numpy())]
     ours = upscale(segs, feather=0, noise_mask_feather=feather, steps=3)
-    soft = DifferentialDiffusion.execute(sd15).args[0]
+    soft = DifferentialDiffusion.execute(short_sd15).args[0]
     refined = host_refine(image, blur_mask(mask, feather), 5, soft, steps=3)
     expected = torch.lerp(image, refined, mask[None, ..., None])
     assert_close(ours, expected, 5e-6)  # sampled alike; what differs is float32 noise, by processor
@@ -316,8 +318,8 @@ def test_segments_of_one_frame_refine_that_frame_only(upscale, draw):
 # Batching, memory and models
 
 
-def test_a_text_for_each_frame_goes_to_its_frame(upscale, sd15, draw):
-    texts = conditioning(sd15, 1, tokens=8, batch=3)
+def test_a_text_for_each_frame_goes_to_its_frame(upscale, short_sd15, draw):
+    texts = conditioning(short_sd15, 1, tokens=8, batch=3)
     frames = draw(3, *SIZE, 3) * 0.6 + 0.2
     segs = SIZE, [segment(BOXES[0])]
     alone, together = (upscale(segs, image=frames, positive=texts, batch_size=size) for size in (1, 3))
@@ -328,15 +330,17 @@ def test_a_text_for_each_frame_goes_to_its_frame(upscale, sd15, draw):
         assert torch.equal(alone[number : number + 1], upscale(segs, image=frame, positive=own))
 
 
-def test_a_text_with_several_rows_gives_segments_of_one_frame_the_same_in_a_batch_as_alone(upscale, sd15):
-    texts = conditioning(sd15, 1, tokens=8, batch=3)
+def test_a_text_with_several_rows_gives_segments_of_one_frame_the_same_in_a_batch_as_alone(
+    upscale, short_sd15
+):
+    texts = conditioning(short_sd15, 1, tokens=8, batch=3)
     assert_close(upscale(positive=texts, batch_size=3), upscale(positive=texts))
 
 
-def test_what_can_be_batched_is_sampled_at_once(upscale, sd15):
+def test_what_can_be_batched_is_sampled_at_once(upscale, short_sd15):
     segs = SIZE, [*segs_of()[1], segment((0, 40, 24, 48))]
     sizes = []
-    model = watched(sd15, sizes)
+    model = watched(short_sd15, sizes)
     upscale(segs, model=model, batch_size=2, steps=1)
     assert sizes == [2, 1, 1]
     sizes.clear()
@@ -360,7 +364,7 @@ def watched(model, sizes, act=lambda count: None):
 
 
 @pytest.mark.parametrize("failing", [1, 2])
-def test_a_batch_without_memory_is_halved_and_no_segment_is_sampled_twice(failing, upscale, sd15):
+def test_a_batch_without_memory_is_halved_and_no_segment_is_sampled_twice(failing, upscale, short_sd15):
     boxes = [(left, top, left + 24, top + 24) for top in (0, 24) for left in (0, 24, 48)]
     expected = upscale(segs_of(*boxes))
     sizes, steps = [], []
@@ -370,18 +374,18 @@ def test_a_batch_without_memory_is_halved_and_no_segment_is_sampled_twice(failin
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
         steps.append(sizes[-1])
 
-    result = upscale(segs_of(*boxes), model=watched(sd15, sizes, act), batch_size=4)
+    result = upscale(segs_of(*boxes), model=watched(short_sd15, sizes, act), batch_size=4)
     assert_close(result, expected, 2e-5)
     assert sizes == [4] * failing + [2] * 4 + [2] * 2
     assert sum(steps) == 6 * 2 + (failing - 1) * 4
 
 
-def test_memory_that_is_not_enough_for_one_segment_is_the_hosts_error(upscale, sd15):
+def test_memory_that_is_not_enough_for_one_segment_is_the_hosts_error(upscale, short_sd15):
     def act(call):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     with pytest.raises(torch.cuda.OutOfMemoryError):
-        upscale(model=watched(sd15, [], act), batch_size=4)
+        upscale(model=watched(short_sd15, [], act), batch_size=4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
@@ -402,13 +406,15 @@ def test_fifty_segments_load_each_model_once_for_each_phase(batch_size, upscale,
     assert phases == ["vae", "unet", "vae"]
 
 
-def test_the_model_that_others_hold_samples_the_same_bits_before_and_after(upscale, sd15):
-    options = {name: dict(value) for name, value in sd15.model_options.items() if isinstance(value, dict)}
-    before = sample(sd15, (9, 6))
+def test_the_model_that_others_hold_samples_the_same_bits_before_and_after(upscale, short_sd15):
+    options = {
+        name: dict(value) for name, value in short_sd15.model_options.items() if isinstance(value, dict)
+    }
+    before = sample(short_sd15, (9, 6))
     upscale(noise_mask_feather=20)
-    assert torch.equal(sample(sd15, (9, 6)), before)
+    assert torch.equal(sample(short_sd15, (9, 6)), before)
     assert options == {
-        name: dict(value) for name, value in sd15.model_options.items() if isinstance(value, dict)
+        name: dict(value) for name, value in short_sd15.model_options.items() if isinstance(value, dict)
     }
 
 
@@ -425,8 +431,10 @@ def noisy(model):
 
 
 @pytest.mark.parametrize("name", ["ddim", "a model that draws noise"])
-def test_the_picture_does_not_depend_on_the_global_random_state_and_leaves_it_alone(name, upscale, sd15):
-    settings = {"sampler_name": "ddim"} if name == "ddim" else {"model": noisy(sd15)}
+def test_the_picture_does_not_depend_on_the_global_random_state_and_leaves_it_alone(
+    name, upscale, short_sd15
+):
+    settings = {"sampler_name": "ddim"} if name == "ddim" else {"model": noisy(short_sd15)}
     half = (
         SIZE,
         [segment(box, np.full((40, 32), 0.5, np.float32)) for box in BOXES],
@@ -499,18 +507,18 @@ def test_a_hint_acts_on_a_segment_as_one_cut_by_hand(upscale, texts, image, draw
 
 
 @pytest.mark.parametrize("bounds", [False, True], ids=["mask", "mask bounds"])
-def test_masks_of_texts_differ_from_crop_to_crop_in_a_batch_as_alone(bounds, upscale, sd15, texts):
+def test_masks_of_texts_differ_from_crop_to_crop_in_a_batch_as_alone(bounds, upscale, short_sd15, texts):
     mask = torch.zeros(1, *SIZE)
     mask[:, 10:30, 4:20], mask[:, 20:48, 50:60], mask[:, 9:14, 90:112] = 1, 1, 1
     options = {"mask": mask, "mask_strength": 1.0, "set_area_to_bounds": bounds}
-    positive = [[texts[0][0][0], options], *conditioning(sd15, 5, tokens=8)]
+    positive = [[texts[0][0][0], options], *conditioning(short_sd15, 5, tokens=8)]
     together, alone = (upscale(positive=positive, batch_size=size) for size in (3, 1))
     assert_close(together, alone)
     assert (alone - upscale(positive=positive[1:])).abs().max() > 0.01
 
 
-def test_an_area_acts_in_the_segments_that_it_touches(upscale, sd15, texts):
-    everywhere = conditioning(sd15, 5, tokens=8)
+def test_an_area_acts_in_the_segments_that_it_touches(upscale, short_sd15, texts):
+    everywhere = conditioning(short_sd15, 5, tokens=8)
     area = {"area": (6, 6, 0, 0)}  # the left 48 pixels: the first segment, and a part of the second
     regional = upscale(positive=[[texts[0][0][0], area], *everywhere], feather=0)
     outside = upscale(positive=everywhere, feather=0)
@@ -535,8 +543,8 @@ class Wrapper:
         return model, []
 
 
-def test_a_segments_own_control_is_asked_for_that_segment_only(upscale, sd15, image):
-    [[text, _]] = conditioning(sd15, 7, tokens=8)
+def test_a_segments_own_control_is_asked_for_that_segment_only(upscale, short_sd15, image):
+    [[text, _]] = conditioning(short_sd15, 7, tokens=8)
     wrapper = Wrapper(text)
     found = segs_of()[1]
     found[1] = segment(BOXES[1], wrapper=wrapper)
@@ -552,8 +560,8 @@ def test_a_segments_own_control_is_asked_for_that_segment_only(upscale, sd15, im
     assert (part(other - plain, BOXES[1])).abs().max() > 0.01
 
 
-def test_a_control_without_an_image_adapter_is_enough(upscale, sd15):
-    [[text, _]] = conditioning(sd15, 7, tokens=8)
+def test_a_control_without_an_image_adapter_is_enough(upscale, short_sd15):
+    [[text, _]] = conditioning(short_sd15, 7, tokens=8)
     wrapper = SimpleNamespace(apply=lambda positive, negative, *rest: ([[text, {}]], negative, []))
     segs = SIZE, [segment(box, wrapper=wrapper) for box in BOXES]
     assert torch.equal(upscale(segs, batch_size=3), upscale(positive=[[text, {}]]))
@@ -614,12 +622,12 @@ FAILURES = {
 
 @pytest.mark.parametrize("fail", FAILURES.values(), ids=FAILURES)
 def test_a_hook_that_fails_loses_no_work_and_is_counted_at_the_node(
-    fail, sd15, vae, texts, image, caplog, upscale
+    fail, short_sd15, vae, texts, image, caplog, upscale
 ):
     hook, expected = BrokenHook(fail), upscale()
     with torch.inference_mode():
         result = MegapixelSEGSUpscale.execute(
-            image, segs_of(), sd15, vae, *texts, **SETTINGS, upscaler_hook_opt=hook
+            image, segs_of(), short_sd15, vae, *texts, **SETTINGS, upscaler_hook_opt=hook
         )
     assert hook.calls == 3
     assert torch.equal(result.args[0], expected)
@@ -631,7 +639,7 @@ def test_a_hook_that_fails_loses_no_work_and_is_counted_at_the_node(
     assert "\n" not in lines[0]
 
 
-def test_a_scheduler_function_gives_the_levels(upscale, sd15):
+def test_a_scheduler_function_gives_the_levels(upscale, short_sd15):
     asked = []
 
     def levels(model, sampler_name, steps):
@@ -639,14 +647,16 @@ def test_a_scheduler_function_gives_the_levels(upscale, sd15):
         return torch.linspace(4, 0, steps + 1)
 
     result = upscale(scheduler_func_opt=levels)
-    assert asked == [(sd15, "euler", 4)]
+    assert asked == [(short_sd15, "euler", 4)]
     assert (result - upscale()).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_a_segment_that_is_no_number_stays_as_it_was_and_says_so(batch_size, upscale, sd15, image, caplog):
+def test_a_segment_that_is_no_number_stays_as_it_was_and_says_so(
+    batch_size, upscale, short_sd15, image, caplog
+):
     expected = upscale()
-    copy = sd15.clone()
+    copy = short_sd15.clone()
 
     def wrapper(apply, options):
         result = apply(options["input"], options["timestep"], **options["c"])
@@ -687,27 +697,27 @@ def interrupting(model, call):
 
 
 @pytest.mark.parametrize("overlaps", ["independent", "in order"])
-def test_an_interrupt_while_sampling_returns_what_was_finished(overlaps, upscale, sd15, image, caplog):
+def test_an_interrupt_while_sampling_returns_what_was_finished(overlaps, upscale, short_sd15, image, caplog):
     expected = upscale()
     # In order, all three go together as well: they are apart.
-    result = upscale(model=interrupting(sd15, 4), overlaps=overlaps)
+    result = upscale(model=interrupting(short_sd15, 4), overlaps=overlaps)
     assert not comfy.model_management.processing_interrupted()
     assert torch.equal(part(result, BOXES[0]), part(expected, BOXES[0]))
     assert torch.equal(result[0][~covered(BOXES[:1])], image[0][~covered(BOXES[:1])])
     assert "SEGS: interrupted; 1 of 3 segments are refined." in caplog.messages
 
 
-def test_an_interrupt_leaves_no_dead_model_with_the_host(upscale, sd15):
+def test_an_interrupt_leaves_no_dead_model_with_the_host(upscale, short_sd15):
     # Once there is one, the host collects all garbage and warns at every load from then on.
     def dead():
         gc.collect()
         return [loaded for loaded in comfy.model_management.current_loaded_models if loaded.is_dead()]
 
     before = len(dead())
-    upscale(model=interrupting(sd15, 4))
+    upscale(model=interrupting(short_sd15, 4))
     assert len(dead()) == before
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        upscale(model=interrupting(sd15, 4), keep_on_interrupt=False)
+        upscale(model=interrupting(short_sd15, 4), keep_on_interrupt=False)
     assert len(dead()) == before
 
 
@@ -716,13 +726,13 @@ def test_an_interrupt_leaves_no_dead_model_with_the_host(upscale, sd15):
     [({"keep_on_interrupt": False}, 4), ({}, 1)],
     ids=["switched off", "nothing finished"],
 )
-def test_an_interrupt_with_nothing_to_keep_stops_the_graph(settings, call, upscale, sd15):
+def test_an_interrupt_with_nothing_to_keep_stops_the_graph(settings, call, upscale, short_sd15):
     with pytest.raises(comfy.model_management.InterruptProcessingException):
-        upscale(model=interrupting(sd15, call), **settings)
+        upscale(model=interrupting(short_sd15, call), **settings)
     assert not comfy.model_management.processing_interrupted()
 
 
-def test_an_interrupt_after_a_batch_was_halved_keeps_the_half_that_was_finished(upscale, sd15, image):
+def test_an_interrupt_after_a_batch_was_halved_keeps_the_half_that_was_finished(upscale, short_sd15, image):
     expected = upscale()
 
     def act(call):
@@ -731,7 +741,7 @@ def test_an_interrupt_after_a_batch_was_halved_keeps_the_half_that_was_finished(
         if call == 4:  # two steps of the first half are done
             raise comfy.model_management.InterruptProcessingException
 
-    result = upscale(segs_of(*BOXES[:2]), model=watched(sd15, [], act), batch_size=2)
+    result = upscale(segs_of(*BOXES[:2]), model=watched(short_sd15, [], act), batch_size=2)
     assert_close(part(result, BOXES[0]), part(expected, BOXES[0]))
     assert torch.equal(part(result, BOXES[1]), part(image, BOXES[1]))
 
@@ -752,7 +762,7 @@ def in_queue():
 @pytest.mark.parametrize("overlaps", ["independent", "in order"])
 @pytest.mark.parametrize("keep", [True, False], ids=["kept", "stopped at once"])
 def test_the_run_after_an_interrupt_samples_only_what_is_left(
-    overlaps, keep, upscale, sd15, in_queue, caplog
+    overlaps, keep, upscale, short_sd15, in_queue, caplog
 ):
     caplog.set_level("INFO")
     expected = upscale(overlaps=overlaps)
@@ -764,7 +774,7 @@ def test_the_run_after_an_interrupt_samples_only_what_is_left(
             comfy.model_management.interrupt_current_processing()
             comfy.model_management.throw_exception_if_processing_interrupted()
 
-    model, segs = watched(sd15, [], act), segs_of()
+    model, segs = watched(short_sd15, [], act), segs_of()
     settings = {"model": model, "overlaps": overlaps, "keep_on_interrupt": keep}
     before = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
     if keep:
@@ -789,7 +799,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", [*CHANGES, "model", "prompt", "picture", "another node"])
-def test_what_was_sampled_with_other_inputs_is_not_taken(change, upscale, sd15, image, in_queue):
+def test_what_was_sampled_with_other_inputs_is_not_taken(change, upscale, short_sd15, image, in_queue):
     calls = []
 
     def act(number):
@@ -797,22 +807,22 @@ def test_what_was_sampled_with_other_inputs_is_not_taken(change, upscale, sd15, 
         if number == 6:
             raise comfy.model_management.InterruptProcessingException
 
-    model, segs = watched(sd15, [], act), segs_of()
+    model, segs = watched(short_sd15, [], act), segs_of()
     changed = {
         "model": {"model": model.clone()},
-        "prompt": {"positive": conditioning(sd15, 3, tokens=8)},
+        "prompt": {"positive": conditioning(short_sd15, 3, tokens=8)},
         "picture": {"image": image * 0.9},
         **CHANGES,
     }.get(change, {})
     in_queue(lambda: upscale(segs, model=model))
     settings = {"model": model, **changed}
     result = in_queue(lambda: upscale(segs, **settings), "9" if change == "another node" else "8")
-    assert torch.equal(result, upscale(segs, **{**settings, "model": sd15}))
+    assert torch.equal(result, upscale(segs, **{**settings, "model": short_sd15}))
     assert len(calls) > 6 + 2
 
 
-def test_a_segment_that_was_no_number_is_tried_again_and_the_others_are_not(upscale, sd15, in_queue):
-    expected, calls, copy = upscale(), [], sd15.clone()
+def test_a_segment_that_was_no_number_is_tried_again_and_the_others_are_not(upscale, short_sd15, in_queue):
+    expected, calls, copy = upscale(), [], short_sd15.clone()
 
     def wrapper(apply, options):
         calls.append(0)
@@ -829,10 +839,10 @@ def test_a_segment_that_was_no_number_is_tried_again_and_the_others_are_not(upsc
 
 
 def test_a_picture_that_a_hook_has_failed_on_is_not_final_and_costs_no_sampling_again(
-    upscale, sd15, in_queue
+    upscale, short_sd15, in_queue
 ):
     calls, segs, hook = [], segs_of(), BrokenHook(raise_error)
-    settings = {"model": watched(sd15, [], calls.append), "upscaler_hook_opt": hook}
+    settings = {"model": watched(short_sd15, [], calls.append), "upscaler_hook_opt": hook}
     before = in_queue(MegapixelSEGSUpscale.fingerprint_inputs)
     in_queue(lambda: upscale(segs, **settings))
     assert in_queue(MegapixelSEGSUpscale.fingerprint_inputs) != before
@@ -891,7 +901,7 @@ def test_our_effects_work_in_segments_of_odd_sizes_and_in_batches_as_alone(name,
     assert not torch.equal(alone, upscale(segs, **settings))
 
 
-def test_after_running_out_of_memory_the_next_batch_is_as_small_as_what_fitted(upscale, sd15):
+def test_after_running_out_of_memory_the_next_batch_is_as_small_as_what_fitted(upscale, short_sd15):
     sizes = []
 
     def act(call):
@@ -899,7 +909,7 @@ def test_after_running_out_of_memory_the_next_batch_is_as_small_as_what_fitted(u
             raise torch.cuda.OutOfMemoryError("CUDA out of memory.")
 
     boxes = [(left, top, left + 24, top + 24) for top in (0, 24) for left in (0, 24, 48, 72)]
-    upscale(segs_of(*boxes), model=watched(sd15, sizes, act), batch_size=4)
+    upscale(segs_of(*boxes), model=watched(short_sd15, sizes, act), batch_size=4)
     assert sizes[0] == 4
     assert set(sizes[1:]) == {2}
 
@@ -935,9 +945,9 @@ def test_a_mask_for_each_frame_is_refined_in_that_frame_alone(upscale, draw):
 
 
 def test_a_small_segment_is_sampled_at_the_target_and_put_back_at_its_own_size(
-    upscale, sd15, vae, image, host_refine
+    upscale, short_sd15, vae, image, host_refine
 ):
-    seen, copy = [], sd15.clone()
+    seen, copy = [], short_sd15.clone()
 
     def wrapper(apply, options):
         seen.append(tuple(options["input"].shape[-2:]))

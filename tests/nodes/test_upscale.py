@@ -244,7 +244,7 @@ def test_tiles_give_what_one_piece_gives_and_the_log_tells_how_many(name, pictur
 
 @pytest.mark.slow
 def test_a_picture_in_blended_tiles_for_lack_of_memory_says_so_and_is_not_final(picture, caplog, monkeypatch):
-    model, image = with_patcher(random_upscaler("RCAN")), picture(1, 180, 200, 3)
+    model, image = with_patcher(random_upscaler("RCAN 16")), picture(1, 140, 160, 3)
 
     def run():
         with CurrentNodeContext("prompt", "8"), torch.inference_mode():
@@ -253,7 +253,7 @@ def test_a_picture_in_blended_tiles_for_lack_of_memory_says_so_and_is_not_final(
             after = MegapixelUpscale.fingerprint_inputs(upscale_model=model)
         return (result.ui.as_dict()["text"] if result.ui else ()), before == after
 
-    monkeypatch.setattr(host_upscale_module, "free_memory", lambda device: SCARCE)
+    monkeypatch.setattr(host_upscale_module, "free_memory", lambda device: SCARCE // 16)
     assert run() == ((host_upscale_module.BLENDED,), False)
     assert caplog.messages.count(host_upscale_module.BLENDED) == 1
     monkeypatch.undo()

@@ -13,30 +13,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 
-SHALLOW_SDXL = {
-    "transformer_depth": [0, 0, 2, 2, 1, 1],
-    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 1, 1, 1],
-    "transformer_depth_middle": 1,
-}
-
-SHORT_SD15 = {
-    "num_res_blocks": [1, 1, 1],
-    "channel_mult": (1, 2, 4),
-    "transformer_depth": [1, 1, 0],
-    "transformer_depth_output": [1, 1, 1, 1, 0, 0],
-}
-
 
 @pytest.fixture(scope="session")
-def shallow_sdxl():
-    """A tiny SDXL whose deepest transformers have one layer: the same blocks, several times as fast."""
-    return random_models.sdxl(**SHALLOW_SDXL)
-
-
-@pytest.fixture(scope="session")
-def short_sd15():
-    """A tiny SD 1.5 of six input blocks, 2 and 4 of them Downsamples: compiled in seconds."""
-    return random_models.sd15(**SHORT_SD15)
+def two_levels():
+    """A tiny SD 1.5 of two levels, for tests that compile it."""
+    return random_models.sd15(**topology.TWO_LEVELS)
 
 
 class CountingBackend:
@@ -160,16 +141,15 @@ def watch():
     return UnetWatcher
 
 
+def split(model, monkeypatch):
+    """Let the host call the UNet once for each condition, as if memory were short."""
+    monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: float("inf"))
+
+
 @pytest.fixture
 def apart(monkeypatch):
-    """A function (model) after which the host calls the UNet once for each condition,
-    as if memory were short.
-    """
-
-    def split(model):
-        monkeypatch.setattr(model.model, "memory_required", lambda *args, **kwargs: float("inf"))
-
-    return split
+    """A function (model) after which the host calls the UNet once for each condition."""
+    return lambda model: split(model, monkeypatch)
 
 
 class HostSyncs(TorchFunctionMode):

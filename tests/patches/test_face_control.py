@@ -15,9 +15,7 @@ from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 from nodes import ConditioningSetMask, ControlNetApplyAdvanced
 
-from .conftest import SHALLOW_SDXL
-
-UNET = topology.SDXL | SHALLOW_SDXL
+UNET = topology.SDXL | topology.SHALLOW
 SIZE = (17, 22)
 
 
@@ -41,8 +39,8 @@ def other_network():
 
 
 @pytest.fixture
-def conditions(shallow_sdxl):
-    return [random_models.conditioning(shallow_sdxl, seed) for seed in (1, 2)]
+def conditions(sdxl):
+    return [random_models.conditioning(sdxl, seed) for seed in (1, 2)]
 
 
 @pytest.fixture(scope="module")
@@ -73,56 +71,44 @@ class Texts:
 
 
 class TestOne:
-    def test_it_is_what_the_host_does_with_another_text_for_all(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
+    def test_it_is_what_the_host_does_with_another_text_for_all(self, sdxl, conditions, network, keypoints):
         of_face, of_none = tokens_of(0)
         guide = FaceGuide(network, keypoints, 0.7, 0.0, 0.8)
-        result = run(shallow_sdxl, guide_by_face(*conditions, guide, (of_face, of_none)), batch=2)
+        result = run(sdxl, guide_by_face(*conditions, guide, (of_face, of_none)), batch=2)
         known = ControlNetApplyAdvanced().apply_controlnet(*conditions, network, keypoints, 0.7, 0.0, 0.8)
         for conditioning, text in zip(known, (of_face, of_none), strict=True):
             conditioning[0][1]["cross_attn_controlnet"] = text
-        assert torch.equal(result, run(shallow_sdxl, known, batch=2))
+        assert torch.equal(result, run(sdxl, known, batch=2))
         plain = ControlNetApplyAdvanced().apply_controlnet(*conditions, network, keypoints, 0.7, 0.0, 0.8)
-        assert relative(result, run(shallow_sdxl, plain, batch=2)) > 1e-4
+        assert relative(result, run(sdxl, plain, batch=2)) > 1e-4
 
-    def test_each_half_of_the_guidance_reads_its_own_in_one_call(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
+    def test_each_half_of_the_guidance_reads_its_own_in_one_call(self, sdxl, conditions, network, keypoints):
         of_face, of_none = tokens_of(0)
         with Texts(network) as texts:
-            run(
-                shallow_sdxl,
-                guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none)),
-                batch=2,
-            )
+            run(sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none)), batch=2)
         assert [len(text) for text in texts.read] == [4, 4]
         assert torch.equal(texts.read[0], torch.cat([of_none, of_none, of_face, of_face]))
 
-    def test_of_several_references_each_picture_reads_one_in_turn(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
+    def test_of_several_references_each_picture_reads_one_in_turn(self, sdxl, conditions, network, keypoints):
         of_face, of_none = (torch.cat(pair) for pair in zip(tokens_of(0), tokens_of(1), strict=True))
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints), (of_face, of_none))
         with Texts(network) as texts:
-            run(shallow_sdxl, guided, batch=3, steps=1)
+            run(sdxl, guided, batch=3, steps=1)
         assert torch.equal(texts.read[0], torch.cat([of_none, of_none[:1], of_face, of_face[:1]]))
 
-    def test_apart_it_is_the_same(self, shallow_sdxl, conditions, network, keypoints, apart):
+    def test_apart_it_is_the_same(self, sdxl, conditions, network, keypoints, apart):
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
-        together = run(shallow_sdxl, guided)
-        apart(shallow_sdxl)
-        assert relative(run(shallow_sdxl, guided), together) < 1e-5
+        together = run(sdxl, guided)
+        apart(sdxl)
+        assert relative(run(sdxl, guided), together) < 1e-5
 
-    def test_outside_its_window_it_does_not_run(self, shallow_sdxl, conditions, network, keypoints):
+    def test_outside_its_window_it_does_not_run(self, sdxl, conditions, network, keypoints):
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints, 1.0, 0.5, 1.0), tokens_of(0))
         early = torch.tensor([14.0, 10.0, 8.0])
         with Texts(network) as texts:
-            assert torch.equal(
-                run(shallow_sdxl, guided, sigmas=early), run(shallow_sdxl, conditions, sigmas=early)
-            )
+            assert torch.equal(run(sdxl, guided, sigmas=early), run(sdxl, conditions, sigmas=early))
             assert not texts.read
-            run(shallow_sdxl, guided)
+            run(sdxl, guided)
             assert texts.read
 
     def test_strength_0_changes_nothing(self, conditions, network, keypoints):
@@ -142,24 +128,22 @@ class TestOne:
         assert network.previous_controlnet is None
         assert network.cond_hint_original is None
 
-    def test_the_mask_limits_the_positive_one(self, shallow_sdxl, conditions, network, keypoints):
+    def test_the_mask_limits_the_positive_one(self, sdxl, conditions, network, keypoints):
         mask = torch.zeros(1, 34, 44)
         mask[:, :, 20:] = 1.0
         tokens = tokens_of(0)
-        result = run(
-            shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints, mask=mask), tokens)
-        )
+        result = run(sdxl, guide_by_face(*conditions, FaceGuide(network, keypoints, mask=mask), tokens))
         positive, negative = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens)
         [masked] = ConditioningSetMask().append(positive, mask, "default", 1.0)
-        assert torch.equal(result, run(shallow_sdxl, (masked, negative)))
-        assert not torch.equal(result, run(shallow_sdxl, (positive, negative)))
+        assert torch.equal(result, run(sdxl, (masked, negative)))
+        assert not torch.equal(result, run(sdxl, (positive, negative)))
 
     @pytest.mark.parametrize("channels", [1, 4])
-    def test_grey_keypoints_and_transparent_ones(self, shallow_sdxl, conditions, network, draw, channels):
+    def test_grey_keypoints_and_transparent_ones(self, sdxl, conditions, network, draw, channels):
         picture = draw(1, 40, 56, channels)
         colours = picture[..., :3].expand(-1, -1, -1, 3)
         results = [
-            run(shallow_sdxl, guide_by_face(*conditions, FaceGuide(network, each), tokens_of(0)), steps=1)
+            run(sdxl, guide_by_face(*conditions, FaceGuide(network, each), tokens_of(0)), steps=1)
             for each in (picture, colours)
         ]
         assert torch.equal(*results)
@@ -167,34 +151,34 @@ class TestOne:
 
 class TestChains:
     def test_one_that_was_there_keeps_reading_the_prompt(
-        self, shallow_sdxl, conditions, network, other_network, keypoints
+        self, sdxl, conditions, network, other_network, keypoints
     ):
         pose = ControlNetApplyAdvanced().apply_controlnet(
             *conditions, other_network, keypoints, 0.5, 0.0, 1.0
         )
         both = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))
         with Texts(network) as faces, Texts(other_network) as prompts:
-            result = run(shallow_sdxl, both)
+            result = run(sdxl, both)
         prompt = torch.cat([conditions[1][0][0], conditions[0][0][0]])
         assert torch.equal(prompts.read[0], prompt)
         assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
         for alone in (pose, guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))):
-            assert relative(result, run(shallow_sdxl, alone)) > 1e-4
+            assert relative(result, run(sdxl, alone)) > 1e-4
 
     def test_outside_its_window_those_before_it_stay(
-        self, shallow_sdxl, conditions, network, other_network, keypoints
+        self, sdxl, conditions, network, other_network, keypoints
     ):
         pose = ControlNetApplyAdvanced().apply_controlnet(
             *conditions, other_network, keypoints, 0.5, 0.0, 1.0
         )
         both = guide_by_face(*pose, FaceGuide(network, keypoints, 1.0, 0.5, 1.0), tokens_of(0))
         early = torch.tensor([14.0, 10.0, 8.0])
-        result = run(shallow_sdxl, both, sigmas=early)
-        assert torch.equal(result, run(shallow_sdxl, pose, sigmas=early))
-        assert not torch.equal(result, run(shallow_sdxl, conditions, sigmas=early))
+        result = run(sdxl, both, sigmas=early)
+        assert torch.equal(result, run(sdxl, pose, sigmas=early))
+        assert not torch.equal(result, run(sdxl, conditions, sigmas=early))
 
     def test_one_that_comes_later_reads_the_prompt_too(
-        self, shallow_sdxl, conditions, network, other_network, keypoints
+        self, sdxl, conditions, network, other_network, keypoints
     ):
         face = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         later = ControlNetApplyAdvanced().apply_controlnet(*face, other_network, keypoints, 0.5, 0.0, 1.0)
@@ -202,20 +186,20 @@ class TestChains:
             *conditions, other_network, keypoints, 0.5, 0.0, 1.0
         )
         earlier = guide_by_face(*first, FaceGuide(network, keypoints), tokens_of(0))
-        assert relative(run(shallow_sdxl, later), run(shallow_sdxl, earlier)) < 1e-5
+        assert relative(run(sdxl, later), run(sdxl, earlier)) < 1e-5
 
-    def test_two_people_each_have_their_own_face(self, shallow_sdxl, conditions, network, keypoints, draw):
+    def test_two_people_each_have_their_own_face(self, sdxl, conditions, network, keypoints, draw):
         alice, bob = tokens_of(1), tokens_of(2, count=5)
         one = guide_by_face(*conditions, FaceGuide(network, keypoints), alice)
         two = guide_by_face(*one, FaceGuide(network, draw(1, 30, 30, 3, seed=3)), bob)
         with Texts(network) as texts:
-            result = run(shallow_sdxl, two, steps=1)
+            result = run(sdxl, two, steps=1)
         assert torch.equal(texts.read[0], torch.cat(alice[::-1]))
         assert torch.equal(texts.read[1], torch.cat(bob[::-1]))
-        assert relative(result, run(shallow_sdxl, one, steps=1)) > 1e-4
+        assert relative(result, run(sdxl, one, steps=1)) > 1e-4
 
     def test_a_text_that_another_node_gives_to_all_reaches_the_others_alone(
-        self, shallow_sdxl, conditions, network, other_network, keypoints
+        self, sdxl, conditions, network, other_network, keypoints
     ):
         pose = ControlNetApplyAdvanced().apply_controlnet(
             *conditions, other_network, keypoints, 0.5, 0.0, 1.0
@@ -225,19 +209,17 @@ class TestChains:
             conditioning[0][1]["cross_attn_controlnet"] = text
         both = guide_by_face(*pose, FaceGuide(network, keypoints), tokens_of(0))
         with Texts(network) as faces, Texts(other_network) as others:
-            run(shallow_sdxl, both, steps=1)
+            run(sdxl, both, steps=1)
         assert torch.equal(others.read[0], torch.cat([text, text]))
         assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
 
-    def test_a_conditioning_without_the_face_reads_its_prompt(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
+    def test_a_conditioning_without_the_face_reads_its_prompt(self, sdxl, conditions, network, keypoints):
         """As where another node puts our ControlNet on the negative one alone."""
         positive, _ = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         options = positive[0][1]
         negative = [[conditions[1][0][0], conditions[1][0][1] | {"control": options["control"]}]]
         with Texts(network) as texts:
-            run(shallow_sdxl, (positive, negative), steps=1)
+            run(sdxl, (positive, negative), steps=1)
         assert sorted(text.shape[1] for text in texts.read) == sorted([16, random_models.TOKENS])
 
     def test_models_and_memory_of_the_whole_chain_are_told(
@@ -258,13 +240,13 @@ class TestChains:
         assert clone.key == link.key
         assert clone.network is not link.network
 
-    def test_a_run_leaves_nothing_behind(self, shallow_sdxl, conditions, network, keypoints):
+    def test_a_run_leaves_nothing_behind(self, sdxl, conditions, network, keypoints):
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
-        first = run(shallow_sdxl, guided)
+        first = run(sdxl, guided)
         inner = guided[0][0][1]["control"].network
         assert inner.cond_hint is None
         assert inner.timestep_range is None
-        assert torch.equal(run(shallow_sdxl, guided), first)
+        assert torch.equal(run(sdxl, guided), first)
 
 
 def masks(*shown, size=(34, 44)):
@@ -281,36 +263,32 @@ class TestMasks:
 
     @pytest.mark.parametrize(("given", "pictures"), [(2, 3), (2, 4), (3, 2)])
     def test_each_picture_has_its_own_and_the_last_one_is_for_those_that_follow(
-        self, shallow_sdxl, conditions, network, keypoints, draw, given, pictures
+        self, sdxl, conditions, network, keypoints, draw, given, pictures
     ):
         mask, tokens = draw(given, 34, 44), tokens_of(0)
         own = FaceGuide(network, keypoints, mask=mask)
         all_of_them = FaceGuide(network, keypoints, mask=mask[[min(i, given - 1) for i in range(pictures)]])
         results = [
-            run(shallow_sdxl, guide_by_face(*conditions, guide, tokens), batch=pictures, steps=1)
+            run(sdxl, guide_by_face(*conditions, guide, tokens), batch=pictures, steps=1)
             for guide in (own, all_of_them)
         ]
         assert torch.equal(*results)
 
-    def test_a_picture_with_a_black_mask_is_that_of_the_prompt(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
-        plain = run(shallow_sdxl, conditions, batch=3)
+    def test_a_picture_with_a_black_mask_is_that_of_the_prompt(self, sdxl, conditions, network, keypoints):
+        plain = run(sdxl, conditions, batch=3)
         guide = FaceGuide(network, keypoints, mask=masks(False, True, False))
-        result = run(shallow_sdxl, guide_by_face(*conditions, guide, tokens_of(0)), batch=3)
+        result = run(sdxl, guide_by_face(*conditions, guide, tokens_of(0)), batch=3)
         assert torch.equal(result[[0, 2]], plain[[0, 2]])
         assert relative(result[1], plain[1]) > 1e-3
 
-    def test_of_two_people_each_may_be_in_some_pictures_alone(
-        self, shallow_sdxl, conditions, network, keypoints
-    ):
+    def test_of_two_people_each_may_be_in_some_pictures_alone(self, sdxl, conditions, network, keypoints):
         alice, bob = tokens_of(1), tokens_of(2)
         first = guide_by_face(*conditions, FaceGuide(network, keypoints, mask=masks(True, False)), alice)
         both = guide_by_face(*first, FaceGuide(network, keypoints, mask=masks(False, True)), bob)
-        result = run(shallow_sdxl, both, batch=2)
+        result = run(sdxl, both, batch=2)
         for picture, (tokens, shown) in enumerate(((alice, (True, False)), (bob, (False, True)))):
             alone = guide_by_face(*conditions, FaceGuide(network, keypoints, mask=masks(*shown)), tokens)
-            assert torch.equal(result[picture], run(shallow_sdxl, alone, batch=2)[picture])
+            assert torch.equal(result[picture], run(sdxl, alone, batch=2)[picture])
 
     def test_the_prompt_of_two_people_goes_wherever_one_of_them_may(self, conditions, network, keypoints):
         left, right = torch.zeros(2, 1, 8, 10)
@@ -329,7 +307,7 @@ class TestMasks:
         assert torch.equal(guided[0][1]["mask"], own)
 
     def test_a_copy_whose_hint_is_cut_where_no_mask_is_adds_nothing(
-        self, shallow_sdxl, conditions, network, keypoints
+        self, sdxl, conditions, network, keypoints
     ):
         """As for a crop of the picture that lies beside the face."""
         positive, _ = guide_by_face(
@@ -339,15 +317,15 @@ class TestMasks:
         crop = options["control"].copy()
         crop.mask = crop.mask[..., :10]
         beside = [[positive[0][0], {**options, "control": crop, "mask": torch.ones(1, 4, 4)}]]
-        result = run(shallow_sdxl, (beside, conditions[1]), steps=1)
-        assert relative(result, run(shallow_sdxl, conditions, steps=1)) < 1e-5
+        result = run(sdxl, (beside, conditions[1]), steps=1)
+        assert relative(result, run(sdxl, conditions, steps=1)) < 1e-5
 
 
 class TestTilesAndWindows:
     """As packs do it that call the model for parts of a picture, or of a long batch."""
 
     def test_keypoints_that_a_pack_cuts_for_its_tiles_are_those_that_are_seen(
-        self, shallow_sdxl, conditions, network, keypoints, draw
+        self, sdxl, conditions, network, keypoints, draw
     ):
         guided = guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))
         link = guided[0][0][1]["control"]
@@ -357,17 +335,17 @@ class TestTilesAndWindows:
             link.cond_hint = tile.repeat(2 * len(x), 1, 1, 1)
             return executor(model, conds, x, *args)
 
-        tiled = shallow_sdxl.clone()
+        tiled = sdxl.clone()
         tiled.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "tiles", put_it_there)
         result = run(tiled, guided)
         expected = guide_by_face(*conditions, FaceGuide(network, tile.movedim(1, -1)), tokens_of(0))
-        assert torch.equal(result, run(shallow_sdxl, expected))
-        assert relative(result, run(shallow_sdxl, guided)) > 1e-4
+        assert torch.equal(result, run(sdxl, expected))
+        assert relative(result, run(sdxl, guided)) > 1e-4
         del link.cond_hint
         assert link.network.cond_hint is None
 
     def test_a_window_of_a_long_batch_sees_the_keypoints_and_masks_of_its_pictures(
-        self, shallow_sdxl, conditions, network, draw
+        self, sdxl, conditions, network, draw
     ):
         poses, mask = draw(3, 40, 56, 3), masks(True, False, True)
         guided = guide_by_face(*conditions, FaceGuide(network, poses, mask=mask), tokens_of(0))
@@ -377,13 +355,13 @@ class TestTilesAndWindows:
             link.sub_idxs = [1, 2]
             return executor(model, conds, x, *args)
 
-        windowed = shallow_sdxl.clone()
+        windowed = sdxl.clone()
         windowed.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "window", of_the_window)
         positive = [[guided[0][0][0], {**guided[0][0][1], "mask": torch.ones(1, 4, 4)}]]
         result = run(windowed, (positive, guided[1]), batch=2)
         own = guide_by_face(*conditions, FaceGuide(network, poses[1:], mask=mask[1:]), tokens_of(0))
         own[0][0][1]["mask"] = torch.ones(1, 4, 4)
-        assert relative(result, run(shallow_sdxl, own, batch=2)) < 1e-5
+        assert relative(result, run(sdxl, own, batch=2)) < 1e-5
         assert torch.equal(link.cond_hint_original, poses.movedim(-1, 1))
         assert link.sub_idxs is None
 

@@ -41,24 +41,27 @@ def test_at_the_trained_size_the_bits_are_those_of_the_plain_model(request, fami
     assert torch.equal(sample(ours, size), sample(plain, size))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (24, 48), (20, 32)], ids=str)
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [("sd15", (32, 32)), ("sd15", (24, 48)), ("sdxl", (33, 47)), ("sdxl", (20, 32))],
+    ids=str,
+)
 def test_above_it_the_picture_changes_and_repeats(request, family, size):
     plain = request.getfixturevalue(family)
     ours = apply_hidiffusion(plain, HiDiffusion(trained_size=TRAINED))
     first = sample(ours, size, steps=4, seed=3)
     assert first.isfinite().all()
-    assert not torch.equal(first, sample(plain, size, steps=4, seed=3))
     assert torch.equal(first, sample(ours, size, steps=4, seed=3))
+    assert not torch.equal(first, sample(plain, size, steps=4, seed=3))
 
 
-@pytest.mark.parametrize("size", [(32, 32), (32, 48), (64, 64)], ids=str)
+@pytest.mark.parametrize("size", [(32, 32), (31, 48), (64, 52)], ids=str)
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_without_its_windows_auto_is_deep_shrink(request, family, size):
     plain = request.getfixturevalue(family)
     ours = apply_hidiffusion(plain, HiDiffusion(windows="off", trained_size=TRAINED))
     shrunk = apply_deep_shrink(plain, DeepShrink(mode="auto", trained_size=TRAINED))
-    assert torch.equal(sample(ours, size, steps=4), sample(shrunk, size, steps=4))
+    assert torch.equal(sample(ours, size, steps=4, cfg=1.0), sample(shrunk, size, steps=4, cfg=1.0))
 
 
 def test_published_sdxl_has_the_published_order(sdxl):

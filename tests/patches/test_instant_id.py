@@ -42,9 +42,9 @@ from devhost.tiny import random_models, topology
 from devhost.tiny.random_faces import instant_id_state
 from devhost.tiny.unet import build_unet
 
-from .conftest import SHALLOW_SDXL, HostSyncs, syncs_inside, syncs_inside_the_unet
+from .conftest import HostSyncs, syncs_inside, syncs_inside_the_unet
 
-UNET = topology.SDXL | SHALLOW_SDXL
+UNET = topology.SDXL | topology.SHALLOW
 CONTEXT = UNET["context_dim"]
 SIZE = (17, 22)  # latent pixels: no side of the tokens' grids is that of another
 PIXELS = (136, 176)
@@ -231,18 +231,14 @@ def guided_by(guider, cfg):
 
 class TestAgainstTheTranscription:
     @pytest.mark.parametrize("case", CASES)
-    def test_weights_masks_and_people_in_a_batch(self, shallow_sdxl, person, state, case):
-        result = sample(applied(shallow_sdxl, person, case), SIZE, batch=2, steps=1)
-        assert (
-            relative(result, sample(literal(shallow_sdxl, state, case), SIZE, batch=2, steps=1)) < TOLERANCE
-        )
-        assert relative(result, sample(shallow_sdxl, SIZE, batch=2, steps=1)) > 1e-3
+    def test_weights_masks_and_people_in_a_batch(self, sdxl, person, state, case):
+        result = sample(applied(sdxl, person, case), SIZE, batch=2, steps=1)
+        assert relative(result, sample(literal(sdxl, state, case), SIZE, batch=2, steps=1)) < TOLERANCE
+        assert relative(result, sample(sdxl, SIZE, batch=2, steps=1)) > 1e-3
 
     @pytest.mark.parametrize("case", ["one", "masked", "three people"])
-    def test_both_halves_of_the_guidance_in_one_call_or_two(
-        self, shallow_sdxl, person, state, watch, apart, case
-    ):
-        base = shallow_sdxl.clone()
+    def test_both_halves_of_the_guidance_in_one_call_or_two(self, sdxl, person, state, watch, apart, case):
+        base = sdxl.clone()
         watcher = watch(base)
         ours, expected = applied(base, person, case), literal(base, state, case)
         together = sample(ours, SIZE, batch=2)
@@ -253,26 +249,26 @@ class TestAgainstTheTranscription:
         assert relative(sample(ours, SIZE, batch=2), together) < TOLERANCE
         assert {call.batch for call in watcher.calls} == {2}
 
-    def test_without_guidance(self, shallow_sdxl, person, state):
-        result = sample(applied(shallow_sdxl, person, "masked"), SIZE, cfg=1.0)
-        assert relative(result, sample(literal(shallow_sdxl, state, "masked"), SIZE, cfg=1.0)) < TOLERANCE
+    def test_without_guidance(self, sdxl, person, state):
+        result = sample(applied(sdxl, person, "masked"), SIZE, cfg=1.0)
+        assert relative(result, sample(literal(sdxl, state, "masked"), SIZE, cfg=1.0)) < TOLERANCE
 
     @pytest.mark.parametrize("strength", [1.0, 0.5])
     @pytest.mark.parametrize("case", ["one", "masked", "two people"])
-    def test_prompts_for_areas_see_their_part_of_the_mask(self, shallow_sdxl, person, state, case, strength):
+    def test_prompts_for_areas_see_their_part_of_the_mask(self, sdxl, person, state, case, strength):
         area = (9, 12, 6, 7)
-        whole, part = (random_models.conditioning(shallow_sdxl, seed)[0] for seed in (1, 3))
+        whole, part = (random_models.conditioning(sdxl, seed)[0] for seed in (1, 3))
         part[1] |= {"area": area, "strength": strength}
-        result = sample(applied(shallow_sdxl, person, case), SIZE, batch=2, steps=1, positive=[whole, part])
-        expected = literal(shallow_sdxl, state, case, area=area)
+        result = sample(applied(sdxl, person, case), SIZE, batch=2, steps=1, positive=[whole, part])
+        expected = literal(sdxl, state, case, area=area)
         assert relative(result, sample(expected, SIZE, batch=2, steps=1, positive=[whole, part])) < TOLERANCE
 
-    def test_areas_in_shares_of_the_picture(self, shallow_sdxl, person):
+    def test_areas_in_shares_of_the_picture(self, sdxl, person):
         def run(area):
-            part = random_models.conditioning(shallow_sdxl, 3)[0]
+            part = random_models.conditioning(sdxl, 3)[0]
             part[1]["area"] = area
-            positive = [random_models.conditioning(shallow_sdxl, 1)[0], part]
-            return sample(applied(shallow_sdxl, person, "masked"), SIZE, steps=1, positive=positive)
+            positive = [random_models.conditioning(sdxl, 1)[0], part]
+            return sample(applied(sdxl, person, "masked"), SIZE, steps=1, positive=positive)
 
         assert torch.equal(run(("percentage", 0.5, 0.5, 0.25, 0.5)), run((8, 11, 4, 11)))
 
@@ -286,37 +282,37 @@ class TestAgainstTheTranscription:
         ids=["DualCFG", "DualCFG nested", "PerpNeg"],
     )
     @pytest.mark.parametrize("case", ["one", "three people"])
-    def test_three_conditionings(self, shallow_sdxl, person, state, case, guider, cfg, of_none):
+    def test_three_conditionings(self, sdxl, person, state, case, guider, cfg, of_none):
         run = guided_by(guider, cfg)
-        result = run(applied(shallow_sdxl, person, case))
-        assert relative(result, run(literal(shallow_sdxl, state, case, of_none=of_none))) < TOLERANCE
-        assert relative(result, run(literal(shallow_sdxl, state, case, of_none=()))) > 1e-4
+        result = run(applied(sdxl, person, case))
+        assert relative(result, run(literal(sdxl, state, case, of_none=of_none))) < TOLERANCE
+        assert relative(result, run(literal(sdxl, state, case, of_none=()))) > 1e-4
 
-    def test_several_prompts_of_one_kind_all_see_the_face(self, shallow_sdxl, person, state):
-        positive = [random_models.conditioning(shallow_sdxl, seed)[0] for seed in (1, 3, 4)]
-        result = sample(applied(shallow_sdxl, person, "two people"), SIZE, steps=1, positive=positive)
-        expected = literal(shallow_sdxl, state, "two people")
+    def test_several_prompts_of_one_kind_all_see_the_face(self, sdxl, person, state):
+        positive = [random_models.conditioning(sdxl, seed)[0] for seed in (1, 3, 4)]
+        result = sample(applied(sdxl, person, "two people"), SIZE, steps=1, positive=positive)
+        expected = literal(sdxl, state, "two people")
         assert relative(result, sample(expected, SIZE, steps=1, positive=positive)) < TOLERANCE
 
-    def test_a_window_of_steps_both_ends_included(self, shallow_sdxl, person, state):
-        sampling = shallow_sdxl.get_model_object("model_sampling")
+    def test_a_window_of_steps_both_ends_included(self, sdxl, person, state):
+        sampling = sdxl.get_model_object("model_sampling")
         sigmas = [sampling.percent_to_sigma(percent) for percent in (0.2, 0.4, 0.6, 0.8)]
         run = {"sigmas": torch.tensor([*sigmas, 0.0]), "steps": 4}
-        ours = applied(shallow_sdxl, person, "masked", start_at=0.4, end_at=0.6)
-        tight = literal(shallow_sdxl, state, "masked", window=(sigmas[1], sigmas[2]))
+        ours = applied(sdxl, person, "masked", start_at=0.4, end_at=0.6)
+        tight = literal(sdxl, state, "masked", window=(sigmas[1], sigmas[2]))
         assert relative(sample(ours, SIZE, **run), sample(tight, SIZE, **run)) < TOLERANCE
         for wrong in ((sigmas[1], sigmas[1]), (sigmas[2], sigmas[2]), (sigmas[0], sigmas[2])):
-            other = literal(shallow_sdxl, state, "masked", window=wrong)
+            other = literal(sdxl, state, "masked", window=wrong)
             assert relative(sample(ours, SIZE, **run), sample(other, SIZE, **run)) > 1e-4
 
-    def test_without_the_middle_block(self, shallow_sdxl, person, state):
-        result = sample(applied(shallow_sdxl, person, "one", middle_block=False), SIZE)
-        assert relative(result, sample(literal(shallow_sdxl, state, "one", middle=False), SIZE)) < TOLERANCE
-        assert relative(result, sample(literal(shallow_sdxl, state, "one"), SIZE)) > 1e-4
+    def test_without_the_middle_block(self, sdxl, person, state):
+        result = sample(applied(sdxl, person, "one", middle_block=False), SIZE)
+        assert relative(result, sample(literal(sdxl, state, "one", middle=False), SIZE)) < TOLERANCE
+        assert relative(result, sample(literal(sdxl, state, "one"), SIZE)) > 1e-4
 
-    def test_people_in_any_order(self, shallow_sdxl, person):
+    def test_people_in_any_order(self, sdxl, person):
         people = [person(FACES[i], weight=w, mask=m) for i, w, m in CASES["three people"]]
-        forward, backward = shallow_sdxl, shallow_sdxl
+        forward, backward = sdxl, sdxl
         for each, other in zip(people, reversed(people), strict=True):
             forward, backward = apply_instant_id(forward, each), apply_instant_id(backward, other)
         assert relative(sample(forward, SIZE), sample(backward, SIZE)) < TOLERANCE
@@ -377,24 +373,24 @@ class TestTilesAndWindows:
         return value.repeat(len(slices), *[1] * (value.ndim - 1))
 
     @pytest.mark.parametrize("case", ["one", "three people", "a mask of its own for each picture"])
-    def test_several_tiles_in_one_batch_are_as_one_after_another(self, shallow_sdxl, person, case):
-        model = applied(shallow_sdxl, person, case)
+    def test_several_tiles_in_one_batch_are_as_one_after_another(self, sdxl, person, case):
+        model = applied(sdxl, person, case)
         single, several = (
             sample(self.in_tiles(model, together), SIZE, batch=2, steps=1) for together in (1, 2)
         )
         assert relative(several, single) < TOLERANCE
 
-    def test_a_mask_in_tiles_of_unknown_place_is_reported(self, shallow_sdxl, person, caplog):
-        sample(self.in_tiles(applied(shallow_sdxl, person, "one"), 2), SIZE, steps=1)
+    def test_a_mask_in_tiles_of_unknown_place_is_reported(self, sdxl, person, caplog):
+        sample(self.in_tiles(applied(sdxl, person, "one"), 2), SIZE, steps=1)
         assert "in tiles" not in caplog.text
-        sample(self.in_tiles(applied(shallow_sdxl, person, "masked"), 2), SIZE, steps=1)
+        sample(self.in_tiles(applied(sdxl, person, "masked"), 2), SIZE, steps=1)
         assert caplog.text.count("without publishing their positions, so every tile gets the whole mask") == 1
 
-    def test_a_window_of_a_long_batch_sees_the_masks_of_its_pictures(self, shallow_sdxl, person):
+    def test_a_window_of_a_long_batch_sees_the_masks_of_its_pictures(self, sdxl, person):
         mask = spot(0.1, 0.1, 0.8, 0.4, pictures=3)
-        windowed = apply_instant_id(shallow_sdxl, person(FACES[0], mask=mask)).clone()
+        windowed = apply_instant_id(sdxl, person(FACES[0], mask=mask)).clone()
         windowed.model_options["transformer_options"]["ad_params"] = {"sub_idxs": [1, 2], "full_length": 3}
-        own = apply_instant_id(shallow_sdxl, person(FACES[0], mask=mask[1:]))
+        own = apply_instant_id(sdxl, person(FACES[0], mask=mask[1:]))
         assert torch.equal(sample(windowed, SIZE, batch=2, steps=1), sample(own, SIZE, batch=2, steps=1))
 
 
@@ -417,27 +413,22 @@ class TestMasksOnOtherSizes:
         ids=["Deep Shrink", "RAU-Net", "MSW-MSA"],
     )
     @pytest.mark.parametrize("ours_first", [True, False])
-    def test_beside_another_effect(self, shallow_sdxl, person, state, effect, ours_first):
-        expected = sample(literal(effect(shallow_sdxl), state, "two people"), SIZE, batch=2, steps=1)
+    def test_beside_another_effect(self, sdxl, person, state, effect, ours_first):
+        expected = sample(literal(effect(sdxl), state, "two people"), SIZE, batch=2, steps=1)
         if ours_first:
-            result = sample(effect(applied(shallow_sdxl, person, "two people")), SIZE, batch=2, steps=1)
+            result = sample(effect(applied(sdxl, person, "two people")), SIZE, batch=2, steps=1)
         else:
-            result = sample(applied(effect(shallow_sdxl), person, "two people"), SIZE, batch=2, steps=1)
+            result = sample(applied(effect(sdxl), person, "two people"), SIZE, batch=2, steps=1)
         assert relative(result, expected) < TOLERANCE
-        assert (
-            relative(result, sample(applied(shallow_sdxl, person, "two people"), SIZE, batch=2, steps=1))
-            > 1e-4
-        )
+        assert relative(result, sample(applied(sdxl, person, "two people"), SIZE, batch=2, steps=1)) > 1e-4
 
     @pytest.mark.parametrize("size", [(16, 12), (33, 21), (9, 40)], ids=str)
-    def test_any_size(self, shallow_sdxl, person, state, size):
-        result = sample(applied(shallow_sdxl, person, "masked"), size, steps=1)
-        assert relative(result, sample(literal(shallow_sdxl, state, "masked"), size, steps=1)) < TOLERANCE
+    def test_any_size(self, sdxl, person, state, size):
+        result = sample(applied(sdxl, person, "masked"), size, steps=1)
+        assert relative(result, sample(literal(sdxl, state, "masked"), size, steps=1)) < TOLERANCE
 
-    def test_tokens_that_are_no_grid_get_no_masked_face_and_it_is_said_once(
-        self, shallow_sdxl, person, caplog
-    ):
-        base = shallow_sdxl.clone()
+    def test_tokens_that_are_no_grid_get_no_masked_face_and_it_is_said_once(self, sdxl, person, caplog):
+        base = sdxl.clone()
         base.set_model_attn2_patch(lambda n, context, value, options: (n[:, :-1], context, value))
         base.set_model_attn2_output_patch(lambda n, options: torch.cat([n, n[:, -1:]], 1))
         with caplog.at_level(logging.INFO, "megapixel"):
@@ -460,15 +451,15 @@ class TestAlone:
         ],
         ids=["weight", "mask", "masks", "window"],
     )
-    def test_a_person_that_adds_nothing_leaves_the_model_as_it_is(self, shallow_sdxl, person, settings):
-        assert apply_instant_id(shallow_sdxl, person(FACES[0], **settings)) is shallow_sdxl
+    def test_a_person_that_adds_nothing_leaves_the_model_as_it_is(self, sdxl, person, settings):
+        assert apply_instant_id(sdxl, person(FACES[0], **settings)) is sdxl
 
-    def test_outside_the_window_the_bits_are_the_plain_ones(self, shallow_sdxl, person):
-        late = applied(shallow_sdxl, person, "one", start_at=1.0)
+    def test_outside_the_window_the_bits_are_the_plain_ones(self, sdxl, person):
+        late = applied(sdxl, person, "one", start_at=1.0)
         sigmas = torch.tensor([14.0, 8.0, 3.0])
-        assert torch.equal(sample(late, SIZE, sigmas=sigmas), sample(shallow_sdxl, SIZE, sigmas=sigmas))
+        assert torch.equal(sample(late, SIZE, sigmas=sigmas), sample(sdxl, SIZE, sigmas=sigmas))
 
-    def test_where_the_mask_is_zero_the_attention_has_the_plain_bits(self, shallow_sdxl, person):
+    def test_where_the_mask_is_zero_the_attention_has_the_plain_bits(self, sdxl, person):
         """At the first layer with attention: what follows mixes the tokens."""
         seen = []
 
@@ -480,7 +471,7 @@ class TestAlone:
         masked = torch.zeros(1, 17, 22)
         masked[:, :, 12:] = 1.0
         for mask in (None, masked):
-            model = shallow_sdxl.clone()
+            model = sdxl.clone()
             model.set_model_attn2_output_patch(note)
             if mask is not None:
                 model = apply_instant_id(model, person(FACES[0], mask=mask))
@@ -489,12 +480,12 @@ class TestAlone:
         assert torch.equal(plain[:, :12], ours[:, :12])
         assert not torch.isclose(plain[:, 12:], ours[:, 12:]).all(-1).any()
 
-    def test_twice_the_same_and_plain_is_plain_again_even_after_an_exception(self, shallow_sdxl, person):
-        before = sample(shallow_sdxl, SIZE)
-        patched = applied(shallow_sdxl, person, "three people")
+    def test_twice_the_same_and_plain_is_plain_again_even_after_an_exception(self, sdxl, person):
+        before = sample(sdxl, SIZE)
+        patched = applied(sdxl, person, "three people")
         expected = sample(patched, SIZE)
         assert torch.equal(sample(patched, SIZE), expected)
-        assert torch.equal(sample(applied(shallow_sdxl, person, "three people"), SIZE), expected)
+        assert torch.equal(sample(applied(sdxl, person, "three people"), SIZE), expected)
 
         def fail(n, options):
             raise RuntimeError("inside the UNet")
@@ -504,14 +495,14 @@ class TestAlone:
         with pytest.raises(RuntimeError, match="inside the UNet"):
             sample(broken, SIZE)
         assert planned("instant_id", before) is None
-        assert torch.equal(sample(shallow_sdxl, SIZE), before)
+        assert torch.equal(sample(sdxl, SIZE), before)
         assert torch.equal(sample(patched, SIZE), expected)
 
-    def test_stacking_does_not_change_what_it_stands_on(self, shallow_sdxl, person):
+    def test_stacking_does_not_change_what_it_stands_on(self, sdxl, person):
         """The original pack appends the second face to the first model as well,
         and once more with every execution.
         """
-        first = applied(shallow_sdxl, person, "masked")
+        first = applied(sdxl, person, "masked")
         alone = sample(first, SIZE)
         stacked = [sample(apply_instant_id(first, person(FACES[1], weight=0.6)), SIZE) for _ in range(3)]
         assert torch.equal(sample(first, SIZE), alone)
@@ -520,10 +511,10 @@ class TestAlone:
         assert not torch.equal(stacked[0], alone)
         assert list(effects_of(first)) == ["instant_id"]
 
-    def test_the_conditionings_of_the_run_are_not_changed(self, shallow_sdxl, person):
-        conditions = [random_models.conditioning(shallow_sdxl, seed) for seed in (1, 2)]
+    def test_the_conditionings_of_the_run_are_not_changed(self, sdxl, person):
+        conditions = [random_models.conditioning(sdxl, seed) for seed in (1, 2)]
         keys = [set(condition[0][1]) for condition in conditions]
-        sample(applied(shallow_sdxl, person, "one"), SIZE, positive=conditions[0], negative=conditions[1])
+        sample(applied(sdxl, person, "one"), SIZE, positive=conditions[0], negative=conditions[1])
         assert [set(condition[0][1]) for condition in conditions] == keys
 
 
@@ -578,34 +569,32 @@ class Regions:
 
 class TestOtherPacks:
     @pytest.mark.parametrize("index", [0, None], ids=["one layer", "the whole block"])
-    def test_a_replacement_that_is_there_is_kept(self, shallow_sdxl, person, index):
-        other = shallow_sdxl.clone()
+    def test_a_replacement_that_is_there_is_kept(self, sdxl, person, index):
+        other = sdxl.clone()
         other.set_model_attn2_replace(Foreign(0.5), "input", 4, index)
         both = sample(applied(other, person, "one"), SIZE)
         assert relative(both, sample(other, SIZE)) > 1e-3
-        assert relative(both, sample(applied(shallow_sdxl, person, "one"), SIZE)) > 1e-3
+        assert relative(both, sample(applied(sdxl, person, "one"), SIZE)) > 1e-3
         replaced = other.model_options["transformer_options"]["patches_replace"]["attn2"]
         assert list(replaced) == [("input", 4) if index is None else ("input", 4, 0)]
 
-        neutral = shallow_sdxl.clone()
+        neutral = sdxl.clone()
         neutral.set_model_attn2_replace(Foreign(1.0), "input", 4, index)
         assert torch.equal(
-            sample(applied(neutral, person, "one"), SIZE), sample(applied(shallow_sdxl, person, "one"), SIZE)
+            sample(applied(neutral, person, "one"), SIZE), sample(applied(sdxl, person, "one"), SIZE)
         )
 
-    def test_ours_may_be_wrapped_and_a_second_person_laid_on_it(self, shallow_sdxl, person, state):
-        wrapped = applied(shallow_sdxl, person, "masked")
+    def test_ours_may_be_wrapped_and_a_second_person_laid_on_it(self, sdxl, person, state):
+        wrapped = applied(sdxl, person, "masked")
         replaced = wrapped.model_options["transformer_options"]["patches_replace"]["attn2"]
         for layer, ours in list(replaced.items()):
             wrapped.set_model_attn2_replace(lambda q, k, v, o, ours=ours: ours(q, k, v, o), *layer)
         second = person(FACES[1], weight=0.6, mask=RIGHT)
         result = sample(apply_instant_id(wrapped, second), SIZE)
-        assert relative(result, sample(literal(shallow_sdxl, state, "two people"), SIZE)) < TOLERANCE
+        assert relative(result, sample(literal(sdxl, state, "two people"), SIZE)) < TOLERANCE
 
-    def test_others_append_theirs_within_their_noise_levels_to_their_own_clone_alone(
-        self, shallow_sdxl, person
-    ):
-        base = applied(shallow_sdxl, person, "one")
+    def test_others_append_theirs_within_their_noise_levels_to_their_own_clone_alone(self, sdxl, person):
+        base = applied(sdxl, person, "one")
         alone = sample(base, SIZE)
         seen = []
 
@@ -635,13 +624,13 @@ class TestOtherPacks:
         ],
         ids=["PAG", "FreeU", "ToMe"],
     )
-    def test_beside_what_the_host_lays_on(self, shallow_sdxl, person, state, lay):
+    def test_beside_what_the_host_lays_on(self, sdxl, person, state, lay):
         with torch.random.fork_rng(devices=[]):
             results = []
             for model in (
-                lay(applied(shallow_sdxl, person, "masked")),
-                applied(lay(shallow_sdxl), person, "masked"),
-                literal(lay(shallow_sdxl), state, "masked"),
+                lay(applied(sdxl, person, "masked")),
+                applied(lay(sdxl), person, "masked"),
+                literal(lay(sdxl), state, "masked"),
             ):
                 torch.manual_seed(0)
                 results.append(sample(model, (24, 32), steps=1))
@@ -650,23 +639,23 @@ class TestOtherPacks:
 
     @pytest.mark.parametrize("batch", [1, 2])
     @pytest.mark.parametrize("case", ["one", "masked", "three people"])
-    def test_regional_prompts_that_give_a_conditioning_several_texts(self, shallow_sdxl, person, case, batch):
+    def test_regional_prompts_that_give_a_conditioning_several_texts(self, sdxl, person, case, batch):
         """The same text in both regions is one text."""
-        regional = Regions("cond_or_uncond_couple").on(shallow_sdxl)
-        expected = sample(applied(shallow_sdxl, person, case), SIZE, batch=batch)
-        for both in (applied(regional, person, case), Regions().on(applied(shallow_sdxl, person, case))):
+        regional = Regions("cond_or_uncond_couple").on(sdxl)
+        expected = sample(applied(sdxl, person, case), SIZE, batch=batch)
+        for both in (applied(regional, person, case), Regions().on(applied(sdxl, person, case))):
             assert relative(sample(both, SIZE, batch=batch), expected) < TOLERANCE
 
     def test_a_batch_that_is_changed_in_an_unknown_way_gets_no_face_and_a_log_line(
-        self, shallow_sdxl, person, caplog
+        self, sdxl, person, caplog
     ):
-        regional = Regions("a name that nobody knows").on(shallow_sdxl)
+        regional = Regions("a name that nobody knows").on(sdxl)
         with caplog.at_level(logging.INFO, "megapixel"):
             result = sample(applied(regional, person, "masked"), SIZE)
         assert torch.equal(result, sample(regional, SIZE))
         assert "InstantID: skipped input block 4, because another patch changed its batch" in caplog.text
 
-    def test_conditionings_that_a_pack_makes_itself_while_sampling(self, shallow_sdxl, person, state):
+    def test_conditionings_that_a_pack_makes_itself_while_sampling(self, sdxl, person, state):
         """They carry no mark of ours; the first of a call then counts as the positive one."""
 
         def strip(executor, model, conds, *args):
@@ -674,18 +663,16 @@ class TestOtherPacks:
                 entry["model_conds"] = {k: v for k, v in entry["model_conds"].items() if "megapixel" not in k}
             return executor(model, conds, *args)
 
-        stripped = applied(shallow_sdxl, person, "masked").clone()
+        stripped = applied(sdxl, person, "masked").clone()
         stripped.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "strip", strip)
-        assert (
-            relative(sample(stripped, SIZE), sample(literal(shallow_sdxl, state, "masked"), SIZE)) < TOLERANCE
-        )
+        assert relative(sample(stripped, SIZE), sample(literal(sdxl, state, "masked"), SIZE)) < TOLERANCE
 
 
-def test_each_layer_keeps_the_kernel_that_it_asks_for(shallow_sdxl, person, monkeypatch):
+def test_each_layer_keeps_the_kernel_that_it_asks_for(sdxl, person, monkeypatch):
     """Newer hosts let a checkpoint choose the attention of a layer;
     a replacement has to ask the layer for it.
     """
-    unet = shallow_sdxl.get_model_object("diffusion_model")
+    unet = sdxl.get_model_object("diffusion_model")
     kernels = {layer: object() for layer in cross_attentions(unet)}
     for layer, kernel in kernels.items():
         monkeypatch.setattr(cross_attention(unet, layer), "comfy_attention", kernel, raising=False)
@@ -698,7 +685,7 @@ def test_each_layer_keeps_the_kernel_that_it_asks_for(shallow_sdxl, person, monk
             assert preferred_attention is kernels[layer]
         return attention(q, k, v, heads, transformer_options=transformer_options, **settings)
 
-    model = shallow_sdxl.clone()
+    model = sdxl.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = note
     sample(applied(model, person, "one"), SIZE, steps=1, cfg=1.0)
     assert sorted(asked) == sorted(
@@ -757,27 +744,27 @@ def full_network():
 
 
 class TestCost:
-    def test_nothing_inside_the_unet_waits_for_the_device(self, shallow_sdxl, person):
-        assert syncs_inside_the_unet(shallow_sdxl) == 0
-        assert syncs_inside_the_unet(applied(shallow_sdxl, person, "three people")) == 0
+    def test_nothing_inside_the_unet_waits_for_the_device(self, sdxl, person):
+        assert syncs_inside_the_unet(sdxl) == 0
+        assert syncs_inside_the_unet(applied(sdxl, person, "three people")) == 0
 
-    def test_a_step_waits_no_more_often_than_without_a_face(self, shallow_sdxl, person):
+    def test_a_step_waits_no_more_often_than_without_a_face(self, sdxl, person):
         """Everything between the sampler and its result, our own planning included;
         a window has to read the time once.
         """
-        plain = syncs_inside(shallow_sdxl, WrappersMP.CALC_COND_BATCH)
-        sample(always := applied(shallow_sdxl, person, "three people"), (37, 29), steps=1)
+        plain = syncs_inside(sdxl, WrappersMP.CALC_COND_BATCH)
+        sample(always := applied(sdxl, person, "three people"), (37, 29), steps=1)
         assert syncs_inside(always, WrappersMP.CALC_COND_BATCH) == plain
-        late = applied(shallow_sdxl, person, "three people", start_at=0.1)
+        late = applied(sdxl, person, "three people", start_at=0.1)
         sample(late, (37, 29), steps=3)
         assert syncs_inside(late, WrappersMP.CALC_COND_BATCH) == plain + 3
 
-    def test_nothing_is_projected_while_sampling(self, shallow_sdxl, person, state):
-        plain = products_in_a_run(shallow_sdxl)
+    def test_nothing_is_projected_while_sampling(self, sdxl, person, state):
+        plain = products_in_a_run(sdxl)
         assert plain > 2 * 16 * 4
-        assert products_in_a_run(applied(shallow_sdxl, person, "three people")) == plain
+        assert products_in_a_run(applied(sdxl, person, "three people")) == plain
         assert (
-            products_in_a_run(literal(shallow_sdxl, state, "one")) >= plain + 2 * 16 * 2
+            products_in_a_run(literal(sdxl, state, "one")) >= plain + 2 * 16 * 2
         )  # the count sees one that does
 
     def test_at_full_size_every_layer_has_its_face_and_all_of_them_take_little_memory(
@@ -818,15 +805,15 @@ class TestCost:
                 assert not torch.equal(replaced[layer](q, k, k, options), torch.ones_like(q))
         assert (products.count, syncs.count) == (0, 0)
 
-    def test_a_face_is_copied_to_the_device_once(self, shallow_sdxl, person, monkeypatch):
+    def test_a_face_is_copied_to_the_device_once(self, sdxl, person, monkeypatch):
         one = person(FACES[0], mask=LEFT)
-        model = apply_instant_id(shallow_sdxl, one)
+        model = apply_instant_id(sdxl, one)
         sample(model, SIZE)
         monkeypatch.setattr(FaceKeys, "weighted", None)
         sample(model, SIZE, steps=3)
 
-    def test_what_was_copied_goes_with_the_face(self, shallow_sdxl, person):
-        model = applied(shallow_sdxl, person, "one")
+    def test_what_was_copied_goes_with_the_face(self, sdxl, person):
+        model = applied(sdxl, person, "one")
         sample(model, SIZE, steps=1)
         before = len(instant_id._PLACED)
         del model
@@ -850,11 +837,7 @@ class TestCost:
 @pytest.fixture(scope="module")
 def person_for_short():
     """An SDXL of few layers, and a function that lays two people on it."""
-    short = {
-        "num_res_blocks": [1, 1], "channel_mult": (1, 2), "transformer_depth": [0, 1],
-        "transformer_depth_output": [0, 0, 1, 1], "transformer_depth_middle": 1,
-    }  # fmt: skip
-    weights = instant_id_state(topology.SDXL | short)
+    weights = instant_id_state(topology.SDXL | topology.TWO_LEVELS)
     shape, widths = shapes_of(weights)
     network = InstantID(shape, widths, plain_attention).requires_grad_(False)
     network.load_state_dict(weights)
@@ -865,15 +848,15 @@ def person_for_short():
             model = apply_instant_id(model, Person(keys, 0.8, start, end, mask))
         return model
 
-    return random_models.sdxl(**short), lay
+    return random_models.sdxl(**topology.TWO_LEVELS), lay
 
 
 class TestBaseModel:
-    def test_the_tiny_one_fits(self, shallow_sdxl, network):
-        check_base_model(shallow_sdxl, network.widths, network.context)
+    def test_the_tiny_one_fits(self, sdxl, network):
+        check_base_model(sdxl, network.widths, network.context)
 
-    def test_layers_come_in_the_known_order(self, shallow_sdxl):
-        found = cross_attentions(shallow_sdxl.get_model_object("diffusion_model"))
+    def test_layers_come_in_the_known_order(self, sdxl):
+        found = cross_attentions(sdxl.get_model_object("diffusion_model"))
         assert list(found) == known_layers()
         assert set(found.values()) == {64, 128}
 
@@ -901,22 +884,22 @@ class TestBaseModel:
 
 
 class TestWords:
-    def test_the_log_line_says_what_will_happen(self, shallow_sdxl, person, caplog):
+    def test_the_log_line_says_what_will_happen(self, sdxl, person, caplog):
         with caplog.at_level(logging.INFO, "megapixel"):
-            sample(applied(shallow_sdxl, person, "two people", end_at=0.9), SIZE, steps=1)
+            sample(applied(sdxl, person, "two people", end_at=0.9), SIZE, steps=1)
         line = "InstantID: weight {}, start_at 0, end_at 0.9, in the mask, 16 layers"
         assert " | ".join(line.format(weight) for weight in (1, 0.6)) in caplog.text
 
     @pytest.mark.parametrize(
         ("size", "hint"), [((128, 128), True), ((127, 127), False), ((128, 96), False), ((136, 128), False)]
     )
-    def test_a_hint_at_watermarks(self, shallow_sdxl, person, size, hint):
-        [effect] = effects_of(applied(shallow_sdxl, person, "one")).values()
-        words = effect.describe(first_call(shallow_sdxl, size, torch.tensor([5.0, 0.0])))
+    def test_a_hint_at_watermarks(self, sdxl, person, size, hint):
+        [effect] = effects_of(applied(sdxl, person, "one")).values()
+        words = effect.describe(first_call(sdxl, size, torch.tensor([5.0, 0.0])))
         assert ("watermarks" in words) == hint
 
-    def test_the_plan_shows_where_the_face_is_seen(self, shallow_sdxl, person):
-        model = applied(shallow_sdxl, person, "one", end_at=0.5, middle_block=False)
+    def test_the_plan_shows_where_the_face_is_seen(self, sdxl, person):
+        model = applied(sdxl, person, "one", end_at=0.5, middle_block=False)
         plan = plan_run(model, SIZE, torch.tensor([14.0, 0.05, 0.0]))
         seen = {("input", 4), ("input", 5), ("input", 7), ("input", 8), *(("output", i) for i in range(6))}
         assert {

@@ -5,7 +5,7 @@ the moves of the windows, and neighbours.
 from __future__ import annotations
 
 import logging
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import comfy.sample
 import pytest
@@ -328,15 +328,15 @@ class TestSpeed:
         reading.set_model_attn1_patch(patch)
         assert syncs_inside_the_unet(reading) >= 3 * 15  # layers with self-attention, in each step
 
-    def test_shifts_that_change_cause_no_new_graphs(self, short_sd15, compiled):
-        model = apply_msw_msa(short_sd15, MSWMSA((1,), (), (4, 5)))
-        assert len(set(quarters_of(model, MSWMSA((1,), (), (4, 5))))) > 3
+    def test_shifts_that_change_cause_no_new_graphs(self, two_levels, compiled):
+        model = apply_msw_msa(two_levels, MSWMSA((3,), (), (0, 1)))
+        assert len(set(quarters_of(model, MSWMSA((3,), (), (0, 1))))) > 3
         ours, backend = compiled(model)
         result = sample(ours, (40, 52), steps=6, cfg=1.0)
         assert backend.added[0] > 0
         assert backend.added[1:] == [0] * 5
         assert relative(result, sample(model, (40, 52), steps=6, cfg=1.0)) < 1e-5
-        assert not torch.equal(result, sample(short_sd15, (40, 52), steps=6, cfg=1.0))
+        assert not torch.equal(result, sample(two_levels, (40, 52), steps=6, cfg=1.0))
         sample(ours, (40, 52), steps=6, cfg=1.0, seed=9)
         assert not any(backend.added[6:])
 
@@ -359,26 +359,24 @@ def repeatable(model, size, steps=2):
 
 
 class TestNeighbours:
-    @pytest.mark.parametrize("size", [(32, 24), (24, 40)], ids=str)
-    @pytest.mark.parametrize("middle", [(), (0,)], ids=["shallow", "middle too"])
-    @pytest.mark.parametrize("name", NEIGHBOURS)
-    def test_in_both_orders(self, sd15, name, middle, size):
+    @pytest.mark.parametrize(("name", "size"), zip(NEIGHBOURS, cycle([(32, 24), (24, 40)])))
+    def test_in_both_orders(self, sd15, name, size):
         lay = NEIGHBOURS[name]
-        config = MSWMSA(middle_blocks=middle)
-        before = repeatable(sd15, size)
-        alone = repeatable(apply_msw_msa(sd15, config), size)
-        neighbour = repeatable(lay(sd15), size)
+        before, neighbour = repeatable(sd15, size), repeatable(lay(sd15), size)
         assert not torch.equal(neighbour, before)
-        both = []
-        for model in (apply_msw_msa(lay(sd15), config), lay(apply_msw_msa(sd15, config))):
-            result = repeatable(model, size)
-            assert result.isfinite().all()
+        for middle in ((), (0,)):
+            config = MSWMSA(middle_blocks=middle)
+            alone = repeatable(apply_msw_msa(sd15, config), size)
+            both = []
+            for model in (apply_msw_msa(lay(sd15), config), lay(apply_msw_msa(sd15, config))):
+                result = repeatable(model, size)
+                assert result.isfinite().all()
+                assert not torch.equal(result, alone)
+                # At the level where one of these changes the tokens there is no grid, so windows are skipped.
+                assert torch.equal(result, neighbour) == (name in ("HyperTile", "ToMe") and not middle)
+                both.append(result)
+            assert torch.equal(*both)
             assert torch.equal(repeatable(model, size), result)
-            assert not torch.equal(result, alone)
-            # At the level where one of these changes the tokens there is no grid, so windows are skipped.
-            assert torch.equal(result, neighbour) == (name in ("HyperTile", "ToMe") and not middle)
-            both.append(result)
-        assert torch.equal(*both)
         assert torch.equal(repeatable(sd15, size), before)
 
     @pytest.mark.parametrize("ours_first", [True, False])

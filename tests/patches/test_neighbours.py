@@ -122,23 +122,23 @@ IDLE = {
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "ours last"])
 @pytest.mark.parametrize("effect", IDLE)
-def test_supir_is_not_silenced_by_an_effect_with_nothing_to_do(shallow_sdxl, effect, ours_first):
-    expected = sample(supir(shallow_sdxl), (16, 12))
-    assert not torch.equal(expected, sample(shallow_sdxl, (16, 12)))
-    both = supir(IDLE[effect](shallow_sdxl)) if ours_first else IDLE[effect](supir(shallow_sdxl))
+def test_supir_is_not_silenced_by_an_effect_with_nothing_to_do(sdxl, effect, ours_first):
+    expected = sample(supir(sdxl), (16, 12))
+    assert not torch.equal(expected, sample(sdxl, (16, 12)))
+    both = supir(IDLE[effect](sdxl)) if ours_first else IDLE[effect](supir(sdxl))
     assert torch.equal(sample(both, (16, 12)), expected)
 
 
 @pytest.mark.parametrize("ours_first", [True, False], ids=["ours first", "ours last"])
-def test_small_features_beside_supir_are_an_error_before_the_first_step(shallow_sdxl, ours_first):
+def test_small_features_beside_supir_are_an_error_before_the_first_step(sdxl, ours_first):
     def shrink(model):
         return apply_deep_shrink(model, DeepShrink())
 
-    both = supir(shrink(shallow_sdxl)) if ours_first else shrink(supir(shallow_sdxl))
+    both = supir(shrink(sdxl)) if ours_first else shrink(supir(sdxl))
     message = r"^model: expected a model without SUPIR for Deep Shrink, got one with SUPIR\. "
     with pytest.raises(ValueError, match=message):
         sample(both, (16, 12))
-    windows = apply_msw_msa(supir(shallow_sdxl), MSWMSA((4, 5), (), (3, 4, 5)))  # these change no size
+    windows = apply_msw_msa(supir(sdxl), MSWMSA((4, 5), (), (3, 4, 5)))  # these change no size
     assert sample(windows, (16, 12)).isfinite().all()
 
 

@@ -64,8 +64,13 @@ def half(size):
 
 
 class TestWindow:
-    @pytest.mark.parametrize("unit", ["percent", "timestep", "sigma"])
-    @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp_2s_ancestral"])
+    @pytest.mark.parametrize(
+        ("sampler", "unit"),
+        [
+            ("euler", "percent"), ("euler", "timestep"), ("euler", "sigma"), ("heun", "percent"),
+            ("dpmpp_2s_ancestral", "timestep"),
+        ],
+    )  # fmt: skip
     def test_each_pair_is_on_exactly_inside_its_own_window(self, sd15, watch, sampler, unit):
         def time(percent):
             sigma = sigma_at(sd15, percent)
@@ -174,7 +179,7 @@ def fuzzed(number, family):
 
 
 class TestSizes:
-    @pytest.mark.parametrize("family", ["sd15", "shallow_sdxl"])
+    @pytest.mark.parametrize("family", ["sd15", "sdxl"])
     def test_every_block_works_on_the_size_that_the_plan_tells(self, request, watch, family):
         """Sizes from the host's hooks; those of attention are the features' own, behind every rescaling."""
         plain = request.getfixturevalue(family)
@@ -319,28 +324,29 @@ class TestFade:
         base = light_model.clone()
         watcher = watch(base)
         settings = only_ca(ca_downscale_factor=4.0, ca_fadeout_start_time=0.2, ca_end_time=0.8)
-        sample(apply_rau_net(base, settings), (64, 48), steps=20, cfg=1.0, scheduler="sgm_uniform")
+        sample(apply_rau_net(base, settings), (64, 48), steps=15, cfg=1.0, scheduler="sgm_uniform")
         heights = [call.sizes["input", 5][0] for call in watcher.calls]
         assert heights == sorted(heights)
-        assert len(set(heights)) > 8
+        assert len(set(heights)) > 6
         for call in watcher.calls:
             if call.sigma >= sigma_at(light_model, 0.2):
                 assert call.sizes["input", 5] == (8, 6)
             if call.sigma < sigma_at(light_model, 0.8):
                 assert call.sizes["input", 5] == (32, 24)
 
-    def test_the_cap_holds_a_strength_until_the_end(self, light_model, watch):
+    def test_the_cap_holds_a_strength_until_the_end(self, sd15):
         def heights(cap):
-            base = light_model.clone()
-            watcher = watch(base)
             settings = only_ca(
                 ca_downscale_factor=4.0, ca_fadeout_start_time=0.2, ca_fadeout_cap=cap, ca_end_time=0.8
             )
-            sample(apply_rau_net(base, settings), (64, 48), steps=20, cfg=1.0, scheduler="sgm_uniform")
-            end = round(sigma_at(light_model, 0.8), 4)
-            inside = [call for call in watcher.calls if call.sigma >= end]
-            assert {call.sizes["input", 5][0] for call in watcher.calls[len(inside) :]} == {32}
-            return [call.sizes["input", 5][0] for call in inside]
+            sigmas = calculate_sigmas(sd15.get_model_object("model_sampling"), "sgm_uniform", 20)
+            planned_heights = [
+                step.sizes["input", 5][0]
+                for step in plan_run(apply_rau_net(sd15, settings), (64, 48), sigmas).steps
+            ]
+            count = int((sigmas[:-1] >= round(sigma_at(sd15, 0.8), 4)).sum())
+            assert set(planned_heights[count:]) == {32}
+            return planned_heights[:count]
 
         free, capped, full = heights(0.0), heights(0.5), heights(1.0)
         assert set(full) == {8}
@@ -358,7 +364,7 @@ class TestFade:
             ca_fadeout_start_time=0.2,
             ca_end_time=0.8,
         )
-        result = sample(apply_rau_net(base, settings), (64, 48), steps=20, cfg=1.0, scheduler="sgm_uniform")
+        result = sample(apply_rau_net(base, settings), (64, 48), steps=12, cfg=1.0, scheduler="sgm_uniform")
         heights = [call.sizes["input", 5][0] for call in watcher.calls]
         assert heights == sorted(heights)
         assert set(heights) == {8, 11, 16, 32}
@@ -581,11 +587,9 @@ class TestState:
         assert torch.equal(sample(sd15, SIZE), before)
         assert torch.equal(sample(patched, SIZE), expected)
 
-    def test_two_models_do_not_see_each_other(self, sd15, shallow_sdxl):
+    def test_two_models_do_not_see_each_other(self, sd15, sdxl):
         a = apply_rau_net(sd15, BOTH)
-        b = apply_rau_net(
-            shallow_sdxl, original_preset(topology_of(shallow_sdxl.model.diffusion_model), "ultra")
-        )
+        b = apply_rau_net(sdxl, original_preset(topology_of(sdxl.model.diffusion_model), "ultra"))
         alone = [sample(model, SIZE) for model in (a, b)]
 
         nested = a.clone()
@@ -762,15 +766,15 @@ class TestWeights:
 
 
 class TestCompiled:
-    def test_it_is_traced_once_a_state_not_once_a_step(self, short_sd15, compiled):
+    def test_it_is_traced_once_a_state_not_once_a_step(self, two_levels, compiled):
         settings = RAUNet(
-            (2,), (3,), end_time=0.6, ca_end_time=0.3, ca_input_blocks=(3,), ca_output_blocks=()
+            (2,), (1,), end_time=0.6, ca_end_time=0.3, ca_input_blocks=(3,), ca_output_blocks=()
         )
-        model = apply_rau_net(short_sd15, settings)
+        model = apply_rau_net(two_levels, settings)
         ours, backend = compiled(model)
         expected = sample(model, (40, 52), steps=8, cfg=1.0)
         assert relative(sample(ours, (40, 52), steps=8, cfg=1.0), expected) < 1e-5
-        assert not torch.equal(expected, sample(short_sd15, (40, 52), steps=8, cfg=1.0))
+        assert not torch.equal(expected, sample(two_levels, (40, 52), steps=8, cfg=1.0))
         sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", 8)
         states = [set(step.marks) for step in plan_run(model, (40, 52), sigmas).steps]
         is_new = [state not in states[:step] for step, state in enumerate(states)]

@@ -65,9 +65,8 @@ class Watcher:
         return features, skip
 
 
-@pytest.mark.parametrize("size", [(32, 24), (37, 29)], ids=str)
 @pytest.mark.parametrize("effect", EFFECTS.values(), ids=EFFECTS)
-@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+@pytest.mark.parametrize(("family", "size"), [("sd15", (37, 29)), ("sdxl", (33, 26))], ids=str)
 def test_the_told_sizes_are_those_inside_the_unet_at_every_step(request, family, effect, size):
     base = request.getfixturevalue(family).clone()
     watcher = Watcher(base)

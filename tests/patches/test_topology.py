@@ -4,6 +4,8 @@ import pytest
 import torch
 from megapixel.patches.topology import topology_of
 
+from devhost.tiny import random_models
+
 
 def unet(model):
     return model.get_model_object("diffusion_model")
@@ -19,8 +21,8 @@ def test_sd15(sd15):
     assert topology.middle.transformers == 1
 
 
-def test_sdxl(sdxl):
-    topology = topology_of(unet(sdxl))
+def test_sdxl():
+    topology = topology_of(unet(random_models.sdxl()))  # with transformers of ten layers
     assert (len(topology.inputs), len(topology.outputs)) == (9, 9)
     assert topology.downsamplers == (3, 6)
     assert [i for i, block in enumerate(topology.outputs) if block.resample == "up"] == [2, 5]

@@ -28,6 +28,7 @@ from devhost.upscale_demo import read_picture, write_picture
 from devhost.workflow import read_png_text, to_graph
 
 STEPS = 8
+LONG = 12  # steps of a run that is cancelled: each segment takes a second or more
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_the_preview_node_draws_every_segment(server, figures):
 
 
 def test_progress_and_previews_of_the_whole_picture_come_while_it_runs(watch, figures):
-    seen = watch(prompt_of(seed=3), UPSCALE)
+    seen = watch(prompt_of(seed=3, steps=4), UPSCALE)
     assert seen.end == "execution_success"
     assert seen.values == sorted(seen.values)
     assert seen.values[-1] == 1
@@ -127,7 +128,7 @@ def test_progress_and_previews_of_the_whole_picture_come_while_it_runs(watch, fi
 
 
 def test_cancelling_in_the_middle_gives_what_was_finished_and_the_graph_goes_on(server, watch, figures):
-    seen = watch(prompt_of(seed=4, steps=30), UPSCALE, cancel_at=0.5)
+    seen = watch(prompt_of(seed=4, steps=LONG), UPSCALE, cancel_at=0.5)
     assert seen.end == "execution_success"
     [file] = server.images(server.result(seen.prompt_id), "9")
     plain, _ = refined(server, without_segments())
@@ -137,7 +138,7 @@ def test_cancelling_in_the_middle_gives_what_was_finished_and_the_graph_goes_on(
 
 
 def test_the_same_prompt_after_cancelling_finishes_the_picture(server, watch, figures):
-    prompt = prompt_of(seed=9, steps=30)
+    prompt = prompt_of(seed=9, steps=LONG)
     seen = watch(prompt, UPSCALE, cancel_at=0.5)
     cancelled = read_picture(server.images(server.result(seen.prompt_id), "9")[0])
     log_before = server.log.read_text().count("were already sampled by the interrupted run")
@@ -151,14 +152,14 @@ def test_the_same_prompt_after_cancelling_finishes_the_picture(server, watch, fi
 
 
 def test_cancelling_stops_at_once_where_that_is_wanted(server, watch, figures):
-    seen = watch(prompt_of(seed=5, steps=30, keep_on_interrupt=False), UPSCALE, cancel_at=0.3)
+    seen = watch(prompt_of(seed=5, steps=LONG, keep_on_interrupt=False), UPSCALE, cancel_at=0.3)
     assert seen.end == "execution_interrupted"
     assert refined(server, prompt_of(seed=6, steps=1))[0].shape == figures.truth.shape
 
 
 def test_workers_that_share_the_segments_give_the_same_picture_as_one(server, figures):
-    whole, _ = refined(server, prompt_of(seed=7))
-    prompt = prompt_of(seed=7)
+    whole, _ = refined(server, prompt_of(seed=7, steps=3))
+    prompt = prompt_of(seed=7, steps=3)
     base = prompt.pop(UPSCALE)["inputs"]
     prompt["plain"] = {"class_type": "MegapixelSEGSUpscale", "inputs": {**base, "segs": ["none", 0]}}
     prompt["none"] = {

@@ -268,16 +268,16 @@ class TestCost:
 
 class TestReachWithinABudget:
     def test_a_reach_that_costs_too_much_is_left_for_later_and_not_tried_for_little_more(self):
-        store, descriptor = {}, random_upscaler("PLKSR 12")
+        store, descriptor, pixels = {}, random_upscaler("PLKSR 4"), 128 * 128
         stage = Network(descriptor, [CPU], load, store=store).stages[0]
-        budget = Budget(128 * 128)
+        budget = Budget(pixels)
         with pytest.raises(BudgetSpent):
             stage.receptive_field(budget, must=False)
-        assert 0 <= budget.left < 2 * 128 * 128
-        again = Budget(128 * 128)
+        assert 0 <= budget.left < 2 * pixels
+        again = Budget(pixels)
         with pytest.raises(BudgetSpent):
             stage.receptive_field(again, must=False)
-        assert again.left == 2 * 128 * 128
+        assert again.left == 2 * pixels
 
 
 class TestTrueFloat32:

@@ -31,7 +31,11 @@ def others(length, borders):
 
 def drawn(number):
     """Return a scene (256, 256, 3) with an object, as the benchmarks enlarge them."""
-    return random_scenes(number + 1, (32, 32), torch.Generator().manual_seed(3)).pictures()[number].movedim(0, -1)
+    return (
+        random_scenes(number + 1, (32, 32), torch.Generator().manual_seed(3))
+        .pictures()[number]
+        .movedim(0, -1)
+    )
 
 
 def with_offset(picture, levels):

@@ -7,7 +7,8 @@ MODEL is one of `devhost.tiny.model_file`, with its `vae.safetensors` beside it.
 at the trained size, are enlarged to twice that and sampled again in tiles of the trained size. By way and
 denoise, mean over the scenes with 95 % of their mean beside it:
 
-    objects       found in the result by `devhost.whole_objects`; the scene has one
+    objects       found in the result; the scene has one. Figures by their light parts, which are one an object;
+                  of other models by `devhost.whole_objects`, where objects that touch are one
     contrast      how far the borders of tiles stand out among all lines of the picture (`bench/seams.py`): 1 is
                   no seam
     rank          share of the other lines that are weaker than a border: a half by chance
@@ -56,7 +57,8 @@ from torch import Tensor
 
 import nodes as host_nodes
 from bench.seams import Seams, seams
-from devhost.tiny.counting import wilson_interval
+from devhost.tiny.counting import count_objects, wilson_interval
+from devhost.tiny.forms import TEXTS
 from devhost.whole_objects.counter import count
 from devhost.whole_objects.plan import MODELS, Cell, Model
 from devhost.whole_objects.sampling import Painter
@@ -93,11 +95,13 @@ class Scene:
 
     Attributes:
         image: (1, h, w, 3), small.
+        kind: number of its prompt.
         text: positive and negative.
     """
 
     number: int
     image: Tensor
+    kind: int
     text: tuple[Any, Any]
 
     @property
@@ -274,7 +278,7 @@ class Comparison:
             if _objects(drawn[0]) == 1:
                 kind = tiny.facts.names.index(self._painter.prompt(picture))
                 text = [[tiny.class_tokens[kind][None], {}]], [[tiny.class_tokens[-1:], {}]]
-                yield Scene(picture, drawn[0][None], text)
+                yield Scene(picture, drawn[0][None], kind, text)
                 number -= 1
             picture += 1
 
@@ -289,11 +293,19 @@ class Comparison:
                 if found is None or base is None:
                     continue
                 lines, row = way.borders(scene.side), rows[name]
-                row.objects.append(_objects(found[0]))
+                row.objects.append(self._count(found[0], scene))
                 row.found.append(seams(found[0], lines, lines))
                 row.of_whole.append(seams(base[0], lines, lines))
                 row.cost = found[1]
         yield from (row for row in rows.values() if row.objects)
+
+    def _count(self, picture: Tensor, scene: Scene) -> int:
+        """Count the objects; figures that overlap by their light parts, which are one an object."""
+        if self._painter.tiny.facts.names != TEXTS:
+            return _objects(picture)
+        with torch.inference_mode():
+            latent = self._painter.vae.encode(picture[None])
+        return count_objects(latent.cpu().numpy(), [scene.kind])[0].objects
 
     def _paint(self, cell: Cell, picture: int) -> tuple[Tensor, Cost]:
         with torch.random.fork_rng():

@@ -5,9 +5,9 @@ and two other packs on the same tiles.
 
 MODEL is one of `devhost.tiny.model_file`, with its `vae.safetensors` beside it. Its own pictures of one object,
 at the trained size, are enlarged to twice that and sampled again in tiles of the trained size. By way and
-denoise, mean over the scenes with 95 % of their mean beside it:
+denoise, the median over the scenes, with the least and the most:
 
-    objects       found in the result; the scene has one. Figures by their light parts, which are one an object;
+    objects       found in the result, the mean; the scene has one. Figures by their light parts, which are one an object;
                   of other models by `devhost.whole_objects`, where objects that touch are one
     contrast      how far the borders of tiles stand out among all lines of the picture (`bench/seams.py`): 1 is
                   no seam
@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -142,21 +141,18 @@ class Row:
             f"{number}",
             f"{sum(self.objects) / number:.1f}",
             f"{one / number:.2f} ({low:.2f} to {high:.2f})",
-            f"{_mean([each.contrast for each in self.found])} ({_mean([each.contrast for each in self.of_whole])})",
-            _mean([each.rank for each in self.found]),
-            f"{_mean([each.mean_jump for each in self.found])} ({_mean([each.mean_jump for each in self.of_whole])})",
+            f"{_spread([each.contrast for each in self.found])} ({_spread([each.contrast for each in self.of_whole])})",
+            _spread([each.rank for each in self.found]),
+            f"{_spread([each.mean_jump for each in self.found])} ({_spread([each.mean_jump for each in self.of_whole])})",
             f"{self.cost.rows}",
             f"{self.cost.largest}",
         ]
         return f"| {' | '.join(cells)} |"
 
 
-def _mean(values: Sequence[float]) -> str:
-    """Return the mean, and 1.96 standard errors of it where there are several."""
-    mean = f"{np.mean(values):.2f}"
-    if len(values) < 2:
-        return mean
-    return f"{mean} ± {1.96 * np.std(values, ddof=1) / math.sqrt(len(values)):.2f}"
+def _spread(values: Sequence[float]) -> str:
+    """Return the median, and the least and the most."""
+    return f"{np.median(values):.2f} [{min(values):.2f} to {max(values):.2f}]"
 
 
 def ours(overlaps: str, shift: bool = False, shrink: bool = False) -> Way:

@@ -42,7 +42,7 @@ def fade_inwards(filled: Tensor, feather: int) -> Tensor:
     """Return weights (h, w) that rise as in `feather_mask` with the distance from what is not filled (h, w)."""
     if feather < 1 or bool(filled.all()):
         return filled.float()
-    distance = torch.from_numpy(ndimage().distance_transform_edt(filled.numpy())).float()
+    distance = torch.as_tensor(ndimage().distance_transform_edt(filled.numpy())).float()
     return _smooth(distance / (2 * feather + 1))
 
 

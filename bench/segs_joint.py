@@ -7,8 +7,8 @@ MODEL is one of `devhost.tiny.model_file`, with its `vae.safetensors` beside it.
 at the trained size, are enlarged to twice that and sampled again in tiles of the trained size. By way and
 denoise, the median over the scenes, with the least and the most:
 
-    objects       found in the result, the mean; the scene has one. Figures by their light parts, which are one an object;
-                  of other models by `devhost.whole_objects`, where objects that touch are one
+    objects       found in the result, the mean; the scene has one. Figures by their light parts, which are one
+                  an object; of other models by `devhost.whole_objects`, where objects that touch are one
     contrast      how far the borders of tiles stand out among all lines of the picture (`bench/seams.py`): 1 is
                   no seam
     rank          share of the other lines that are weaker than a border: a half by chance
@@ -24,8 +24,8 @@ They sample the whole latent once, with the same text, seed, levels and tiles; v
 instead of a tile's size.
 
 Pictures stay in the folder of `--records`: an interrupted run goes on, and a changed way needs a new folder.
-Expected: at denoise .8 and above, independent tiles draw an object each, joint ones fewer, with a contrast of 1
-and as many rows as independent.
+Expected: joint tiles have the contrast of `whole` and as many rows as independent, whose contrast is above it. At
+denoise .8 and above, tiles draw several objects in each way.
 """
 
 from __future__ import annotations

@@ -171,7 +171,7 @@ def _refine(
                 one_by_one = pasting.hook is not None
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
-                refine_independently(colours, pieces, sampler, **settings)
+                refine_independently(colours, pieces, sampler, **settings, agree=sampling.joint)
         whole = finished.count == sum(piece.cut.segment.wanted for piece in pieces)
         already.end(complete=whole and not finished.hook.failures)
     except comfy.model_management.InterruptProcessingException:

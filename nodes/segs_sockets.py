@@ -273,7 +273,6 @@ def optional_sockets() -> list[Any]:
             optional=True,
             advanced=True,
             tooltip="Only if overlaps is joint. On: the border between two segments moves inside their "
-            "overlap from step to step, so that no line forms; made for overlaps of 64 pixels and more. "
-            "Off: overlaps are averaged by their masks.",
+            "overlap from step to step. Off: overlaps are averaged by their masks.",
         ),
     ]

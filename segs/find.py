@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from ..scaling.box import Box
 from ..scaling.grow import enlarge_box, fit_box
 from ..scaling.size import Size
 from .crop import crop_resized
+from .scipy_images import ndimage
 from .segment import SEG
 
 EVERY_SIDE = np.ones((3, 3), dtype=bool)  # pixels that touch at a corner belong together
@@ -39,7 +39,7 @@ def mask_segments(
     values = mask.float().cpu()
     present = values > 0
     if contour_fill:
-        filled = torch.as_tensor(_ndimage().binary_fill_holes(present.numpy()))
+        filled = torch.as_tensor(ndimage().binary_fill_holes(present.numpy()))
         values, present = torch.where(filled & ~present, 1.0, values), filled
     labelled = present.int() if combined else _labelled(present)
     segments: list[SEG] = []
@@ -115,13 +115,13 @@ def _part_of(mask: Tensor, size: Size) -> Callable[[Box], Tensor]:
 
 def _labelled(present: Tensor) -> Tensor:
     """Return (H, W) with a different number above 0 in each connected part."""
-    labelled, _ = _ndimage().label(present.numpy(), structure=EVERY_SIDE)
+    labelled, _ = ndimage().label(present.numpy(), structure=EVERY_SIDE)
     return torch.as_tensor(labelled)
 
 
 def _boxes(labelled: Tensor) -> list[Box]:
     """Return the box of each number from 1 on."""
-    found = _ndimage().find_objects(labelled.numpy())
+    found = ndimage().find_objects(labelled.numpy())
     return [Box(rows.start, columns.start, rows.stop, columns.stop) for rows, columns in found]
 
 
@@ -135,10 +135,3 @@ def _tile_axis(length: int, tile: int, overlap: int) -> tuple[Sequence[int], int
         return [0], length
     count = -(-(length - overlap) // max(1, tile - overlap))
     return [round(number * (length - tile) / (count - 1)) for number in range(count)], tile
-
-
-def _ndimage() -> Any:
-    """Return scipy.ndimage, which has no types. It is slow to load, and only masks need it."""
-    import scipy.ndimage  # pyright: ignore[reportMissingTypeStubs]
-
-    return scipy.ndimage

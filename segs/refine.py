@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from ..scaling.box import Box
@@ -20,7 +21,7 @@ from .colour import match_colours
 from .crop import Crop, crop_picture
 from .paste import add_segment, paste_segment
 from .segment import Segment
-from .weight import feather_mask, place_mask
+from .weight import fade_inwards, feather_mask, place_mask
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,24 @@ def refine_independently(
     *,
     colours: float = 0.0,
     pasted: Callable[[Piece], None] | None = None,
+    agree: bool = False,
 ) -> None:
     """Refine all wanted pieces of `frames` (F, H, W, C), each cropped from the original frames,
     and paste them in place.
 
     `refine` gets (h, w, C) of each and yields the refined ones in any order, None for one that failed.
-    Overlaps are averaged by their weights. `pasted` is called after each.
+    Overlaps are averaged by their weights. Pieces that `agree`, since they show one picture, fade only towards
+    what none of them fills. `pasted` is called after each.
     """
     wanted = [piece for piece in pieces if piece.cut.segment.wanted]
     by_frame = _by_frame(pieces)
     for piece, base, refined in _refined(frames, wanted, refine, colours):
         frame, box, weight = frames[piece.frame], piece.cut.box, piece.cut.weight
-        others = [other for other in by_frame[piece.frame] if other is not piece and piece.touches(other)]
-        if others:
+        others = _others(piece, by_frame[piece.frame])
+        if others and agree:
+            share = _agreed_share(piece, others, by_frame[piece.frame])
+            add_segment(frame, box, refined, base, share, share)
+        elif others:
             add_segment(frame, box, refined, base, weight, _total(piece, others))
         else:
             paste_segment(frame, box, refined, weight)
@@ -194,12 +200,48 @@ def _by_frame(pieces: Sequence[Piece]) -> dict[int, list[Piece]]:
     return frames
 
 
+def _others(piece: Piece, pieces: Sequence[Piece]) -> list[Piece]:
+    """Return those of the pieces that touch one."""
+    return [other for other in pieces if other is not piece and piece.touches(other)]
+
+
 def _total(piece: Piece, others: Sequence[Piece]) -> Tensor:
     """Return the sum of all weights (h, w) over a piece."""
-    box = piece.cut.box
     total = piece.cut.weight.clone()
     for other in others:
-        shared = box.shared(other.cut.box)
-        here, there = shared.within(box), shared.within(other.cut.box)
+        here, there = _shared(piece.cut.box, other)
         total[here.rows, here.columns] += other.cut.weight[there.rows, there.columns]
     return total
+
+
+def _agreed_share(piece: Piece, others: Sequence[Piece], pieces: Sequence[Piece]) -> Tensor:
+    """Return the share (h, w) of a piece of one picture in the result.
+
+    Where crops overlap by less than their fades, the weights add up to less than 1, and the image under them
+    would show. Here they add up to the weight of all that the pieces fill together, with its own fade.
+    """
+    box, fit = piece.cut.box, piece.cut.fit
+    around = box.grown(2 * fit.feather)
+    total = _total(piece, others)
+    filled = fade_inwards(_filled(around, pieces, fit.size), fit.feather)
+    inside = box.within(around)
+    wanted = torch.maximum(total.clamp(max=1), filled[inside.rows, inside.columns])
+    return torch.where(total > 0, piece.cut.weight * wanted / total, 0)
+
+
+def _filled(region: Box, pieces: Sequence[Piece], size: Size) -> Tensor:
+    """Return which pixels (h, w) of a region the masks of pieces fill, or are outside the image."""
+    filled = torch.ones(region.size, dtype=torch.bool)
+    inside = region.clamped(size).within(region)
+    filled[inside.rows, inside.columns] = False
+    for piece in pieces:
+        if region.shared(piece.cut.box).area:
+            here, there = _shared(region, piece)
+            filled[here.rows, here.columns] |= piece.cut.mask[there.rows, there.columns] >= 1
+    return filled
+
+
+def _shared(box: Box, piece: Piece) -> tuple[Box, Box]:
+    """Return what a piece shares with a box, in the box and in the piece's crop."""
+    shared = box.shared(piece.cut.box)
+    return shared.within(box), shared.within(piece.cut.box)

@@ -9,6 +9,7 @@ from ..scaling.box import Box
 from ..scaling.size import Size
 from .blur import blur_mask
 from .crop import crop_resized
+from .scipy_images import ndimage
 
 
 def place_mask(mask: Tensor, region: Box, crop: Box) -> Tensor:
@@ -37,10 +38,22 @@ def feather_mask(mask: Tensor, crop: Box, size: Size, feather: int) -> Tensor:
     return blur_mask(mask, feather) * rows[:, None] * columns
 
 
+def fade_inwards(filled: Tensor, feather: int) -> Tensor:
+    """Return weights (h, w) that rise as in `feather_mask` with the distance from what is not filled (h, w)."""
+    if feather < 1 or bool(filled.all()):
+        return filled.float()
+    distance = torch.as_tensor(ndimage().distance_transform_edt(filled.numpy())).float()
+    return _smooth(distance / (2 * feather + 1))
+
+
 def _fade(length: int, extent: int, at_start: bool, at_end: bool) -> Tensor:
     extent = min(extent, length // 2)
     steps = torch.arange(1, length + 1, dtype=torch.float32) / (extent + 1)
     ones = torch.ones(length)
     rising = torch.minimum(steps, ones) if at_start else ones
-    share = torch.minimum(rising, steps.flip(0)) if at_end else rising
+    return _smooth(torch.minimum(rising, steps.flip(0)) if at_end else rising)
+
+
+def _smooth(share: Tensor) -> Tensor:
+    share = share.clamp(max=1)
     return share * share * (3 - 2 * share)

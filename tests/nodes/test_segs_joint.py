@@ -154,6 +154,24 @@ def test_a_tile_is_decoded_as_in_the_whole_latent(boxes, run):
     torch.testing.assert_close(result, expected, rtol=0, atol=0.02)
 
 
+class White:
+    """A VAE that decodes everything to white."""
+
+    def __init__(self, vae):
+        self._vae = vae
+
+    def __getattr__(self, name):
+        return getattr(self._vae, name)
+
+    def decode(self, latent):
+        return torch.ones_like(self._vae.decode(latent))
+
+
+@pytest.mark.parametrize("feather", [4, 16, 40])
+def test_an_overlap_smaller_than_the_feather_shows_nothing_of_the_image(feather, upscale, vae):
+    assert (upscale(feather=feather, vae=White(vae)) - 1).abs().max() < 1e-5
+
+
 def test_the_result_does_not_depend_on_the_batches(upscale):
     torch.testing.assert_close(upscale(batch_size=2), upscale(batch_size=1), rtol=0, atol=1e-5)
 

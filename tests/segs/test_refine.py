@@ -343,6 +343,69 @@ def test_tiles_refined_by_a_constant_shift_it_everywhere_alike(pieces_of):
     assert (picture - 0.75).abs().max() < 1e-5, "shares add up to 1 and leave no seam"
 
 
+def shifted(pieces, crops):
+    """Refine pieces that agree: all of them show the picture, brighter."""
+    return [(place, crop + 0.5) for place, crop in enumerate(crops)]
+
+
+@pytest.mark.parametrize("feather", [1, 5, 12, 24])
+@pytest.mark.parametrize("overlap", [1, 4, 16, 40])
+def test_between_tiles_that_agree_nothing_of_the_image_shows(pieces_of, overlap, feather):
+    size = 203, 331
+    picture = torch.full((1, *size, 3), 0.25)
+    pieces = pieces_of((size, tile_segments(size, 64, overlap)), size, feather=feather)
+    refine_independently(picture, pieces, shifted, agree=True)
+    assert (picture - 0.75).abs().max() < 1e-5
+
+
+AGREEING = [
+    pytest.param([(40, 40, 104, 104), (96, 40, 160, 104)], id="a row"),
+    pytest.param([(40, 40, 104, 104), (96, 40, 160, 104), (40, 96, 104, 160)], id="a corner"),
+    pytest.param([(40, 40, 104, 104), (96, 56, 160, 120)], id="moved"),
+    pytest.param([(40, 40, 168, 168), (120, 120, 184, 184)], id="of two sizes"),
+    pytest.param([(0, 40, 64, 104), (60, 40, 124, 104)], id="at the edge of the image"),
+]
+
+
+@pytest.mark.parametrize("boxes", AGREEING)
+def test_tiles_that_agree_fade_only_towards_the_image(segment, pieces_of, boxes):
+    size, feather = (203, 211), 10
+    picture = torch.zeros(1, *size, 1)
+    pieces = pieces_of((size, [segment(box) for box in boxes]), size, feather=feather)
+    refine_independently(picture, pieces, shifted, agree=True)
+    weight = 2 * picture[0, ..., 0]
+    filled = np.zeros(size, dtype=bool)
+    for x1, y1, x2, y2 in boxes:
+        filled[y1:y2, x1:x2] = True
+    outside = np.argwhere(~filled)
+    for y, x in np.argwhere(filled)[::17]:
+        distance = min(np.sqrt(((outside - (y, x)) ** 2).sum(axis=1)).min() / (2 * feather + 1), 1)
+        assert weight[y, x] >= 3 * distance**2 - 2 * distance**3 - 1e-5
+    assert weight[~torch.from_numpy(filled)].max() == 0
+    steepest = max(float(weight.diff(dim=axis).abs().max()) for axis in (0, 1))
+    assert steepest < 2 * 1.5 / (2 * feather + 1), "an overlap adds the fades of two"
+
+
+def test_what_a_neighbour_s_mask_leaves_out_keeps_its_fade(segment, pieces_of):
+    """A neighbour's crop fills nothing where its mask is empty."""
+    size, empty = (128, 192), np.zeros((64, 64), dtype=np.float32)
+    empty[24:40, 34:50] = 1
+    segs = size, [segment((32, 32, 96, 96)), segment((88, 32, 152, 96), empty)]
+    picture = torch.zeros(1, *size, 1)
+    refine_independently(picture, pieces_of(segs, size, feather=10), shifted, agree=True)
+    assert picture[0, 64, 95] < 0.01
+
+
+def test_agreeing_tiles_that_overlap_by_their_fades_are_pasted_as_others(noise, pieces_of, refiner):
+    size = 203, 331
+    pictures = [noise(1, *size, 3) for _ in range(2)]
+    for picture, agree in zip(pictures, (False, True), strict=True):
+        refine_independently(
+            picture, pieces_of((size, tile_segments(size, 64, 24)), size, feather=5), refiner, agree=agree
+        )
+    assert (pictures[0] - pictures[1]).abs().max() < 1e-6
+
+
 def test_transposing_everything_transposes_the_result(noise, segment, pieces_of):
     picture, boxes = noise(1, *SIZE, 3), [(8, 8, 40, 30), (24, 20, 90, 70)]
 

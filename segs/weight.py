@@ -25,9 +25,9 @@ def feather_mask(mask: Tensor, crop: Box, size: Size, feather: int) -> Tensor:
     """Return the weights (h, w) to paste a segment with: its mask blurred by `feather` pixels,
     fading out towards the crop's edges.
 
-    The fade, 2 * feather pixels long, hides the edge of a mask that fills its crop. There is no fade where
-    the crop ends with the image. Two crops that overlap by its length add up to 1. 0 returns the mask
-    unchanged.
+    The fade, 2 * feather pixels long, hides the edge of a mask that fills its crop: 3t^2 - 2t^3, which begins
+    and ends without a kink. There is no fade where the crop ends with the image. Two crops that overlap by
+    its length add up to 1. 0 returns the mask unchanged.
     """
     if feather < 1:
         return mask
@@ -42,4 +42,5 @@ def _fade(length: int, extent: int, at_start: bool, at_end: bool) -> Tensor:
     steps = torch.arange(1, length + 1, dtype=torch.float32) / (extent + 1)
     ones = torch.ones(length)
     rising = torch.minimum(steps, ones) if at_start else ones
-    return torch.minimum(rising, steps.flip(0)) if at_end else rising
+    share = torch.minimum(rising, steps.flip(0)) if at_end else rising
+    return share * share * (3 - 2 * share)

@@ -68,7 +68,7 @@ def fade(length, extent, at_start, at_end):
             weights[place] = min(weights[place], (place + 1) / (extent + 1))
         if at_end:
             weights[place] = min(weights[place], (length - place) / (extent + 1))
-    return weights
+    return np.array([3 * share**2 - 2 * share**3 for share in weights])
 
 
 def cut(picture, rows, columns):

@@ -69,16 +69,21 @@ class FolderReader:
         Raises:
             ValueError: when it cannot be read, or its numbers have no known range.
         """
-        from PIL import Image, ImageOps
-
+        image, operations = _pillow()
         try:
-            with Image.open(file) as opened:
+            with image.open(file) as opened:
                 if opened.has_transparency_data and OPAQUE not in self.faults:
                     self.faults.append(OPAQUE)
-                return torch.as_tensor(_numbers(ImageOps.exif_transpose(opened), file)).movedim(-1, 0)
+                return torch.as_tensor(_numbers(operations.exif_transpose(opened), file)).movedim(-1, 0)
         except (OSError, SyntaxError) as error:
             hint = "Remove or replace it; finished frames are kept."
             raise bad_input("file", "readable images", f"{file.name} ({error})", hint) from error
+
+
+def _pillow() -> tuple[Any, Any]:
+    from PIL import Image, ImageOps
+
+    return Image, ImageOps
 
 
 def _numbers(image: Any, file: Path) -> NDArray[np.float32]:
@@ -87,9 +92,9 @@ def _numbers(image: Any, file: Path) -> NDArray[np.float32]:
         got = f"{file.name} of floating-point numbers"
         raise bad_input("file", "images of 8 or 16 bits", got, "Convert the images to PNG.")
     if image.mode.startswith("I"):  # grey of 16 bits; Pillow would clip it at 255
-        grey = np.asarray(image, dtype=np.float32).clip(0, 65535) / np.float32(65535)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    return np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+        grey = np.asarray(image, dtype=np.float32).clip(0, 65535) / 65535
+        return np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
+    return (np.asarray(image.convert("RGB"), dtype=np.float32) / 255).astype(np.float32, copy=False)
 
 
 def _natural(file: Path) -> list[Any]:

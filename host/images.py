@@ -50,7 +50,7 @@ def latent_size(latent: Any, socket: str) -> Size:
     return samples.shape[-2], samples.shape[-1]
 
 
-def check_levels(sigmas: Any) -> None:
+def check_levels(sigmas: Any, socket: str = "sigmas") -> None:
     """Check that SIGMAS (steps + 1,) are noise levels of at least one step.
 
     Raises:
@@ -58,13 +58,13 @@ def check_levels(sigmas: Any) -> None:
     """
     expected = "at least 2 noise levels"
     if not isinstance(sigmas, Tensor) or sigmas.dim() != 1:
-        raise bad_input("sigmas", expected, _described(sigmas), "Connect a scheduler node.")
+        raise bad_input(socket, expected, _described(sigmas), "Connect a scheduler node.")
     if len(sigmas) < 2:
-        raise bad_input(
-            "sigmas", expected, len(sigmas), "A single step needs two noise levels, its start and its end."
-        )
+        hint = "A single step needs two noise levels, its start and its end."
+        raise bad_input(socket, expected, len(sigmas), hint)
     if not bool(sigmas.isfinite().all()):
-        raise bad_input("sigmas", expected, "some that are not finite", CHECK)
+        hint = "Choose another scheduler or more steps."
+        raise bad_input(socket, expected, "some that are not finite", hint)
 
 
 def _described(value: Any) -> str:

@@ -55,6 +55,11 @@ class PasteHook:
 
     def texts(self) -> list[str]:
         """Return the notices for the node at the end."""
+        if self._hook is not None and self._post_paste is None:
+            return [
+                f"upscaler_hook_opt: nothing to do, {self._name} has no post_paste. Connect a hook for pasted "
+                "segments, such as Save Progress Hook."
+            ]
         if not self.failures:
             return []
         return [

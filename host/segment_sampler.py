@@ -60,7 +60,7 @@ class Sampling:
         shift_borders: whether the borders between these shift from step to step.
 
     Raises:
-        ValueError: when the model lacks a part of the host's ModelPatcher.
+        ValueError: when there is no VAE, or the model lacks a part of the host's ModelPatcher.
     """
 
     model: Any
@@ -89,6 +89,8 @@ class Sampling:
             got = f"{type(self.model).__name__} without {', '.join(missing)}"
             hint = "Use a loader whose models work in KSampler."
             raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
+        if self.vae is None:
+            raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,8 +30,11 @@ def encode_captions(
     Equal captions are encoded once. `segments` is how many there are, where that is known.
 
     Raises:
-        ValueError: when there are more or fewer captions than labels or segments, or a label comes twice.
+        ValueError: when there are more or fewer captions than labels or segments, or a label comes twice, or
+            there is no CLIP.
     """
+    if clip is None:
+        raise bad_input("clip", "a CLIP", "none: the checkpoint has none", "Connect Load CLIP.")
     if labels:
         if len(labels) != len(captions) or len(set(labels)) != len(labels):
             expected, got = f"a different label for each of {len(captions)} captions", ", ".join(labels)

@@ -9,6 +9,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from .images import check_levels
+
 SchedulerFunction = Callable[[Any, str, int], Tensor]  # (model, sampler_name, steps) -> steps + 1 levels
 AYS, GITS = "AYS ", "GITS[coeff="
 FURTHER = [f"{AYS}SDXL", f"{AYS}SD1", f"{AYS}SVD", f"{GITS}1.2]"]
@@ -30,13 +32,30 @@ def noise_levels(
     """Return steps + 1 falling noise levels: the last part `denoise` of a run, as in the host's KSampler.
 
     Some schedulers of the host return one level too many.
+
+    Raises:
+        ValueError: when a scheduler or `function` returns something else, or NaN, as some do for one step.
     """
+    sigmas = _levels(model, sampler_name, scheduler, steps, denoise, function)
+    check_levels(sigmas, "scheduler")
+    return sigmas
+
+
+def _levels(
+    model: Any,
+    sampler_name: str,
+    scheduler: str,
+    steps: int,
+    denoise: float,
+    function: SchedulerFunction | None,
+) -> Tensor:
     if function is None and not scheduler.startswith((AYS, GITS)):
         return comfy.samplers.KSampler(model, steps, "cpu", sampler_name, scheduler, denoise).sigmas
     whole = denoise > 0.9999
     total = steps if whole else int(steps / denoise)
     if function is not None:
         sigmas = function(model, sampler_name, total)
+        check_levels(sigmas, "scheduler_func_opt")
     elif sampler_name in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS:
         sigmas = _further_levels(scheduler, total + 1)
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])

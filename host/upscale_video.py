@@ -36,10 +36,10 @@ from .progress import LivePreview
 from .run_again import run_again_without
 from .upscale import ALL_GPUS, check_model, fallbacks, free_memory, ready_network, recovered, result_size
 from .upscale_hints import upscale_hints
-from .video import Job, Target, check_disk, tags_of
+from .video import Job, Target, check_disk, full_disk_explained, tags_of
 from .video_progress import VideoProgress
 
-FORMAT = 1  # of the parts; another number makes a video that was interrupted start again
+FORMAT = 2  # of the parts; another number makes a video that was interrupted start again
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Done:
     notes: list[str] = field(default_factory=list[str])
 
 
+@full_disk_explained()
 def upscale_video(
     model: Descriptor,
     reader: Reader,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -68,7 +69,7 @@ def open_video(video: Any, file: str, fps: float) -> Reader:
     log.info("Video: its frames are already in memory and are read from there.")
     parts = video.get_components()
     sound = parts.audio or {}
-    waveform = sound["waveform"][0] if sound else None
+    waveform = next(iter(sound["waveform"]), None) if sound else None
     rate = Fraction(parts.frame_rate)
     return TensorReader(parts.images, rate, video.get_bit_depth(), waveform, int(sound.get("sample_rate", 0)))
 
@@ -159,23 +160,53 @@ class Job:
 
         A file of an interrupted run is replaced. The parts are removed when the video is complete.
         """
-        before = self._interrupted_file()
+        before = self._interrupted_file(target.prefix)
         file = before or target.next_file()
-        sound = reader.sound()
-        join(parts, file, reader.form.time_base, sound, tags, cut_sound=not complete)
+        notes = _join_with_sound(parts, file, reader, tags, cut_sound=not complete)
         if complete:
             shutil.rmtree(self.folder, ignore_errors=True)
             with suppress(OSError):  # other videos wait there
                 self.folder.parent.rmdir()
         else:
-            self._note.write_text(json.dumps({"file": str(file)}), encoding="utf-8")
-        return file, sound.notes if sound else []
+            note = {"file": str(file), "state": _state(file), "prefix": target.prefix}
+            self._note.write_text(json.dumps(note), encoding="utf-8")
+        return file, notes
 
-    def _interrupted_file(self) -> Path | None:
+    def _interrupted_file(self, prefix: str) -> Path | None:
+        """Return the file that an interrupted run wrote under this prefix, if it is still that file: the name
+        may have been given to another video since.
+        """
         try:
-            return Path(json.loads(self._note.read_text(encoding="utf-8"))["file"])
-        except (OSError, ValueError, KeyError):
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+            file = Path(note["file"])
+            return file if note["prefix"] == prefix and note["state"] == _state(file) else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _state(file: Path) -> list[int]:
+    status = file.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _join_with_sound(
+    parts: Sequence[Part], file: Path, reader: Reader, tags: Mapping[str, str], cut_sound: bool
+) -> list[str]:
+    """Join the parts and the audio to a file, and return notes about the audio.
+
+    Audio that cannot be written is left out, so that the frames are not lost.
+    """
+    time_base, sound = reader.form.time_base, reader.sound()
+    if sound is None:
+        join(parts, file, time_base, None, tags)
+        return []
+    try:
+        join(parts, file, time_base, sound, tags, cut_sound=cut_sound)
+        return sound.notes
+    except Exception as error:
+        join(parts, file, time_base, None, tags)  # raises what has another cause
+        reason = " ".join(str(error).split())
+        return [*sound.notes, f"The audio could not be written and is left out ({reason})."]
 
 
 def remove_stale(folder: Path, days: float) -> None:
@@ -202,6 +233,23 @@ def check_disk(codec: str, frames: int, height: int, width: int) -> None:
             "Free disk space, or choose another codec or a smaller size.",
             OSError,
         )
+
+
+@contextmanager
+def full_disk_explained() -> Iterator[None]:
+    """Raise an error message if the disk fills up after all.
+
+    Raises:
+        OSError: when it does.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        hint = "Free some and queue the same prompt again: finished frames are kept."
+        expected = "free disk space in the output folder"
+        raise bad_input("filename_prefix", expected, "a full disk", hint, OSError) from error
 
 
 def tags_of(reader: Reader, prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:

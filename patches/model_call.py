@@ -42,7 +42,7 @@ class NoiseLevels(Sequence[float]):
 class ModelCall:
     """One call of the model.
 
-    `sample_sigmas` are the falling sigmas of the run, steps + 1, where the sampler publishes them. `marks`
+    `sample_sigmas` are the `falling_levels` of the run, where the sampler publishes them. `marks`
     are the keyword arguments of the call that have our prefix: an effect puts them among the host's
     `model_conds` when a run begins. `cond_or_uncond` are the guider's numbers of the conditionings in the
     batch.
@@ -73,9 +73,17 @@ class ModelCall:
         return window.weakest(self.sigmas)
 
 
+def falling_levels(sigmas: Tensor) -> tuple[float, ...]:
+    """Return the noise levels of a run (steps + 1,), the highest first.
+
+    A run that adds noise (unsampling: ComfyUI's FlipSigmas) has the schedule of the run that removes it.
+    """
+    return tuple(sorted(sigmas.tolist(), reverse=True))
+
+
 def first_call(model: ModelPatcher, latent_size: Size, sigmas: Tensor, seed: int = 0) -> ModelCall:
     """Return the first model call of a run over `sigmas` (steps + 1,), without its tensors."""
-    sample_sigmas = tuple(sigmas.tolist())
+    sample_sigmas = falling_levels(sigmas)
     return ModelCall(
         sigmas=sample_sigmas[:1],
         latent_size=latent_size,

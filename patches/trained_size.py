@@ -32,7 +32,11 @@ class Trained:
     latents: frozenset[str] = frozenset()
 
 
+# Models before families: those made from an SD 1.x or 2.x of another size share its latents.
 TABLE: tuple[Trained, ...] = (
+    Trained(768, "model card of stable-video-diffusion-img2vid: 1024x576, the area of 768²", models=frozenset({"SVD_img2vid"})),
+    Trained(576, "model card of sv3d: 576x576", models=frozenset({"SV3D_u", "SV3D_p"})),
+    Trained(256, "arXiv 2303.11328 (Zero-1-to-3): 256x256", models=frozenset({"Stable_Zero123"})),
     Trained(1024, "arXiv 2307.01952, section 2.3: buckets of 1024² pixels", latents=frozenset({"SDXL", "SDXL_Playground_2_5"})),
     Trained(512, "model card of stable-diffusion-v1-5; SD 2.x: see trained_pixels", latents=frozenset({"SD15"})),
     Trained(1024, "Stability-AI/sd3.5, sd3_infer.py: its default size", models=frozenset({"SD3"})),
@@ -57,7 +61,7 @@ def trained_pixels(model: BaseModel) -> int | None:
         return None
     is_sd2 = model.model_config.unet_config.get("context_dim") == 1024
     is_v = model.model_type == ModelType.V_PREDICTION
-    return 768 if row.pixels == 512 and is_sd2 and is_v else row.pixels
+    return 768 if "SD15" in row.latents and is_sd2 and is_v else row.pixels
 
 
 def trained_side(model: BaseModel, pixels: int = 0) -> int:

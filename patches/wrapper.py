@@ -32,7 +32,7 @@ from ..host.tiled_guider import TiledGuider
 from ..scaling.size import Size
 from .control_residuals import fit_control
 from .effect import Effect, Effects, Run
-from .model_call import ModelCall, NoiseLevels, first_call, latent_size_of
+from .model_call import ModelCall, NoiseLevels, falling_levels, first_call, latent_size_of
 from .neighbours import TRUE_SHAPE, prepare_neighbours
 from .plan import Plan
 from .topology import topology_of
@@ -101,7 +101,7 @@ class _RunState:
     """The state that the calls of one sampling run share; it ends with the run.
 
     Attributes:
-        seed, sigmas: those of the run; the sigmas fall, steps + 1.
+        seed, sigmas: those of the run; the highest noise level first, steps + 1.
         model: the one that is sampled.
         acted: names of the effects that had a plan in some call.
         levels: the noise levels of the newest evaluation: the host hands all its calls one tensor.
@@ -320,4 +320,4 @@ def _sample_sigmas(run: _RunState | None, options: Mapping[str, Any]) -> tuple[f
         return None
     if run is not None and len(run.sigmas) == len(published):
         return run.sigmas  # the same on the CPU
-    return tuple(published.tolist())
+    return falling_levels(published)

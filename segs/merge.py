@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..errors import bad_input
 from .carrier import LEVELS, read_deliveries
 from .paste import GRID
-from .share import Contents, Share, unpack_share
+from .share import Share, unpack_share
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,25 @@ class Arrived:
 
 
 def read_results(batch: Tensor) -> list[Arrived]:
-    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once;
-    empty if no worker packed its own.
+    """Return the workers' results in a batch (N, H, W, C), by their slices, each slice once; empty if no worker
+    packed its own.
+
+    Of several results of one slice, where a worker was cancelled and another one refined its slice, the one
+    with the most segments counts.
 
     Raises:
         ValueError: when they are of another version of this pack.
     """
-    arrived: dict[Contents, Arrived] = {}
+    arrived: dict[tuple[Any, ...], Arrived] = {}
     for delivery in read_deliveries(batch):
         share = unpack_share(delivery.data)
         pictures = batch[delivery.pictures[-len(share.changed) :]]
         if share.changed.shape != pictures.shape[:3]:  # some were lost: the slice did not arrive
             continue
-        arrived.setdefault(share.contents, Arrived(share, pictures, delivery.offset))
+        found = share.contents
+        of_slice = found.index, found.count, found.total, found.digest
+        if of_slice not in arrived or len(arrived[of_slice].share.contents.numbers) < len(found.numbers):
+            arrived[of_slice] = Arrived(share, pictures, delivery.offset)
     return sorted(arrived.values(), key=lambda each: each.share.contents.index)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import bad_input
 from .av_library import load_av
 from .colour import RGB_MATRIX, Colour
-from .frame import Frame, VideoFormat
+from .frame import OPAQUE, Frame, VideoFormat
 from .sound import FileSound
 
 EIGHT_BIT = {
@@ -30,11 +30,14 @@ EIGHT_BIT = {
     "pal8",
 }  # decoded to 8-bit RGB, as the host does
 ALIGNED = 32  # swscale writes garbage at the right edge of other widths
+MICROSECONDS = 1_000_000  # FFmpeg's own unit of time
 MISSING_SECONDS = 0.5  # by which a file may be shorter than it says
 
 
 class FileReader:
     """Frames of `source`, a path or a file in memory, from `start` on for `duration` seconds (0: to the end).
+
+    A whole file begins at 0, also if its own times begin later, as in recordings and MPEG-TS.
 
     Raises:
         ValueError: when the file cannot be opened, or holds no video.
@@ -44,18 +47,22 @@ class FileReader:
         self.source, self.start, self.duration = source, start, duration
         self.faults: list[str] = []
         with self._open() as container:
+            stream = self._video(container)
+            is_whole = not start and not duration
+            self._origin = Fraction(max(0, container.start_time or 0) if is_whole else 0, MICROSECONDS)
             self.metadata = dict(container.metadata)
-            self.form = _form(container, self._video(container), start, duration)
+            self.form = _form(container, stream, start, duration, self._origin)
             self._has_sound = bool(container.streams.audio)
+            self._has_alpha = any(part.is_alpha for part in stream.format.components)
         self.identity = f"{_identity(source)} {start} {duration}"
 
     def sound(self) -> FileSound | None:
         """Return the file's sound in the same window of time; None if it has none."""
-        return FileSound(self.source, self.start, self.duration) if self._has_sound else None
+        return FileSound(self.source, self.start, self.duration, self._origin) if self._has_sound else None
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
         """Yield the frames, without the first `skip`; damaged ones are left out and counted in `faults`."""
-        self.faults.clear()
+        self.faults[:] = [OPAQUE] if self._has_alpha else []
         with self._open() as container:
             stream = self._video(container)
             stream.thread_type = "AUTO"
@@ -63,13 +70,14 @@ class FileReader:
             last = int((self.start + self.duration) / stream.time_base) if self.duration else None
             if first:
                 container.seek(first, stream=stream)
+            zero = first + int(self._origin / stream.time_base)
             to_picture, count, time, duration = _Pictures(), 0, -1, 0
             for decoded in self._decoded(container, stream):
                 if decoded.pts is not None and decoded.pts < first:
                     continue
                 if last is not None and decoded.pts is not None and decoded.pts >= last:
                     break
-                time = self._time(decoded.pts, first, time)
+                time = self._time(decoded.pts, zero, time)
                 duration, count = decoded.duration or self.form.step, count + 1
                 if count > skip:
                     yield Frame(to_picture(decoded), time, duration)
@@ -90,12 +98,12 @@ class FileReader:
         if damaged:
             self.faults.append(f"{damaged} damaged packets were skipped.")
 
-    def _time(self, pts: int | None, first: int, before: int) -> int:
+    def _time(self, pts: int | None, zero: int, before: int) -> int:
         """Return a frame's time from the start of the window;
         frames without or with an earlier time follow.
         """
-        if pts is not None and pts - first > before:
-            return pts - first
+        if pts is not None and pts - zero > before:
+            return pts - zero
         if not any(fault.startswith("Some frames") for fault in self.faults):
             self.faults.append("Some frames have no timestamp; each is shown after the one before.")
         return before + self.form.step if before >= 0 else 0
@@ -133,7 +141,12 @@ class FileReader:
     def _video(self, container: Any) -> Any:
         if not container.streams.video:
             raise bad_input("video", "a file with a video stream", "one without", "Choose another file.")
-        return container.streams.video[0]
+        stream = container.streams.video[0]
+        if stream.codec_context is None or not (stream.width and stream.height and stream.format):
+            name = stream.codec_context.name if stream.codec_context else "an unknown codec"
+            hint = "Convert the video to H.264 first, or an animation to a folder of images."
+            raise bad_input("video", "a video that the installed av package can decode", name, hint)
+        return stream
 
 
 class _Pictures:
@@ -194,19 +207,19 @@ def _quarter_turns(decoded: Any) -> int:
     return round(decoded.rotation // 90) % 4 if decoded.rotation else 0
 
 
-def _form(container: Any, stream: Any, start: float, duration: float) -> VideoFormat:
+def _form(container: Any, stream: Any, start: float, duration: float, origin: Fraction) -> VideoFormat:
     """Return the format from a stream's header and its first frame."""
     context = stream.codec_context
     rate = Fraction(stream.average_rate or stream.guessed_rate or 24)
-    bits = max((part.bits for part in stream.format.components), default=8) if stream.format else 8
-    is_rgb = bool(stream.format and stream.format.is_rgb) or context.colorspace == RGB_MATRIX
-    full = 2 if stream.format and stream.format.name.startswith("yuvj") else context.color_range
+    bits = max((part.bits for part in stream.format.components), default=8)
+    is_rgb = stream.format.is_rgb or context.colorspace == RGB_MATRIX
+    full = 2 if stream.format.name.startswith("yuvj") else context.color_range
     colour = Colour(
         RGB_MATRIX if is_rgb else context.colorspace, full, context.color_primaries, context.color_trc
     )
     aspect = Fraction(stream.sample_aspect_ratio or 1)
     form = VideoFormat(context.height, context.width, stream.time_base, rate, bits, colour, aspect)
-    form = replace(form, frames=_expected_frames(container, stream, rate, start, duration))
+    form = replace(form, frames=_expected_frames(container, stream, rate, start, duration, origin))
     first = next((frame for frame in _readable(container, stream)), None)
     if first is not None and _quarter_turns(first) % 2:
         form = replace(form, height=form.width, width=form.height, aspect=1 / aspect)
@@ -222,21 +235,26 @@ def _readable(container: Any, stream: Any) -> Iterator[Any]:
         return
 
 
-def _expected_frames(container: Any, stream: Any, rate: Fraction, start: float, duration: float) -> int:
+def _expected_frames(
+    container: Any, stream: Any, rate: Fraction, start: float, duration: float, origin: Fraction
+) -> int:
     if stream.frames and not start and not duration:
         return stream.frames
-    seconds = _seconds(container, stream) - start
+    seconds = _seconds(container, stream, float(origin)) - start
     return max(0, round(min(seconds, duration or seconds) * rate))
 
 
-def _seconds(container: Any, stream: Any) -> float:
+def _seconds(container: Any, stream: Any, origin: float) -> float:
+    """Return the length of a stream. Matroska stores its end, which is `origin` later."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
+    if "matroska" not in container.format.name:
+        origin = 0.0
     tag = stream.metadata.get("DURATION", "")  # Matroska: hours:minutes:seconds
     if tag.count(":") == 2:
         hours, minutes, seconds = tag.split(":")
-        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
-    return container.duration / 1_000_000 if container.duration else 0.0
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds) - origin
+    return container.duration / MICROSECONDS - origin if container.duration else 0.0
 
 
 def _identity(source: str | BytesIO) -> str:

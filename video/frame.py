@@ -15,6 +15,7 @@ from torch import Tensor
 from .colour import BT709_COLOUR, Colour
 
 SQUARE = Fraction(1)
+OPAQUE = "Transparency is removed."  # a fault of a reader
 
 
 @dataclass(frozen=True)

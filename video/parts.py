@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..errors import bad_input
 from .av_library import load_av
 from .codecs import Encoding
 from .colour import to_planes
@@ -33,9 +34,14 @@ class Part:
 
 
 class Parts:
-    """The parts in a folder, written with `encoding`."""
+    """The parts in a folder, written with `encoding`.
+
+    Raises:
+        ValueError: when the encoder refuses its settings, such as the size of the frames.
+    """
 
     def __init__(self, folder: Path, encoding: Encoding, frames: int = PART_FRAMES) -> None:
+        _check_encoder(encoding)
         self._folder, self._encoding, self._frames = folder, encoding, frames
         folder.mkdir(parents=True, exist_ok=True)
         self.closed: list[Part] = []
@@ -105,14 +111,7 @@ class _PartEncoder:
         self._stream = self._output.add_stream(
             encoding.encoder, rate=encoding.rate, options=dict(encoding.options)
         )
-        self._stream.width, self._stream.height = encoding.width, encoding.height
-        self._stream.pix_fmt = encoding.pixels.name
-        context = self._stream.codec_context
-        context.time_base = 1 / encoding.rate
-        context.sample_aspect_ratio = encoding.aspect
-        colour = encoding.colour
-        context.color_range, context.colorspace = colour.range, colour.matrix
-        context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+        _configure(self._stream.codec_context, encoding)
         self.times: list[int] = []
         self._durations: list[int] = []
 
@@ -126,6 +125,31 @@ class _PartEncoder:
         self._output.mux(self._stream.encode(None))
         self._output.close()
         return Part(self._file, self.times, self._durations)
+
+
+def _configure(context: Any, encoding: Encoding) -> None:
+    context.width, context.height = encoding.width, encoding.height
+    context.pix_fmt = encoding.pixels.name
+    context.time_base = 1 / encoding.rate
+    context.sample_aspect_ratio = encoding.aspect
+    colour = encoding.colour
+    context.color_range, context.colorspace = colour.range, colour.matrix
+    context.color_primaries, context.color_trc = colour.primaries, colour.transfer
+
+
+def _check_encoder(encoding: Encoding) -> None:
+    """Open the encoder once, before frames are computed for it."""
+    av = load_av()
+
+    context = av.CodecContext.create(encoding.encoder, "w")
+    context.options, context.framerate = dict(encoding.options), encoding.rate
+    _configure(context, encoding)
+    try:
+        context.open()
+    except av.error.FFmpegError as error:
+        expected = f"frames that {encoding.encoder} can write"
+        got = f"{encoding.width}x{encoding.height} at {float(encoding.rate):g} per second"
+        raise bad_input("codec", expected, got, "Choose another codec or another size.") from error
 
 
 def _video_frame(picture: Tensor, encoding: Encoding) -> Any:

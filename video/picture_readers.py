@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import bad_input
 from .colour import Colour
-from .frame import Frame, VideoFormat
+from .frame import OPAQUE, Frame, VideoFormat
 from .sound import WaveSound
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -25,24 +26,22 @@ class FolderReader:
     """The images of a folder in the order of their names, numbers by their value: 2 comes before 10.
 
     Raises:
-        ValueError: when there are none.
+        ValueError: when there are none, or the first one cannot be read.
     """
 
     def __init__(self, folder: Path, rate: Fraction) -> None:
-        image = _pillow()
-        files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES]
+        files = [file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file()]
         if not files:
             kinds = ", ".join(sorted(SUFFIXES))
             raise bad_input(
                 "file", f"a folder of images ({kinds})", f"none in {folder.name}", "Choose another folder."
             )
         self._files = sorted(files, key=_natural)
-        with image.open(self._files[0]) as first:
-            width, height = first.size
+        self.faults: list[str] = []
+        _, height, width = self._read(self._files[0]).shape
         self.form = VideoFormat(height, width, 1 / rate, rate, frames=len(files))
         states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self._files]
         self.identity = f"{folder.resolve()} {rate} {hashlib.sha256(repr(states).encode()).hexdigest()}"
-        self.faults: list[str] = []
         self.metadata: dict[str, str] = {}
 
     def sound(self) -> None:
@@ -54,27 +53,48 @@ class FolderReader:
         Raises:
             ValueError: when one cannot be read, or has another size than the first.
         """
-        image = _pillow()
         for time, file in list(enumerate(self._files))[skip:]:
-            try:
-                with image.open(file) as opened:
-                    pixels = np.asarray(opened.convert("RGB"), dtype=np.float32) / 255.0
-            except (OSError, SyntaxError) as error:
-                hint = "Remove or replace it; finished frames are kept."
-                raise bad_input("file", "readable images", f"{file.name} ({error})", hint) from error
-            if pixels.shape[:2] != (self.form.height, self.form.width):
-                height, width = pixels.shape[:2]
+            picture = self._read(file)
+            _, height, width = picture.shape
+            if (height, width) != (self.form.height, self.form.width):
                 expected = f"images of {self.form.width}x{self.form.height}, as the first one"
                 raise bad_input(
                     "file", expected, f"{file.name} of {width}x{height}", "Resize all images to one size."
                 )
-            yield Frame(torch.as_tensor(pixels).movedim(-1, 0), time, 1)
+            yield Frame(picture, time, 1)
+
+    def _read(self, file: Path) -> Tensor:
+        """Return (3, H, W) of an image file, upright.
+
+        Raises:
+            ValueError: when it cannot be read, or its numbers have no known range.
+        """
+        image, operations = _pillow()
+        try:
+            with image.open(file) as opened:
+                if opened.has_transparency_data and OPAQUE not in self.faults:
+                    self.faults.append(OPAQUE)
+                return torch.as_tensor(_numbers(operations.exif_transpose(opened), file)).movedim(-1, 0)
+        except (OSError, SyntaxError) as error:
+            hint = "Remove or replace it; finished frames are kept."
+            raise bad_input("file", "readable images", f"{file.name} ({error})", hint) from error
 
 
-def _pillow() -> Any:
-    from PIL import Image
+def _pillow() -> tuple[Any, Any]:
+    from PIL import Image, ImageOps
 
-    return Image
+    return Image, ImageOps
+
+
+def _numbers(image: Any, file: Path) -> NDArray[np.float32]:
+    """Return the pixels (H, W, 3) of an image of 8 bits, or grey of 16, as numbers from 0 to 1."""
+    if image.mode == "F":
+        got = f"{file.name} of floating-point numbers"
+        raise bad_input("file", "images of 8 or 16 bits", got, "Convert the images to PNG.")
+    if image.mode.startswith("I"):  # grey of 16 bits; Pillow would clip it at 255
+        grey = np.asarray(image, dtype=np.float32).clip(0, 65535) / 65535
+        return np.repeat(grey[..., None], 3, axis=-1).astype(np.float32)
+    return (np.asarray(image.convert("RGB"), dtype=np.float32) / 255).astype(np.float32, copy=False)
 
 
 def _natural(file: Path) -> list[Any]:
@@ -83,7 +103,11 @@ def _natural(file: Path) -> list[Any]:
 
 
 class TensorReader:
-    """Frames (F, H, W, C) that are in memory already; with 4 channels, transparency is removed."""
+    """Frames (F, H, W, C) that are in memory already: grey, RGB, or either with transparency, which is removed.
+
+    Raises:
+        ValueError: when there is no frame, or C is not 1 to 4, or the rate is not above 0.
+    """
 
     def __init__(
         self,
@@ -100,8 +124,14 @@ class TensorReader:
             )
         self._images, self._waveform, self._sample_rate = images, waveform, sample_rate
         count, height, width, channels = images.shape
+        if channels > 4:
+            expected, hint = "frames of 1 to 4 channels", "Convert the frames to RGB first."
+            raise bad_input("video", expected, channels, hint)
+        if rate <= 0:
+            hint = "Set fps in the node that made the video."
+            raise bad_input("video", "a frame rate above 0", rate, hint)
         self.form = VideoFormat(height, width, 1 / rate, rate, bits, Colour(), frames=count)
-        self.faults = ["Transparency is removed."] if channels == 4 else []
+        self.faults = [OPAQUE] if channels in (2, 4) else []
         self.metadata: dict[str, str] = {}
         digest = hashlib.sha256(f"{tuple(images.shape)} {rate}".encode())
         for frame in images:  # one by one: a copy of all of them would be what streaming avoids
@@ -117,5 +147,5 @@ class TensorReader:
     def frames(self, skip: int = 0) -> Iterator[Frame]:
         """Yield the frames; NaN is black."""
         for time in range(skip, len(self._images)):
-            picture = self._images[time].movedim(-1, 0)[:3].float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)
-            yield Frame(picture.expand(3, -1, -1) if picture.shape[0] == 1 else picture, time, 1)
+            picture = self._images[time].movedim(-1, 0).float().nan_to_num(0.0, 1.0, 0.0).clamp(0, 1)
+            yield Frame(picture[:3] if len(picture) > 2 else picture[:1].expand(3, -1, -1), time, 1)

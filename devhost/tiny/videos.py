@@ -32,10 +32,11 @@ def write_video(
     pixels: str = "yuv420p",
     times: Sequence[int] | None = None,
     sound: str | None = None,
+    layout: str = "stereo",
     **context: Any,
 ) -> Path:
     """Write images, by default of 24 a second; `sound` is the name of an audio codec
-    for a tone of the same length.
+    for a tone of the same length, in as many channels as `layout` has.
 
     `context` sets attributes of the encoder, `options` and `rotation` among them.
     """
@@ -49,7 +50,7 @@ def write_video(
             setattr(stream.codec_context, name, value)
         if rotation:
             stream.set_display_rotation(rotation)
-        tone = output.add_stream(sound, rate=RATE, layout="stereo") if sound else None
+        tone = output.add_stream(sound, rate=RATE, layout=layout) if sound else None
         wide = "rgb48le" if pixels.endswith("10le") else "rgb24"
         scale, kind = (65535, np.uint16) if wide == "rgb48le" else (255, np.uint8)
         for picture, time in zip(pictures, times, strict=True):
@@ -59,17 +60,18 @@ def write_video(
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
         if tone:
-            _write_tone(output, tone, (times[-1] + STEP) * TIME_BASE)
+            _write_tone(output, tone, layout, times[0] * TIME_BASE, (times[-1] + STEP) * TIME_BASE)
     return file
 
 
-def _write_tone(output: Any, stream: Any, seconds: Fraction) -> None:
+def _write_tone(output: Any, stream: Any, layout: str, start: Fraction, end: Fraction) -> None:
     av = _av()
-    wave = np.sin(np.arange(int(seconds * RATE)) / 20).astype(np.float32)
-    frame = av.AudioFrame.from_ndarray(np.stack([wave, wave]), format="fltp", layout="stereo")
-    frame.sample_rate, frame.pts = RATE, 0
+    wave = np.sin(np.arange(int((end - start) * RATE)) / 20).astype(np.float32)
+    channels = len(av.AudioLayout(layout).channels)
+    frame = av.AudioFrame.from_ndarray(np.stack([wave] * channels), format="fltp", layout=layout)
+    frame.sample_rate, frame.pts = RATE, int(start * RATE)
     resampler = av.AudioResampler(
-        stream.codec_context.format, "stereo", RATE, stream.codec_context.frame_size or 1024
+        stream.codec_context.format, layout, RATE, stream.codec_context.frame_size or 1024
     )
     for part in [*resampler.resample(frame), *resampler.resample(None)]:
         output.mux(stream.encode(part))

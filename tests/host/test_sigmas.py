@@ -22,8 +22,14 @@ def test_levels_are_those_of_the_hosts_ksampler(scheduler, sampler, sd15):
     for steps in STEPS:
         for denoise in DENOISE:
             host = comfy.samplers.KSampler(sd15, steps, "cpu", sampler, scheduler, denoise).sigmas
+            if not host.isfinite().all():  # kl_optimal in one step
+                with pytest.raises(
+                    ValueError, match=r"scheduler: expected at least 2 noise levels, got some that"
+                ):
+                    noise_levels(sd15, sampler, scheduler, steps, denoise)
+                continue
             ours = noise_levels(sd15, sampler, scheduler, steps, denoise)
-            assert torch.equal(ours.nan_to_num(-1), host.nan_to_num(-1)), (steps, denoise)
+            assert torch.equal(ours, host), (steps, denoise)
 
 
 @pytest.mark.parametrize("kind", ["SDXL", "SD1", "SVD"])
@@ -84,6 +90,24 @@ def test_a_function_is_asked_for_the_whole_run_and_its_end_is_taken(steps, denoi
     ours = noise_levels(sd15, "dpm_2", "karras", steps, denoise, levels)
     assert asked == [(sd15, "dpm_2", total)]
     assert torch.equal(ours, torch.linspace(10, 0, total + 1)[-steps - 1 :])
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        torch.tensor([]),
+        torch.tensor([1.0]),
+        torch.ones(1, 3),
+        torch.tensor([1.0, torch.nan]),
+        [2.0, 1.0],
+        None,
+    ],
+    ids=["none", "one", "two dimensions", "NaN", "a list", "nothing"],
+)
+@pytest.mark.parametrize("denoise", [1.0, 0.5])
+def test_what_is_no_schedule_is_an_error_message(levels, denoise, sd15):
+    with pytest.raises(ValueError, match=r"scheduler_func_opt: expected at least 2 noise levels, got"):
+        noise_levels(sd15, "euler", "normal", 3, denoise, lambda *_: levels)
 
 
 def test_names_are_the_hosts_with_those_of_other_packs_and_then_ours(monkeypatch, sd15):

@@ -387,6 +387,8 @@ def test_captions_in_a_wrong_number_are_an_error_message(clip):
         encode(clip, ["a", "b"], labels="face")
     with pytest.raises(ValueError, match="captions: expected a list of texts, got int"):
         encode(clip, ["a", 1])
+    with pytest.raises(ValueError, match="clip: expected a CLIP, got none: the checkpoint has none"):
+        encode(None, ["a"])
 
 
 def test_captions_with_labels_go_by_label(clip):

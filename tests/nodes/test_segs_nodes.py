@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import comfy.supported_models
 import folder_paths
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from megapixel.patches.trained_size import TABLE, trained_pixels
 from megapixel.segs.segment import SEG, FrameSEG, Slice
 from PIL import Image
 
+from devhost.tiny import topology
 from devhost.tiny.faces import Portrait, draw_portraits
 from devhost.tiny.families import FAMILIES
+from devhost.tiny.random_models import random_state
+from devhost.tiny.unet import build_unet
 
 MASK = {"combined": False, "crop_factor": 1.5, "bbox_fill": False, "drop_size": 1, "contour_fill": False}
 ALL = {
@@ -429,3 +433,21 @@ def test_each_trained_size_has_a_source_and_belongs_to_one_row():
 )
 def test_the_trained_size_of_a_family(name, pixels):
     assert trained_pixels(FAMILIES[name].model().model) == pixels
+
+
+VIDEO = {
+    "in_channels": 8, "num_head_channels": 16, "num_heads": -1, "num_classes": "sequential", "merge_factor": 0.0,
+    "merge_strategy": "learned_with_images", "video_kernel_size": [3, 1, 1], "extra_ff_mix_layer": True,
+    "disable_temporal_crossattention": False, "use_temporal_attention": True, "use_temporal_resblock": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "pixels"), [("SVD_img2vid", 768, 768), ("SV3D_u", 256, 576), ("SV3D_p", 1280, 576)]
+)
+def test_the_trained_size_of_a_video_model_is_not_that_of_the_images_whose_latents_it_has(
+    name, width, pixels
+):
+    family, config = getattr(comfy.supported_models, name), topology.SD15 | VIDEO | {"adm_in_channels": width}
+    model = build_unet(family, config, lambda network: random_state(network, 0))
+    assert trained_pixels(model.model) == pixels

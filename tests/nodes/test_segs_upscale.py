@@ -639,6 +639,29 @@ def test_a_hook_that_fails_loses_no_work_and_is_counted_at_the_node(
     assert "\n" not in lines[0]
 
 
+def test_a_hook_of_another_kind_is_reported_at_the_node(short_sd15, vae, texts, image, caplog):
+    with torch.inference_mode():
+        result = MegapixelSEGSUpscale.execute(
+            image,
+            segs_of(),
+            short_sd15,
+            vae,
+            *texts,
+            **SETTINGS,
+            upscaler_hook_opt=SimpleNamespace(post_decode=None),
+        )
+    [shown] = result.ui.as_dict()["text"]
+    assert shown.startswith("upscaler_hook_opt: nothing to do, SimpleNamespace has no post_paste.")
+    assert shown in caplog.messages
+
+
+def test_a_checkpoint_without_a_vae_is_an_error_message(short_sd15, texts, image):
+    with pytest.raises(
+        ValueError, match=r"vae: expected a VAE, got none: the checkpoint has none\. Connect Load"
+    ):
+        MegapixelSEGSUpscale.execute(image, segs_of(), short_sd15, None, *texts, **SETTINGS)
+
+
 def test_a_scheduler_function_gives_the_levels(upscale, short_sd15):
     asked = []
 

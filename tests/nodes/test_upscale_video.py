@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -32,6 +33,8 @@ from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
 from megapixel.upscale.frames import FrameUpscaler
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
+from megapixel.video.parts import Parts
+from megapixel.video.sound import FileSound
 from PIL import Image
 
 from devhost.environment import ROOT
@@ -298,6 +301,73 @@ def test_cancel_leaves_a_file_that_plays_and_the_same_prompt_goes_on(model, clip
     assert output.ui["text"][0].startswith("130 frames, 80 of them in ")
     assert "50 frames were finished by an earlier run." in output.ui["text"][0]
     assert files_in(folders / "output") == ["part_00001_.mp4", "whole_00001_.mp4"]
+
+
+def stopped_at(frames, monkeypatch, run_it):
+    """Cancel a run after so many frames."""
+
+    def cancel(value, total, preview, **_):
+        if value >= frames:
+            comfy.model_management.interrupt_current_processing()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(comfy.utils, "PROGRESS_BAR_HOOK", cancel)
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            run_it()
+
+
+@pytest.mark.parametrize("since", ["another video", "moved", "folder gone", "another prefix"])
+def test_a_resumed_video_replaces_only_its_own_unfinished_file(model, clip, folders, monkeypatch, since):
+    clip(55)
+    prefix = "clips/part"
+    stopped_at(51, monkeypatch, lambda: run(model, file="a.mp4", filename_prefix=prefix))
+    partial = folders / "output" / "clips" / "part_00001_.mp4"
+    if since == "another video":
+        partial.write_bytes(b"another video")
+    elif since == "moved":
+        partial.rename(folders / "mine.mp4")
+    elif since == "folder gone":
+        shutil.rmtree(partial.parent)
+    else:
+        prefix = "other"
+    kept = partial.read_bytes() if partial.exists() else None
+    output = run(model, file="a.mp4", filename_prefix=prefix)
+    assert len(times_of(file_of(output))) == 55
+    assert "50 frames were finished by an earlier run." in output.ui["text"][0]
+    if kept is not None:
+        assert partial.read_bytes() == kept
+        assert Path(file_of(output)) != partial
+
+
+def test_sound_that_cannot_be_written_is_left_out_and_the_frames_are_kept(model, clip, monkeypatch):
+    clip(3, sound="aac")
+
+    def fail(*_):
+        raise av.error.ArgumentError(22, "Invalid argument")
+
+    monkeypatch.setattr(FileSound, "add_to", fail)
+    output = run(model, file="a.mp4")
+    assert len(times_of(file_of(output))) == 3
+    assert "The audio could not be written and is left out (Invalid argument" in output.ui["text"][0]
+
+
+def test_a_disk_that_fills_up_is_an_error_message_and_frames_stay(model, clip, monkeypatch):
+    clip(60)
+    write = Parts.write
+
+    def fill_up(self, picture, time, duration):
+        if self.frames_done >= 50:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, picture, time, duration)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "write", fill_up)
+        message = (
+            r"filename_prefix: expected free disk space in the output folder, got a full disk\. Free some and"
+        )
+        with pytest.raises(OSError, match=message):
+            run(model, file="a.mp4")
+    assert "50 frames were finished by an earlier run." in run(model, file="a.mp4").ui["text"][0]
 
 
 KILLED = """

@@ -9,6 +9,7 @@ from typing import get_args
 import comfy.controlnet
 import pytest
 import torch
+from comfy_extras.nodes_custom_sampler import FlipSigmas
 from comfy_extras.nodes_model_downscale import PatchModelAddDownscale
 from megapixel.patches.deep_shrink import AUTOMATIC, DeepShrink, ScaleMethod, apply_deep_shrink
 from megapixel.patches.model_call import ModelCall
@@ -82,6 +83,15 @@ class TestWindow:
         assert {size for _, size in recorder.calls} == {(10, 13), (5, 6)}
         for sigma, size in recorder.calls:
             assert size == ((5, 6) if low <= sigma <= high else (10, 13)), sigma
+
+    @pytest.mark.parametrize("start", [0.0, 0.5])
+    def test_a_run_that_adds_noise_is_the_hosts_too(self, sd15, start):
+        sigmas = FlipSigmas.execute(torch.tensor([14.0, 6.0, 3.0, 1.0, 0.3, 0.0]))[0]
+        ours = apply_deep_shrink(sd15, DeepShrink(start_percent=start, end_percent=0.9))
+        host = host_shrink(sd15, start=start, end=0.9)
+        given = {"sigmas": sigmas, "latent": torch.zeros(1, 4, 16, 24), "cfg": 1.0}
+        assert torch.equal(sample(ours, **given), sample(host, **given))
+        assert not torch.equal(sample(ours, **given), sample(sd15, **given))
 
     def test_a_second_sampler_in_a_row_starts_afresh(self, sd15):
         model = apply_deep_shrink(sd15, DeepShrink())

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import comfy.samplers
 import pytest
 import torch
 from megapixel.patches.executed_steps import NEVER, schedule_in
+from megapixel.patches.model_call import first_call
+from megapixel.patches.msw_msa import MSWMSA, apply_msw_msa
 from megapixel.patches.schedule import Schedule, SigmaWindow
+from megapixel.patches.wrapper import effects_of
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +120,19 @@ def test_another_sampling_gives_another_window(sampling, sd15):
     schedule = Schedule(0.1, 0.35)
     assert schedule.resolve(zero_snr, None) != schedule.resolve(sampling, None)
     assert schedule.resolve(zero_snr, None).low == zero_snr.percent_to_sigma(0.35)
+
+
+@pytest.mark.parametrize("effect", [MSWMSA(), MSWMSA(time_mode="steps", start_time=0.2, end_time=0.6)])
+def test_a_run_that_adds_noise_has_the_plans_of_the_run_that_removes_it(sd15, effect):
+    [model_effect] = effects_of(apply_msw_msa(sd15, effect)).values()
+    falling = torch.tensor([14.0, 6.0, 3.0, 1.0, 0.3, 0.0001])
+    plans = [
+        [
+            model_effect.plan(replace(first_call(sd15, (16, 24), sigmas, seed=3), sigmas=(sigma,)))
+            for sigma in falling.tolist()
+        ]
+        for sigmas in (falling, falling.flip(0))
+    ]
+    quarters = [[plan and plan.quarters for plan in run] for run in plans]
+    assert quarters[0] == quarters[1]
+    assert len(set(quarters[0])) > 2

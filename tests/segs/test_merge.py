@@ -4,6 +4,7 @@ the bits of one worker's result.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -116,6 +117,21 @@ def test_lost_slices_are_named_and_leave_their_pixels(work):
 def test_one_result_twice_counts_once(work):
     plain, whole, sent = work(2)
     assert torch.equal(merge_arrived(read_results(torch.cat([sent[0], sent[1], sent[0]])), plain), whole)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_a_slice_that_a_cancelled_worker_began_and_another_finished_counts_once(order, work):
+    plain, whole, sent = work(2)
+    [share] = [each.share for each in read_results(sent[0])]
+    begun = plain.clone()
+    half = share.changed & (torch.arange(SIZE[1]) < 60)
+    begun[half] = sent[0][: len(plain)][half]
+    contents = replace(share.contents, numbers=share.contents.numbers[:2])
+    cancelled = torch.cat([begun, carry_bytes(pack_share(plain, begun, contents), begun)])
+    results = [sent[0], sent[1], cancelled]
+    arrived = read_results(torch.cat([results[number] for number in order]))
+    assert missing_in(arrived).numbers == []
+    assert torch.equal(merge_arrived(arrived, plain), whole)
 
 
 def test_results_of_other_segments_are_one_sentence(work):

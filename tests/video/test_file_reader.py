@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import InputImpl
 from megapixel.video.colour import Colour
 from megapixel.video.file_reader import FileReader
+from PIL import Image
 
 from devhost.tiny.videos import moving_pictures, times_of, write_video
 
@@ -67,6 +68,22 @@ def test_times_of_a_variable_rate_are_the_files_own(tmp_path):
     reader, _, read_times = read(str(file))
     assert [time * reader.form.time_base for time in read_times] == [Fraction(time, 24000) for time in times]
     assert [time * reader.form.time_base for time in read_times] == times_of(file)
+
+
+@pytest.mark.parametrize("name", ["a.ts", "a.mkv", "a.mp4"])
+def test_a_file_whose_times_begin_later_begins_at_zero(tmp_path, name):
+    times = [240000 + 1000 * index for index in range(12)]  # ten seconds
+    file = write_video(tmp_path / name, moving_pictures(12), times=times, sound="aac")
+    reader, _, read_times = read(str(file))
+    seconds = [float(time * reader.form.time_base) for time in read_times]
+    assert seconds == pytest.approx([index / 24 for index in range(12)], abs=0.03)  # the sound begins first
+    assert reader.faults == []
+    assert reader.form.frames == pytest.approx(12, abs=1)
+
+
+def test_transparency_that_is_removed_is_a_fault(tmp_path):
+    file = write_video(tmp_path / "a.mkv", moving_pictures(2), "ffv1", "yuva420p", options={})
+    assert read(str(file))[0].faults == ["Transparency is removed."]
 
 
 def test_a_file_in_memory_reads_like_one_on_disk(tmp_path):
@@ -141,3 +158,12 @@ def test_what_is_no_video_is_an_error_message(tmp_path, content, message):
         file.write_bytes(content)
     with pytest.raises(ValueError, match=message):
         FileReader(str(file))
+
+
+def test_an_animation_that_cannot_be_decoded_is_an_error_message(tmp_path):
+    pictures = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    pictures[0].save(tmp_path / "a.webp", save_all=True, append_images=pictures[1:])
+    with pytest.raises(
+        ValueError, match=r"video: expected a video that the installed av package can decode, got webp\."
+    ):
+        FileReader(str(tmp_path / "a.webp"))

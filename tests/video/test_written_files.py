@@ -158,6 +158,33 @@ def test_sound_that_the_container_cannot_hold_is_encoded_again_and_said(tmp_path
     assert packets[-1][0] == pytest.approx(sound_of(source)[-1][0], abs=0.05)
 
 
+@pytest.mark.parametrize("codec", ["h264", "vp9", "prores", "ffv1"])
+def test_any_sound_goes_into_any_file_type(tmp_path, codec):
+    parts = encode(tmp_path / "parts", codec, pictures=PICTURES[:12]).closed
+    for sound, layout in (
+        ("pcm_s16le", "stereo"),
+        ("flac", "stereo"),
+        ("flac", "2.1"),
+        ("libopus", "stereo"),
+        ("ac3", "5.1(side)"),
+    ):
+        source = write_video(tmp_path / "a.mkv", PICTURES[:12], sound=sound, layout=layout)
+        target, given = tmp_path / f"video{CODECS[codec].suffix}", FileSound(str(source))
+        join(parts, target, FORM.time_base, given)
+        packets = sound_of(target)
+        if not given.notes:
+            copied, original = ([content for _, content in each] for each in (packets, sound_of(source)))
+            assert copied in (original, original[1:])  # Matroska has no times before 0
+            continue
+        assert "audio: encoded again as" in given.notes[0]
+        with av.open(str(target)) as opened:
+            assert (
+                opened.streams.audio[0].codec_context.layout.nb_channels == av.AudioLayout(layout).nb_channels
+            )
+            frames = list(opened.decode(audio=0))
+        assert sum(frame.samples for frame in frames) / frames[0].sample_rate == pytest.approx(0.5, abs=0.05)
+
+
 def test_a_window_of_the_sound_starts_at_zero(tmp_path):
     source = write_video(tmp_path / "a.mp4", PICTURES, sound="aac")
     packets = sound_of(written(tmp_path, "h264", FileSound(str(source), 0.5, 0.5)))
@@ -166,11 +193,27 @@ def test_a_window_of_the_sound_starts_at_zero(tmp_path):
     assert 0 <= packets[0][0] < 0.03
 
 
-def test_a_wave_becomes_sound(tmp_path):
-    file = written(tmp_path, "h264", WaveSound(TONE, 48000))
+@pytest.mark.parametrize("rate", [48000, 11000, 192000])
+def test_a_wave_becomes_sound(tmp_path, rate):
+    file = written(tmp_path, "h264", WaveSound(TONE, rate), pictures=PICTURES[:12])
     with av.open(str(file)) as opened:
-        samples = sum(frame.samples for frame in opened.decode(audio=0))
-    assert abs(samples - 60000) <= 2048
+        seconds = sum(frame.samples / frame.sample_rate for frame in opened.decode(audio=0))
+    assert seconds == pytest.approx(60000 / rate, abs=0.2)
+
+
+def test_nan_in_a_wave_is_silence(tmp_path):
+    wave = TONE.clone()
+    wave[:, 100:200] = torch.nan
+    assert sound_of(written(tmp_path, "h264", WaveSound(wave, 48000), pictures=PICTURES[:12]))
+
+
+@pytest.mark.parametrize(("codec", "size"), [("h265", (2, 2)), ("av1", (2, 2))])
+def test_a_size_that_the_encoder_refuses_is_an_error_message(tmp_path, codec, size):
+    encoding = choose_encoding(codec, -1, FORM, *size, [])
+    with pytest.raises(
+        ValueError, match=r"codec: expected frames that lib\w+ can write, got 2x2 at 24 per second\."
+    ):
+        Parts(tmp_path, encoding)
 
 
 def test_joined_after_an_interruption_the_file_is_the_same(tmp_path):

@@ -318,7 +318,7 @@ def stopped_at(frames, monkeypatch, run_it):
 
 @pytest.mark.parametrize("since", ["another video", "moved", "folder gone", "another prefix"])
 def test_a_resumed_video_replaces_only_its_own_unfinished_file(model, clip, folders, monkeypatch, since):
-    clip(55)
+    clip(90)  # the host leaves out some calls of the hook
     prefix = "clips/part"
     stopped_at(51, monkeypatch, lambda: run(model, file="a.mp4", filename_prefix=prefix))
     partial = folders / "output" / "clips" / "part_00001_.mp4"
@@ -332,7 +332,7 @@ def test_a_resumed_video_replaces_only_its_own_unfinished_file(model, clip, fold
         prefix = "other"
     kept = partial.read_bytes() if partial.exists() else None
     output = run(model, file="a.mp4", filename_prefix=prefix)
-    assert len(times_of(file_of(output))) == 55
+    assert len(times_of(file_of(output))) == 90
     assert "50 frames were finished by an earlier run." in output.ui["text"][0]
     if kept is not None:
         assert partial.read_bytes() == kept

@@ -396,6 +396,6 @@ def test_what_does_nothing_in_a_run_is_its_log_line(case, sd15, caplog):
 
 
 def test_captions_that_are_all_empty_replace_nothing(caplog):
-    done = MegapixelSEGSTexts.execute([None], ["", "  "])
+    done = MegapixelSEGSTexts.execute([object()], ["", "  "])
     text = "captions: nothing to do, all captions are empty: every segment keeps the general prompt."
     assert reported(done, caplog) == text

@@ -870,10 +870,10 @@ class TestBaseModel:
         with pytest.raises(ValueError, match=rf"got SDXL with {count} for tokens of 2048 values\. .*KOALA"):
             check_base_model(koala, network.widths, network.context)
 
-    def test_others_are_one_sentence(self, sd15, sdxl, network):
+    def test_others_are_one_sentence(self, sd15, network):
         for model, got in (
             (sd15, "SD15 with 16 for tokens of 768 values"),
-            (sdxl, "SDXL with 70 for tokens of 2048 values"),
+            (random_models.sdxl(), "SDXL with 70 for tokens of 2048 values"),
         ):
             with pytest.raises(
                 ValueError, match=rf"^model: expected an SDXL model \(16 cross-.*, got {got}\. Load an"

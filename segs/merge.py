@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch import Tensor
 from ..errors import bad_input
 from .carrier import LEVELS, read_deliveries
 from .paste import GRID
-from .share import Share, unpack_share
+from .share import Contents, Share, unpack_share
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,14 @@ def read_results(batch: Tensor) -> list[Arrived]:
     Raises:
         ValueError: when they are of another version of this pack.
     """
-    arrived: dict[tuple[Any, ...], Arrived] = {}
+    arrived: dict[Contents, Arrived] = {}
     for delivery in read_deliveries(batch):
         share = unpack_share(delivery.data)
         pictures = batch[delivery.pictures[-len(share.changed) :]]
         if share.changed.shape != pictures.shape[:3]:  # some were lost: the slice did not arrive
             continue
-        found = share.contents
-        of_slice = found.index, found.count, found.total, found.digest
-        if of_slice not in arrived or len(arrived[of_slice].share.contents.numbers) < len(found.numbers):
+        of_slice, numbers = replace(share.contents, numbers=()), share.contents.numbers
+        if of_slice not in arrived or len(arrived[of_slice].share.contents.numbers) < len(numbers):
             arrived[of_slice] = Arrived(share, pictures, delivery.offset)
     return sorted(arrived.values(), key=lambda each: each.share.contents.index)
 

@@ -125,11 +125,11 @@ def refine_independently(
     for piece, base, refined in _refined(frames, wanted, refine, colours):
         frame, box, weight = frames[piece.frame], piece.cut.box, piece.cut.weight
         others = _others(piece, by_frame[piece.frame])
-        if others and agree:
-            share = _agreed_share(piece, others, by_frame[piece.frame])
-            add_segment(frame, box, refined, base, share, share)
-        elif others:
-            add_segment(frame, box, refined, base, weight, _total(piece, others))
+        if others:
+            total = _total(piece, others)
+            if agree:
+                weight, total = _agreed(piece, total, by_frame[piece.frame])
+            add_segment(frame, box, refined, base, weight, total)
         else:
             paste_segment(frame, box, refined, weight)
         if pasted:
@@ -214,19 +214,19 @@ def _total(piece: Piece, others: Sequence[Piece]) -> Tensor:
     return total
 
 
-def _agreed_share(piece: Piece, others: Sequence[Piece], pieces: Sequence[Piece]) -> Tensor:
-    """Return the share (h, w) of a piece of one picture in the result.
+def _agreed(piece: Piece, total: Tensor, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
+    """Return the share (h, w) of a piece of one picture in the result, and the sum of all shares there.
 
-    Where crops overlap by less than their fades, the weights add up to less than 1, and the image under them
-    would show. Here they add up to the weight of all that the pieces fill together, with its own fade.
+    Where crops overlap by less than their fades, the weights add up to less than 1 (`total`), and the image
+    under them would show. Here they add up to the weight of all that the pieces fill together, with its own
+    fade.
     """
     box, fit = piece.cut.box, piece.cut.fit
     around = box.grown(2 * fit.feather)
-    total = _total(piece, others)
     filled = fade_inwards(_filled(around, pieces, fit.size), fit.feather)
     inside = box.within(around)
     wanted = torch.maximum(total.clamp(max=1), filled[inside.rows, inside.columns])
-    return torch.where(total > 0, piece.cut.weight * wanted / total, 0)
+    return torch.where(total > 0, piece.cut.weight * wanted / total, 0), wanted
 
 
 def _filled(region: Box, pieces: Sequence[Piece], size: Size) -> Tensor:

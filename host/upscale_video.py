@@ -22,6 +22,7 @@ from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.frames import FrameUpscaler, plan_grid
 from ..upscale.network import Network
+from ..upscale.placement import cached_fits
 from ..upscale.tensor_format import Descriptor
 from ..upscale.tile_size import fitting_pixels
 from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
@@ -212,6 +213,7 @@ class _Run:
             model, settings.precision, settings.compile, size, self._budget, settings.gpus
         )
         self._logged: set[str] = set()
+        self._fits = cached_fits()  # those of all frames
         self._free = free_memory(self.network.device)  # asked once: all frames are cut in the same way
 
     def frames_at_once(self, height: int, width: int) -> int:
@@ -235,6 +237,7 @@ class _Run:
             log=self._log,
             check=_look_for_cancel,
             budget=self._budget,
+            fits=self._fits,
         )
         devices = [worker.device for worker in network.stages[-1].workers if worker.device.type == "cuda"]
         with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -104,17 +105,21 @@ def _compute_fit(line: Line, span: Span, device: torch.device) -> _Fit:
     return _Fit(bands, upload(line.weights(span), device) if line.blend else None)
 
 
+Fits: TypeAlias = Callable[[Line, Span, torch.device], _Fit]
+
+
+def cached_fits() -> Fits:
+    """Return the function that gives the weights of a position; it keeps those of the last FITS positions."""
+    return lru_cache(FITS)(_compute_fit)
+
+
 @dataclass(frozen=True)
 class Placement:
-    """Both axes of an image. The weights of the last FITS positions are computed and
-    uploaded once for each device.
-    """
+    """Both axes of an image. `fits` computes and uploads the weights of a position once for each device."""
 
     rows: Line
     columns: Line
-    _fit: Callable[[Line, Span, torch.device], _Fit] = field(
-        init=False, default_factory=lambda: lru_cache(FITS)(_compute_fit), repr=False, compare=False
-    )
+    fits: Fits = field(default_factory=cached_fits, repr=False, compare=False)
 
     @property
     def mixes(self) -> bool:
@@ -130,17 +135,17 @@ class Placement:
 
     def with_blend(self, blend: int) -> Placement:
         """Return the same with neighbours blended over `blend` input pixels on each side of a border."""
-        return Placement(replace(self.rows, blend=blend), replace(self.columns, blend=blend))
+        return replace(self, rows=replace(self.rows, blend=blend), columns=replace(self.columns, blend=blend))
 
     def prepare(self, row: Span, column: Span, device: torch.device) -> None:
         """Compute and upload the weights for `fit`, before the device is busy."""
-        self._fit(self.rows, row, device)
-        self._fit(self.columns, column, device)
+        self.fits(self.rows, row, device)
+        self.fits(self.columns, column, device)
 
     def fit(self, enlarged: Tensor, row: Span, column: Span) -> Tensor:
         """Return the pixels that a tile writes, from the network's result: (B, C, h, w)."""
-        down = self._fit(self.rows, row, enlarged.device)
-        across = self._fit(self.columns, column, enlarged.device)
+        down = self.fits(self.rows, row, enlarged.device)
+        across = self.fits(self.columns, column, enlarged.device)
         fitted = self.rows.cut(enlarged, -2, row, down.bands)
         fitted = self.columns.cut(fitted, -1, column, across.bands)
         if self.support:

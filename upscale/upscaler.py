@@ -20,7 +20,7 @@ from .budget import Budget
 from .channels import Channels
 from .enlarge import Tile, empty_pictures, enlarge
 from .network import Network
-from .placement import Line, Placement
+from .placement import Fits, Line, Placement, cached_fits
 from .stage import Stage
 from .tile_size import choose_plan, fitting_pixels
 from .tiles import ReceptiveField, TilePlan, plan_tiles, single_tile
@@ -80,6 +80,7 @@ class Hooks:
         check: called repeatedly while waiting for a GPU; an error in it ends the work.
         blended: called if a network that looks at the whole image saw it in tiles, which are blended.
         budget: for measurements during the work.
+        fits: gives the resampling weights; a caller that enlarges frame after frame keeps them here.
     """
 
     free: Callable[[], float]
@@ -89,6 +90,7 @@ class Hooks:
     check: Callable[[], None] = lambda: None
     blended: Callable[[], None] = lambda: None
     budget: Budget = field(default_factory=Budget)
+    fits: Fits = field(default_factory=cached_fits)
 
 
 def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks: Hooks) -> Tensor:
@@ -143,7 +145,7 @@ def _upscale(pictures: Tensor, network: Network, options: Options, hooks: Hooks,
             for length, target, extent in zip(source.shape[-2:], targets, extents, strict=True)
         )
         part = replace(work, length=work.length * share)
-        source = _run(source, stage, Placement(rows, columns), options, hooks, part)
+        source = _run(source, stage, Placement(rows, columns, hooks.fits), options, hooks, part)
         work = replace(work, start=work.start + part.length)
     return source
 

@@ -30,6 +30,7 @@ from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.host.video import Job, remove_stale
 from megapixel.nodes.upscale import MegapixelUpscale
 from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
+from megapixel.upscale import placement
 from megapixel.upscale.frames import FrameUpscaler
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
@@ -125,6 +126,15 @@ def test_a_video_that_mostly_stands_still_gives_the_same_frames_for_a_fraction_o
     assert computed <= 14  # the first frame of 12 is whole (8 %), and of each other one tile of 5 %
     expected = (image_node(model, file) * 255).round().to(torch.uint8)
     assert torch.equal(numbers_of(file_of(output)), expected)
+
+
+def test_resampling_weights_are_computed_once_for_all_frames(model, clip, monkeypatch):
+    computed = []
+    real = placement.resample_bands
+    monkeypatch.setattr(placement, "resample_bands", lambda *key: computed.append(key) or real(*key))
+    run(model, video=InputImpl.VideoFromFile(str(clip(3))), tile_size=64)
+    assert computed
+    assert len(computed) == len(set(computed))
 
 
 def test_no_more_frames_are_in_memory_for_a_longer_video(model, clip, monkeypatch):

@@ -71,13 +71,13 @@ def tokens_of(face_embeds: Any) -> Tokens:
     Raises:
         ValueError: when they are not FACE_EMBEDS.
     """
-    try:
-        return face_embeds["cond"], face_embeds["uncond"]
-    except (TypeError, KeyError):
+    found = [face_embeds.get(name) if isinstance(face_embeds, dict) else None for name in ("cond", "uncond")]
+    if not all(isinstance(tokens, Tensor) and tokens.dim() == 3 for tokens in found):
         got = type(face_embeds).__name__
         raise bad_input(
             "face_embeds", "FACE_EMBEDS of an InstantID node", got, "Connect InstantID Attention."
-        ) from None
+        )
+    return found[0], found[1]
 
 
 def as_masks(mask: Tensor | None) -> Tensor | None:

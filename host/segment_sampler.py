@@ -30,11 +30,12 @@ from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..segs.texts import SegmentTexts
 from ..upscale.memory import is_out_of_memory
 from .canvas import Canvas
-from .compat import intermediate_dtype, missing_of_patcher
+from .compat import intermediate_dtype
 from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
 from .crop_patches import crop_cfg_functions, crop_patches, patch_cutter, takes_batches
 from .joint_sampling import PATCHES, JointGuider, TileBatch
 from .log import log
+from .models import check_conditioning, check_model
 from .reference_latents import AUTO
 from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
@@ -60,7 +61,8 @@ class Sampling:
         shift_borders: whether the borders between these shift from step to step.
 
     Raises:
-        ValueError: when there is no VAE, or the model lacks a part of the host's ModelPatcher.
+        ValueError: when there is no VAE, the model lacks a part of the host's ModelPatcher, or a text is not a
+            CONDITIONING.
     """
 
     model: Any
@@ -84,11 +86,9 @@ class Sampling:
     shift_borders: bool = False
 
     def __post_init__(self) -> None:
-        missing = missing_of_patcher(self.model)
-        if missing:
-            got = f"{type(self.model).__name__} without {', '.join(missing)}"
-            hint = "Use a loader whose models work in KSampler."
-            raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
+        check_model(self.model)
+        check_conditioning(self.positive, "positive")
+        check_conditioning(self.negative, "negative")
         if self.vae is None:
             raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
 

@@ -23,7 +23,7 @@ from .msw_msa import Windows, apply_msw_msa, original_preset
 from .rau_net_effect import RAUNets
 from .rau_net_published import TURBO_SIDE, Published
 from .rau_net_settings import RAUNet, Recipe
-from .topology import topology_of
+from .topology import topology_in
 from .trained_size import is_above_trained, trained_side
 from .wrapper import add_effect
 
@@ -63,7 +63,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet, or its trained size is unknown.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
     if config.mode == "published":
         published = Published(turbo=side <= TURBO_SIDE)

@@ -42,7 +42,7 @@ from .model_call import ModelCall
 from .plan import Plan
 from .schedule import NEVER_ON, Schedule, Unit
 from .token_grid import token_grid
-from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_of
+from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_in
 from .trained_size import NOT_LARGER, is_above_trained, trained_side
 from .wrapper import add_effect, planned
 
@@ -121,7 +121,7 @@ def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet, or a block has no attention.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     _check(config, topology)
     if config.windows == "native" or config.above_trained_size:
         trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler

@@ -261,6 +261,8 @@ class FaceControl(ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
+        # What a cancelled run has left: the host cleans up only after one that ends.
+        self.sub_idxs = self.cond_hint = None
         self.network.pre_run(model, percent_to_timestep_function)
         shown = None if self.mask is None else have_a_face(self.mask)
         self.shown = None if shown is None or bool(shown.all()) else shown

@@ -377,6 +377,22 @@ class TestTilesAndWindows:
         assert torch.equal(link.cond_hint_original, poses.movedim(-1, 1))
         assert link.sub_idxs is None
 
+    def test_the_window_of_a_cancelled_run_is_forgotten(self, sdxl, conditions, network, draw):
+        guided = guide_by_face(*conditions, FaceGuide(network, draw(3, 40, 56, 3)), tokens_of(0))
+        plain = run(sdxl, guided, batch=2, steps=1)
+        link = guided[0][0][1]["control"]
+
+        def cancel(executor, *args):
+            link.sub_idxs = [2, 1]
+            executor(*args)
+            raise InterruptedError
+
+        cancelled = sdxl.clone()
+        cancelled.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "window", cancel)
+        with pytest.raises(InterruptedError):
+            run(cancelled, guided, batch=2, steps=1)
+        assert torch.equal(run(sdxl, guided, batch=2, steps=1), plain)
+
 
 class TestGuard:
     def test_a_control_net_for_sdxl_passes(self, network):

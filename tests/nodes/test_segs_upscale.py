@@ -15,7 +15,7 @@ import torch
 from comfy_execution.utils import CurrentNodeContext
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from megapixel.host import run_again, unfinished
-from megapixel.host.segment_sampler import stack_masks
+from megapixel.host.segment_sampler import AGAINST_NAN, stack_masks
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
 from megapixel.nodes.msw_msa import MegapixelMSWMSASimple
@@ -697,7 +697,7 @@ def test_a_segment_that_is_no_number_stays_as_it_was_and_says_so(
     for number in (0, 2):
         assert_close(part(result, BOXES[number]), part(expected, BOXES[number]))
     [message] = [message for message in caplog.messages if message.startswith("SEGS")]
-    assert message == "SEGS: segment 1 contains NaN and was left unchanged. Try another precision."
+    assert message == f"SEGS: segment 1 contains NaN and was left unchanged. {AGAINST_NAN}"
 
 
 def test_a_vae_that_gives_no_numbers_leaves_the_picture(upscale, image, caplog):

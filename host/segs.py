@@ -35,7 +35,7 @@ BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlap
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How the image is enlarged: the node's inputs of the same names."""
+    """How the image is enlarged: the node's inputs of these names, some with _opt."""
 
     rescale_factor: float = 2.0
     resampling_method: str = "lanczos"
@@ -47,7 +47,7 @@ class Enlargement:
 
 @dataclass(frozen=True)
 class Pasting:
-    """How segments are cropped and pasted: the node's inputs of the same names."""
+    """How segments are cropped and pasted: the node's inputs of these names; `hook` is its upscaler_hook_opt."""
 
     feather: int = 5
     overlaps: str = "independent"
@@ -161,6 +161,7 @@ def _refine(
         log.info("SEGS: %d segments were already sampled by the interrupted run.", len(already.latents))
     sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(PasteHook(frames, pasting.hook))
+    wanted = sum(piece.cut.segment.wanted for piece in pieces)
     texts: list[str] = []
     try:
         # some samplers and decoders draw from the global generator
@@ -168,17 +169,17 @@ def _refine(
             torch.manual_seed(sampling.seed)
             settings: dict[str, Any] = {"colours": pasting.match_colours, "pasted": finished}
             if pasting.overlaps == IN_ORDER:
-                one_by_one = pasting.hook is not None
+                one_by_one = finished.hook.may_change
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
                 refine_independently(colours, pieces, sampler, **settings, agree=sampling.joint)
-        whole = finished.count == sum(piece.cut.segment.wanted for piece in pieces)
-        already.end(complete=whole and not finished.hook.failures)
+        already.end(complete=finished.count == wanted and not finished.hook.failures)
     except comfy.model_management.InterruptProcessingException:
         already.end(complete=False)
         if not (finished.count and pasting.keep_on_interrupt):
             raise
-        texts.append(f"SEGS: interrupted; {finished.count} of {len(pieces)} segments are refined.")
+        counted = ", counted in every frame" if len(frames) > 1 else ""
+        texts.append(f"SEGS: interrupted; {finished.count} of {wanted} segments are refined{counted}.")
         log.warning(texts[0])
     hook = finished.hook.texts()
     for text in hook:

@@ -104,7 +104,7 @@ def upscale_video(
         FORMAT, PART_FRAMES, reader.identity, fingerprint(model), _what_matters(settings), astuple(encoding)
     )
     parts = Parts(job.folder, encoding)
-    check_disk(settings.codec, max(0, form.frames - parts.frames_done), *size)
+    check_disk(settings.codec, form.frames, parts.frames_done, *size)
     tags = tags_of(reader, prompt, extra)
     if parts.frames_done:
         notes.append(f"{parts.frames_done} frames were finished by an earlier run.")

@@ -27,11 +27,12 @@ from comfy_execution.utils import CurrentNodeContext
 from megapixel.host import upscale as host_upscale
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
-from megapixel.host.video import Job, remove_stale
+from megapixel.host.video import Job, check_disk, remove_stale
 from megapixel.nodes.upscale import MegapixelUpscale
 from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
 from megapixel.upscale import placement
 from megapixel.upscale.frames import FrameUpscaler
+from megapixel.video.codecs import CODECS
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
 from megapixel.video.parts import Parts
@@ -380,6 +381,23 @@ def test_a_disk_that_fills_up_is_an_error_message_and_frames_stay(model, clip, m
     assert "50 frames were finished by an earlier run." in run(model, file="a.mp4").ui["text"][0]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mp4"), ("ffv1", ".mkv")])
+def test_a_disk_that_fills_up_while_joining_keeps_the_sound_for_the_next_run(
+    model, clip, folders, codec, suffix
+):
+    clip(3, sound="aac")
+    name = f"clip_00001_{suffix}"
+    (folders / "output" / f".{name}.new{suffix}").symlink_to("/dev/full")
+    settings = {"file": "a.mp4", "codec": codec, "filename_prefix": "clip"}
+    with pytest.raises(OSError, match="got a full disk"):
+        run(model, **settings)
+    output = run(model, **settings)
+    assert len(times_of(file_of(output))) == 3
+    assert sound_of(file_of(output)) is not None
+    assert "audio" not in output.ui["text"][0]
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -391,6 +409,7 @@ folder_paths.set_user_directory(sys.argv[4])
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.upscale.frames import FrameUpscaler
+from megapixel.video.codecs import CODECS
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
 from devhost.tiny.random_upscalers import random_upscaler
@@ -533,6 +552,14 @@ def test_too_little_disk_space_is_said_before_anything_starts(model, clip, folde
     message = r"filename_prefix: expected [\d.]+ GB of free disk space in the output folder for 3 frames of 240x136, got"
     with pytest.raises(OSError, match=message):
         run(model, file="a.mp4", codec="ffv1")
+
+
+def test_a_resumed_video_needs_space_for_its_missing_frames_and_for_the_whole_file(monkeypatch):
+    frame = 64 * 64 * CODECS["ffv1"].bits_per_pixel // 8
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=110 * frame))
+    check_disk("ffv1", 100, 90, 64, 64)
+    with pytest.raises(OSError, match="free disk space in the output folder for 100 frames"):
+        check_disk("ffv1", 100, 89, 64, 64)
 
 
 def test_a_named_file_is_read_again_when_it_changes(clip):

@@ -24,7 +24,7 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_execution.utils import CurrentNodeContext
-from megapixel.host import upscale as host_upscale
+from megapixel.host import upscale as host_upscale, upscale_video as host_upscale_video
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.host.video import Job, check_disk, remove_stale
@@ -268,6 +268,48 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, cli
     [line] = caplog.messages
     assert re.fullmatch(r"compile: torch\.compile failed \(\w+\)\. Continuing without it\.", line)
     assert line in output.ui["text"][0]
+
+
+def test_a_model_that_draws_noise_leaves_the_global_generator_as_it_was(clip, monkeypatch):
+    clip(3)
+    monkeypatch.setattr(host_upscale, "_networks", WeakKeyDictionary())
+    noisy = random_upscaler("Compact 16x4", seed=3)
+    noisy.model.body[0].register_forward_hook(
+        lambda layer, given, result: result + torch.randn(result.shape) / 100
+    )
+    state = torch.get_rng_state()
+    run(noisy, file="a.mp4", precision="auto")  # measures too
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_blended_tiles_for_lack_of_memory_are_shown_at_the_node_and_the_result_is_not_final(
+    folders, caplog, monkeypatch
+):
+    write_video(folders / "input" / "a.mp4", moving_pictures(1, 140, 160))
+    model = random_upscaler("Compact 16x4", seed=4)
+    model.model.body[0].register_forward_hook(  # looks at the whole image
+        lambda layer, given, result: result + result.mean((-2, -1), keepdim=True) / 10
+    )
+
+    def texts(**settings):
+        forget_lines()
+        caplog.clear()
+        with CurrentNodeContext("prompt", "9"):
+            before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+            output = run(model, file="a.mp4", **settings)
+            final = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") == before
+        return (
+            host_upscale.BLENDED in output.ui["text"][0],
+            caplog.messages.count(host_upscale.BLENDED),
+            final,
+        )
+
+    for module in (host_upscale, host_upscale_video):
+        monkeypatch.setattr(module, "free_memory", lambda device: 2**18)
+    assert texts() == (True, 1, False)
+    assert texts(tile_size=64) == (False, 0, True)  # as the user asked
+    monkeypatch.undo()
+    assert texts() == (False, 0, True)
 
 
 def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, monkeypatch):

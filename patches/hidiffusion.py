@@ -6,7 +6,8 @@ every size, also where they harm; here the size is compared with the trained one
 done.
 
 "published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings
-instead of RAU-Net, and windows as large as the trained image, until 80 % of sampling.
+instead of RAU-Net, and windows as large as the trained image, until 80 % of sampling; where a side takes more
+than two of them, only from 50 % on.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ WINDOWS: dict[Mode, Windows] = {"auto": "native", "published": "2x2"}
 WINDOWS_END: dict[Mode, float] = {"auto": 0.8, "published": 1.0}
 """Share of the sampling at which the windows end, by mode. The paper's go on to the end: each window then sets
 the tone of its part of a plain area by itself, and no later step makes them equal (bench/results/effect.md).
+"""
+LARGE_WINDOWS_START: dict[Mode, float | None] = {"auto": 0.5, "published": None}
+"""Share of the sampling at which the windows begin where a side takes more than two of the trained size, by
+mode; None is the start, as in the paper. A window then sees less than half of the side: while the composition
+forms, objects that lie in several windows are cut off or repeated (bench/results/effect.md).
 """
 
 
@@ -73,6 +79,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         windows=WINDOWS[config.mode] if config.windows == "auto" else config.windows,
         trained_size=config.trained_size,
         above_trained_size=True,
+        large_start_time=LARGE_WINDOWS_START[config.mode],
     )
     return apply_msw_msa(patched, settings)
 

@@ -103,9 +103,7 @@ def test_windows_follow_the_mode_unless_they_are_chosen(sd15, settings, words):
         ("published", (64, 64), 0.0, 1.0),
     ],
 )
-def test_windows_of_auto_begin_late_where_there_are_many_and_end_early(
-    sd15, mode, size, start, end, windows
-):
+def test_windows_of_auto_begin_late_where_there_are_many_and_end_early(sd15, mode, size, start, end, windows):
     model = apply_hidiffusion(sd15, HiDiffusion(mode=mode, windows=windows, trained_size=TRAINED))
     sampling = model.get_model_object("model_sampling")
     sigmas = calculate_sigmas(sampling, "normal", 20)

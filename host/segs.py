@@ -17,6 +17,7 @@ from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_indepe
 from ..segs.segment import Segment, read_segments
 from ..segs.target import sampled_size
 from ..upscale.channels import Channels
+from ..upscale.random_state import seeded
 from .canvas import Canvas
 from .compat import intermediate_dtype, patch_side
 from .crop_patches import patch_notices
@@ -164,9 +165,7 @@ def _refine(
     wanted = sum(piece.cut.segment.wanted for piece in pieces)
     texts: list[str] = []
     try:
-        # some samplers and decoders draw from the global generator
-        with torch.random.fork_rng(_cuda_devices()):
-            torch.manual_seed(sampling.seed)
+        with seeded(sampling.seed):  # some samplers and decoders draw from the global generators
             settings: dict[str, Any] = {"colours": pasting.match_colours, "pasted": finished}
             if pasting.overlaps == IN_ORDER:
                 one_by_one = finished.hook.may_change
@@ -224,8 +223,3 @@ class _Finished:
     def __call__(self, piece: Piece) -> None:
         self.count += 1
         self.hook()
-
-
-def _cuda_devices() -> list[torch.device]:
-    device = comfy.model_management.get_torch_device()
-    return [device] if device.type == "cuda" else []

@@ -20,6 +20,7 @@ from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.channels import Channels
 from ..upscale.network import Network
+from ..upscale.random_state import seeded
 from ..upscale.tensor_format import Descriptor, TensorFormat, choose_tensor_format
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
@@ -73,8 +74,7 @@ def upscale_images(
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
     check_memory(len(pictures), channels.result, size, device, dtype)
     options = Options(size, tile_size, alpha, device, dtype)
-    devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
-    with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
+    with seeded(0):  # some models draw noise (AuraSR), also while they are measured
         return _run(without_nan(pictures), upscale_model, options, precision, compile, gpus).movedim(1, -1)
 
 
@@ -91,11 +91,11 @@ def _run(
             report=progress,
             log=lambda plan: log.info("Upscale: %s", plan),
             check=comfy.model_management.throw_exception_if_processing_interrupted,
-            blended=partial(_note_blended, model, options),
+            blended=partial(note_blended, model, options.tile),
             budget=budget,
         )
-        torch.manual_seed(0)  # the same noise every time, also after a measurement
-        return upscale_pictures(pictures, network, options, hooks)
+        with seeded(0):  # the same noise every time, also after a measurement
+            return upscale_pictures(pictures, network, options, hooks)
 
 
 def check_model(model: Any) -> None:
@@ -259,11 +259,11 @@ def fallbacks(model: Descriptor) -> list[str]:
     return [*([_compile_text(failure)] if failure else []), *([BLENDED] if ready.blended else [])]
 
 
-def _note_blended(model: Descriptor, options: Options) -> None:
-    """Record that there was too little memory for an image in one piece;
+def note_blended(model: Descriptor, tile_size: int) -> None:
+    """Record that there was too little memory for an image in one piece, unless the user chose a tile size;
     with more memory the next run gives another image.
     """
-    if not options.tile:
+    if not tile_size:
         _networks[model].blended = True
         log_once(BLENDED, level=WARNING)
         run_again()

@@ -266,6 +266,23 @@ class TestCost:
         assert natively(torch.float16, torch.device("cuda"))
 
 
+class TestNoise:
+    def test_candidates_differ_by_their_format_alone_and_the_global_generator_stays(self, compact):
+        results = []
+
+        def add_noise(layer, given, result):
+            results.append(result + torch.randn(result.shape))
+            return results[-1]
+
+        compact.model.body[-1].register_forward_hook(add_noise)
+        state = torch.get_rng_state()
+        choose_tensor_format(compact, CPU, load, "float32", {})
+        assert len(results) >= 2
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 class TestReachWithinABudget:
     def test_a_reach_that_costs_too_much_is_left_for_later_and_not_tried_for_little_more(self):
         store, descriptor, pixels = {}, random_upscaler("PLKSR 4"), 128 * 128

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -28,8 +29,18 @@ from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
 from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
-from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
+from .upscale import (
+    ALL_GPUS,
+    check_memory,
+    check_upscale_model,
+    fallbacks,
+    pictures_of,
+    upscale_images,
+    without_nan,
+)
 
+UPSCALE_MODEL = "upscale_model_opt"  # the socket
+OWN_SIZE = "Use resampling_method lanczos: it needs no image of the model's own size."
 IN_ORDER, JOINT = "in order", "joint"
 BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
@@ -131,12 +142,14 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
     device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], 3)
     check_memory(len(pictures), channels.result, size, device, dtype)
-    if enlargement.upscale_model is not None:
+    if (model := enlargement.upscale_model) is not None:
+        upscaled = partial(upscale_images, model, image, gpus=enlargement.gpus, socket=UPSCALE_MODEL)
         if enlargement.resampling_method == "lanczos":
-            return upscale_images(
-                enlargement.upscale_model, image, height=size[0], width=size[1], gpus=enlargement.gpus
-            )
-        pictures = upscale_images(enlargement.upscale_model, image, gpus=enlargement.gpus).movedim(-1, 1)
+            return upscaled(height=size[0], width=size[1])
+        check_upscale_model(model, UPSCALE_MODEL)
+        own = pictures.shape[-2] * model.scale, pictures.shape[-1] * model.scale
+        check_memory(len(pictures), channels.result, own, device, dtype, OWN_SIZE)
+        pictures = upscaled().movedim(-1, 1)
     method, antialias = enlargement.resampling_method, enlargement.supersample
     resized = resize_pictures(without_nan(pictures), size, method, antialias=antialias)
     return resized.movedim(1, -1).to(device, dtype)

@@ -58,6 +58,7 @@ def upscale_images(
     tile_size: int = 0,
     compile: bool = False,
     gpus: str = ALL_GPUS,
+    socket: str = "upscale_model",
 ) -> Tensor:
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and
     on its device for images.
@@ -66,7 +67,7 @@ def upscale_images(
         ValueError: when an input does not fit the model.
         MemoryError: when the result, or the smallest tile, does not fit the free memory.
     """
-    check_model(upscale_model)
+    check_upscale_model(upscale_model, socket)
     pictures = pictures_of(image)
     given = pictures.shape[-2], pictures.shape[-1]
     size = result_size(given, upscale_model.scale, scale_by, width, height)
@@ -98,18 +99,18 @@ def _run(
             return upscale_pictures(pictures, network, options, hooks)
 
 
-def check_model(model: Any) -> None:
-    """Raise if the model cannot enlarge images.
+def check_upscale_model(model: Any, socket: str = "upscale_model") -> None:
+    """Raise if the model at `socket` cannot enlarge images.
 
     Raises:
         ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
         expected, got = "a model that enlarges images", "an inpainting model"
-        raise bad_input("upscale_model", expected, got, "Choose an upscale model.")
+        raise bad_input(socket, expected, got, "Choose an upscale model.")
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
         expected = "a model from Load Upscale Model"
-        raise bad_input("upscale_model", expected, type(model).__name__, "Connect Load Upscale Model.")
+        raise bad_input(socket, expected, type(model).__name__, "Connect Load Upscale Model.")
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
@@ -165,8 +166,15 @@ def without_nan(pictures: Tensor) -> Tensor:
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def check_memory(count: int, channels: int, size: Size, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise if the result cannot fit, before anything starts.
+def check_memory(
+    count: int,
+    channels: int,
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    hint: str = "Use a smaller scale factor or fewer frames.",
+) -> None:
+    """Raise if the result cannot fit, before anything starts; `hint` says what to do then.
 
     Raises:
         MemoryError: when it needs more than `RESULT_SHARE` of the free memory.
@@ -176,7 +184,7 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
     if needed > RESULT_SHARE * free:
         expected = f"a result that fits {free / 2**30:.1f} GB of free memory"
         got = f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}"
-        raise bad_input("image", expected, got, "Use a smaller scale_by or fewer frames.", MemoryError)
+        raise bad_input("image", expected, got, hint, MemoryError)
 
 
 @dataclass

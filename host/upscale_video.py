@@ -38,7 +38,7 @@ from .progress import LivePreview
 from .run_again import run_again_without
 from .upscale import (
     ALL_GPUS,
-    check_model,
+    check_upscale_model,
     fallbacks,
     free_memory,
     note_blended,
@@ -96,7 +96,7 @@ def upscale_video(
         ValueError: when an input does not fit.
         OSError: when the disk has too little space.
     """
-    check_model(model)
+    check_upscale_model(model)
     form, notes = reader.form, upscale_hints(model, settings.precision, settings.compile)
     wanted = result_size(
         (form.height, form.width), model.scale, settings.scale_by, settings.width, settings.height

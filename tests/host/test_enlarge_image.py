@@ -21,6 +21,8 @@ def test_too_little_memory_for_the_models_own_size_advises_what_needs_less():
     enlargement = Enlargement(
         rescale_factor=0.01, resampling_method="bilinear", upscale_model=random_upscaler("Compact 16x4")
     )
-    sentence = r"^image: expected a result that fits .* got .* for 64 of 65536x65536\. Use resampling_method lanczos"
+    sentence = (
+        r"^image: expected a result that fits .* got .* for 64 of 65536x65536\. Use resampling_method lanczos"
+    )
     with torch.inference_mode(), pytest.raises(MemoryError, match=sentence):
         enlarge_image(image, enlargement, (164, 164))

@@ -18,6 +18,7 @@ from megapixel.upscale.budget import Budget, BudgetSpent
 from megapixel.upscale.float32 import true_float32
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import Network
+from megapixel.upscale.placement import Placement
 from megapixel.upscale.tensor_format import TOLERANCE, TensorFormat, copy_descriptor
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
@@ -316,6 +317,30 @@ class TestTrueFloat32:
         assert torch.backends.cudnn.allow_tf32
         assert self.seen(network, picture) == ({False}, True)
         assert self.seen(Network(compact, [CPU], load), picture) == ({True}, True)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_resampling_a_tile_changes_nothing_for_the_networks_of_other_threads(
+        self, compact, monkeypatch, workers
+    ):
+        seen, real = set(), Placement.fit
+
+        def fit(*arguments):
+            seen.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+            return real(*arguments)
+
+        monkeypatch.setattr(Placement, "fit", fit)
+        network = Network(compact, [CPU], load)
+        [stage] = network.stages
+        network.stages = [replace(stage, workers=stage.workers * workers)]
+        torch.set_float32_matmul_precision("high")
+        try:
+            upscale_pictures(
+                pictures(1, 3, 45, 70), network, Options((80, 100), tile=32), Hooks(lambda: PLENTY)
+            )
+            assert seen == {(True, "highest")}
+            assert torch.get_float32_matmul_precision() == "high"
+        finally:
+            torch.set_float32_matmul_precision("highest")
 
     def test_it_is_as_before_after_an_exception_and_between_two_threads(self):
         matmul = torch.get_float32_matmul_precision()

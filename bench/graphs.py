@@ -1,17 +1,23 @@
 """Compiled effects: how many graphs `torch.compile` creates for a whole model in two runs at five sizes.
 
-`torch.compile` as the host's node sets it, with a backend that runs the traced graph unchanged. Expected: at
-most as many graphs as without effects and one for each distinct size of the features, and no breaks. The
-results of compiled and uncompiled runs agree within 1e-5.
+    python3 dev.py bench graphs --only "RAU-Net, three states"
 
-`sizes` counts the distinct sizes that all features of a call have together, over all steps and sizes. torch
-stops compiling after 8 graphs for one model; here there is no limit.
+`torch.compile` as the host's node sets it, with a backend that runs the traced graph unchanged. Expected: at
+most as many graphs as without effects and one for each distinct size of the features, no breaks, and none
+added by the second run. The results of compiled and uncompiled runs agree within 1e-5.
+
+A distinct size is a set of sizes that all features of a call have together, over all steps and sizes. torch
+stops compiling after 8 graphs for one model; here there is no limit. The models are as small as the effects
+allow: a row is one to three minutes of a slow core.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from devhost.host import import_host
@@ -33,28 +39,12 @@ from megapixel.patches.run_plan import plan_run
 from torch._dynamo.utils import counters
 
 from devhost.sampling import sample
-from devhost.tiny import random_models
+from devhost.tiny import random_models, topology
 
 SIZES = ((32, 24), (20, 26), (24, 20), (28, 22), (40, 30))
 STEPS, RUNS = 3, 2
 TRAINED = 128  # pixels; all sizes are above it
 Effect = Callable[[Any], Any]
-
-
-def sd15() -> Any:
-    """Build a tiny SD 1.5 of six input blocks, 2 and 4 of them with a Downsample."""
-    return random_models.sd15(
-        num_res_blocks=[1, 1, 1], channel_mult=(1, 2, 4), transformer_depth=[1, 1, 0],
-        transformer_depth_output=[1, 1, 1, 1, 0, 0],
-    )  # fmt: skip
-
-
-def sdxl() -> Any:
-    """Build a tiny SDXL of four input blocks."""
-    return random_models.sdxl(
-        num_res_blocks=[1, 1], channel_mult=(1, 2), transformer_depth=[0, 1],
-        transformer_depth_output=[0, 0, 1, 1], transformer_depth_middle=1,
-    )  # fmt: skip
 
 
 def face(model: Any, **settings: Any) -> Any:
@@ -67,25 +57,34 @@ def two_faces(model: Any) -> Any:
     return face(face(model, end_at=0.5, mask=torch.linspace(0, 1, 64).repeat(1, 64, 1)))
 
 
-BLOCKS = (1,), (), (4, 5)
-SD15: dict[str, Effect] = {
+ATTENTION = (3,), (), (0, 1)  # of a UNet of two levels
+TWO_LEVELS: dict[str, Effect] = {
     "Deep Shrink": lambda model: apply_deep_shrink(model, DeepShrink()),
     "Deep Shrink auto": lambda model: apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=TRAINED)),
     "Deep Shrink, fade": lambda model: apply_deep_shrink(model, DeepShrink(fade_percent=0.4)),
-    "RAU-Net": lambda model: apply_rau_net(
-        model, RAUNet((2,), (3,), end_time=0.6, ca_end_time=0.3, ca_input_blocks=(3,), ca_output_blocks=())
+    "RAU-Net, three states": lambda model: apply_rau_net(
+        model, RAUNet((2,), (1,), end_time=0.6, ca_end_time=0.3, ca_input_blocks=(3,), ca_output_blocks=())
     ),
-    "MSW-MSA": lambda model: apply_msw_msa(model, MSWMSA(*BLOCKS)),
-    "MSW-MSA native": lambda model: apply_msw_msa(model, MSWMSA(*BLOCKS, windows="native", trained_size=64)),
+    "MSW-MSA": lambda model: apply_msw_msa(model, MSWMSA(*ATTENTION)),
+    "MSW-MSA native": lambda model: apply_msw_msa(
+        model, MSWMSA(*ATTENTION, windows="native", trained_size=64)
+    ),
     "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED)),
+}
+THREE_LEVELS: dict[str, Effect] = {
     "HiDiffusion published": lambda model: apply_hidiffusion(
         model, HiDiffusion(mode="published", trained_size=TRAINED)
-    ),
+    )
 }
 SDXL: dict[str, Effect] = {
     "InstantID": face,
     "InstantID until 0.5": lambda model: face(model, end_at=0.5),
     "InstantID, two faces, one in a mask until 0.5": two_faces,
+}
+FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Effect]]] = {
+    "SD 1.5, two levels": (lambda: random_models.sd15(**topology.TWO_LEVELS), TWO_LEVELS),
+    "SD 1.5, three levels": (lambda: random_models.sd15(**topology.SHORT), THREE_LEVELS),
+    "SDXL, two levels": (lambda: random_models.sdxl(**topology.TWO_LEVELS), SDXL),
 }
 
 
@@ -99,8 +98,16 @@ class Backend:
         return module.forward
 
 
-def count(model: Any) -> tuple[int, int]:
-    """Return the graphs and the breaks of a model over all runs and sizes.
+@dataclass(frozen=True)
+class Counts:
+    """The graphs that each run added, and the breaks of all runs."""
+
+    graphs: tuple[int, ...]
+    breaks: int
+
+
+def count(model: Any) -> Counts:
+    """Return the graphs and the breaks of a model over all sizes, run by run.
 
     Raises:
         AssertionError: when a compiled run gives other values than an uncompiled one.
@@ -110,14 +117,16 @@ def count(model: Any) -> tuple[int, int]:
     compiled, backend = model.clone(), Backend()
     options = {"guard_filter_fn": skip_torch_compile_dict}
     set_torch_compile_wrapper(compiled, backend=backend, options=options)  # pyright: ignore[reportArgumentType]
-    result = torch.empty(0)
+    graphs, result = [0], torch.empty(0)
     with torch._dynamo.config.patch(recompile_limit=64):
         for seed in range(RUNS):
             for size in SIZES:
                 result = sample(compiled, size, steps=STEPS, cfg=1.0, seed=seed)
+            graphs.append(backend.graphs)
     expected = sample(model, SIZES[-1], steps=STEPS, cfg=1.0, seed=RUNS - 1)
     assert (result - expected).norm() < 1e-5 * expected.norm()
-    return backend.graphs, sum(counters["graph_break"].values())
+    added = tuple(after - before for before, after in pairwise(graphs))
+    return Counts(added, sum(counters["graph_break"].values()))
 
 
 def distinct_sizes(model: Any) -> int:
@@ -126,26 +135,35 @@ def distinct_sizes(model: Any) -> int:
     return len({tuple(step.sizes.items()) for run in runs for step in run.steps})
 
 
-def main() -> None:
-    """Print the table."""
+def main() -> int:
+    """Print the table; return 1 when a row is not as expected."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--only", action="append", help="the name of an effect; may be given several times")
     options = parser.parse_args()
-    print("| model | effect | graphs | without effects | sizes | breaks |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for family, plain, effects in (("SD 1.5", sd15(), SD15), ("SDXL", sdxl(), SDXL)):
+    status = 0
+    print(
+        "| model | effect | graphs | without effects | distinct feature sizes | bound | second run | breaks |"
+    )
+    print("| --- " * 8 + "|")
+    for family, (build, effects) in FAMILIES.items():
         chosen = {
             name: effect for name, effect in effects.items() if not options.only or name in options.only
         }
-        without = count(plain)[0] if chosen else 0
+        if not chosen:
+            continue
+        plain = build()
+        without = sum(count(plain).graphs)
         for name, effect in chosen.items():
             model = effect(plain)
-            graphs, breaks = count(model)
+            counts, sizes = count(model), distinct_sizes(model)
+            first, second = counts.graphs
             print(
-                f"| {family} | {name} | {graphs} | {without} | {distinct_sizes(model)} | {breaks} |",
+                f"| {family} | {name} | {first} | {without} | {sizes} | {without + sizes} | +{second} | {counts.breaks} |",
                 flush=True,
             )
+            status |= first + second > without + sizes or second > 0 or counts.breaks > 0
+    return int(status)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

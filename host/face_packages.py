@@ -23,6 +23,8 @@ PROVIDERS = {  # their names in onnxruntime, the older one first
     "CoreML": ("CoreMLExecutionProvider",),
 }
 CPU = "CPUExecutionProvider"
+ANOTHER = "Set provider to CPU, or to one that this onnxruntime has."
+LOG = "The log names the missing library. Install it and restart ComfyUI, or set provider to CPU."
 
 
 def import_face_analysis() -> Any:
@@ -48,9 +50,9 @@ def choose_providers(provider: str) -> tuple[list[str], list[str]]:
     names = [name for name in PROVIDERS[provider] if name in available][:1]
     texts: list[str] = []
     if PROVIDERS[provider] and not names:
-        remedy = _cuda_remedy() if provider == "CUDA" else ""
+        remedy = _cuda_remedy() if provider == "CUDA" and _on_nvidia() else ANOTHER
         texts.append(
-            f"provider: expected {provider}, got an onnxruntime without it. The CPU is used.{remedy}"
+            f"provider: expected {provider}, got an onnxruntime without it. The CPU is used. {remedy}"
         )
     return [*names, CPU], texts
 
@@ -59,7 +61,7 @@ def not_started(provider: str, wanted: list[str], got: list[str]) -> list[str]:
     """Return a notice if a provider of onnxruntime could not be started."""
     if set(wanted) <= set(got):
         return []
-    return [f"provider: expected {provider}, got libraries that do not fit. The CPU is used."]
+    return [f"provider: expected {provider}, got libraries that do not fit. The CPU is used. {LOG}"]
 
 
 def _remedy(failure: ImportError) -> ValueError:
@@ -93,10 +95,8 @@ def _cuda_remedy() -> str:
     """Return the command that restores the NVIDIA build, unless another build was chosen."""
     if others := other_runtimes():
         installed = " and ".join(others)
-        return (
-            f" {installed} is installed into the same folder as {GPU_BUILD}; only one of them can be there."
-        )
-    return f" Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)}"
+        return f"{installed} is installed into the same folder as {GPU_BUILD}; only one of them can be there."
+    return f"Run {pip_install('--force-reinstall', '--no-deps', GPU_BUILD)} and restart ComfyUI."
 
 
 def _on_nvidia() -> bool:

@@ -71,13 +71,14 @@ def tokens_of(face_embeds: Any) -> Tokens:
     Raises:
         ValueError: when they are not FACE_EMBEDS.
     """
-    try:
-        return face_embeds["cond"], face_embeds["uncond"]
-    except (TypeError, KeyError):
+    found = (face_embeds.get("cond"), face_embeds.get("uncond")) if isinstance(face_embeds, dict) else ()
+    tokens = [each for each in found if isinstance(each, Tensor) and each.dim() == 3]
+    if len(tokens) != 2:
         got = type(face_embeds).__name__
         raise bad_input(
             "face_embeds", "FACE_EMBEDS of an InstantID node", got, "Connect InstantID Attention."
-        ) from None
+        )
+    return tokens[0], tokens[1]
 
 
 def as_masks(mask: Tensor | None) -> Tensor | None:

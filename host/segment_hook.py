@@ -25,6 +25,11 @@ class PasteHook:
         self._before = torch.empty_like(frames) if self._post_paste else frames
         self.calls = self.failures = 0
 
+    @property
+    def may_change(self) -> bool:
+        """Whether it may change the image: not if it says `only_reads`, as Save Progress Hook does."""
+        return self._post_paste is not None and not getattr(self._hook, "only_reads", False)
+
     def __call__(self) -> None:
         """Call the hook with the image. After an error in it, the image is restored."""
         if self._post_paste is None:

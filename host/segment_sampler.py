@@ -5,7 +5,7 @@ model loads once.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -30,21 +30,23 @@ from ..segs.target import AS_IT_IS, Target, enlarge_canvas, sampled_size
 from ..segs.texts import SegmentTexts
 from ..upscale.memory import is_out_of_memory
 from .canvas import Canvas
-from .compat import intermediate_dtype, missing_of_patcher
+from .compat import intermediate_dtype
 from .crop_conditioning import Conditioning, controls_take_batches, crop_conditioning, effect_in
 from .crop_patches import crop_cfg_functions, crop_patches, patch_cutter, takes_batches
 from .joint_sampling import PATCHES, JointGuider, TileBatch
 from .log import log
+from .models import check_conditioning, check_model
 from .reference_latents import AUTO
 from .segment_control import placed_control
 from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .segment_texts import batch_key, with_texts
 from .sigmas import SchedulerFunction, noise_levels
-from .unfinished import SampledSegments
+from .unfinished import Key, SampledSegments, keys_of
 from .upscale import free_memory
 
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
+AGAINST_NAN = "Start ComfyUI with --fp32-vae or --force-fp32, or use another VAE."
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Sampling:
         shift_borders: whether the borders between these shift from step to step.
 
     Raises:
-        ValueError: when there is no VAE, or the model lacks a part of the host's ModelPatcher.
+        ValueError: when there is no VAE, the model lacks a part of the host's ModelPatcher, or a text is not a
+            CONDITIONING.
     """
 
     model: Any
@@ -84,11 +87,9 @@ class Sampling:
     shift_borders: bool = False
 
     def __post_init__(self) -> None:
-        missing = missing_of_patcher(self.model)
-        if missing:
-            got = f"{type(self.model).__name__} without {', '.join(missing)}"
-            hint = "Use a loader whose models work in KSampler."
-            raise bad_input("model", "a MODEL as ComfyUI's loaders give it", got, hint)
+        check_model(self.model)
+        check_conditioning(self.positive, "positive")
+        check_conditioning(self.negative, "negative")
         if self.vae is None:
             raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
 
@@ -138,40 +139,55 @@ class SegmentSampler:
         Latents of an earlier run are only decoded. An interrupt while sampling first yields the finished
         pieces and is then raised.
         """
-        pairs = enumerate(zip(pieces, cuts, strict=True))
+        numbers = {piece: number for number, piece in enumerate(pieces)}
         groups = self._groups(pieces)
         self._joined = {
             piece: inside for group in groups if len(group) > 1 for piece, inside in self._insides(group)
         }
-        encoded = {piece: self._encode(number, piece, cut) for number, (piece, cut) in pairs}
-        self._notice_of_own_sizes()
-        sampled: list[tuple[_Encoded, Tensor]] = []
-        waiting: list[list[_Encoded]] = []
+        keys: dict[Piece, Key] = {}
         for group in groups:
-            entries = [encoded[piece] for piece in group]
-            latents = [self._already.get(entry.piece, cuts[entry.number]) for entry in entries]
-            found = [
-                (entry, latent) for entry, latent in zip(entries, latents, strict=True) if latent is not None
-            ]
-            if len(found) < len(entries):
-                waiting.append(entries)
-            else:
-                sampled += found
-                self._progress.advance(self._settings.steps * len(found))
+            own = keys_of(group, [cuts[numbers[piece]] for piece in group])
+            keys |= zip(group, own, strict=True)
+        sampled, missing = self._found(groups, keys)
+        waiting = [
+            [self._encode(numbers[piece], piece, cuts[numbers[piece]]) for piece in group]
+            for group in missing
+        ]
+        self._notice_of_own_sizes()
         stopped = False
         try:
             for run in self._runs(waiting):
                 for entry, latent in run:  # keeps what came before an interrupt
-                    sampled.append((entry, latent))
-                    self._already.put(entry.piece, cuts[entry.number], latent)
+                    sampled.append((entry.piece, latent))
+                    self._already.put(keys[entry.piece], latent)
         except comfy.model_management.InterruptProcessingException:
             if not (sampled and self._keep_finished):
                 raise
             stopped = True  # not the exception itself: it would hold on to the models
-        for entry, latent in sampled:
-            yield entry.number, self._decode(entry, latent, cuts[entry.number])
+        for piece, latent in sampled:
+            number = numbers[piece]
+            refined = self._decode(piece, latent, cuts[number])
+            if refined is None:
+                self._already.forget(keys[piece])
+            yield number, refined
         if stopped:
             raise comfy.model_management.InterruptProcessingException()
+
+    def _found(
+        self, groups: Sequence[list[Piece]], keys: Mapping[Piece, Key]
+    ) -> tuple[list[tuple[Piece, Tensor]], list[list[Piece]]]:
+        """Return pieces with their latents of an earlier run, and the groups that lack some."""
+        found: list[tuple[Piece, Tensor]] = []
+        missing: list[list[Piece]] = []
+        for group in groups:
+            latents = [(piece, self._already.get(keys[piece])) for piece in group]
+            whole = [(piece, latent) for piece, latent in latents if latent is not None]
+            if len(whole) < len(group):
+                missing.append(group)
+            else:
+                found += whole
+                self._progress.advance((self._settings.steps + AROUND - 1) * len(group))
+        return found, missing
 
     def _groups(self, pieces: Sequence[Piece]) -> list[list[Piece]]:
         """Return pieces in groups that are sampled in one latent."""
@@ -231,11 +247,8 @@ class SegmentSampler:
 
     def _encode(self, number: int, piece: Piece, cut: Tensor) -> _Encoded:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        settings = self._settings
-        box, multiple = piece.cut.box, piece.cut.fit.multiple
-        target = AS_IT_IS if piece in self._joined else settings.target
-        sampled = sampled_size(box.size, target, multiple)
-        size, crop = enlarge_canvas(self._canvas.size, box, sampled)
+        settings, sampled = self._settings, self._sampled_size(piece)
+        size, crop = enlarge_canvas(self._canvas.size, piece.cut.box, sampled)
         pixels = _resized(rgb(cut, -1), sampled)[None]
         mask = blur_mask(piece.cut.mask, settings.noise_mask_feather)
         mask = crop_resized(mask, sampled, Box(0, 0, *sampled))
@@ -246,6 +259,10 @@ class SegmentSampler:
         canvas = replace(self._canvas, size=size, before_target=self._canvas.size)
         text = settings.segment_texts and settings.segment_texts.of(piece.cut.segment)
         return _Encoded(number, piece, Crop(crop, piece.frame), canvas, pixels, latent, mask, hidden, text)
+
+    def _sampled_size(self, piece: Piece) -> Size:
+        target = AS_IT_IS if piece in self._joined else self._settings.target
+        return sampled_size(piece.cut.box.size, target, piece.cut.fit.multiple)
 
     def _check_latent(self, latent: Tensor) -> None:
         wanted = self._settings.model.get_model_object("latent_format").latent_channels
@@ -407,23 +424,22 @@ class SegmentSampler:
             texts = [[[text, {**options, **seen}] for text, options in entries] for entries in texts]
         return model, texts
 
-    def _decode(self, entry: _Encoded, latent: Tensor, cut: Tensor) -> Tensor | None:
+    def _decode(self, piece: Piece, latent: Tensor, cut: Tensor) -> Tensor | None:
         """Return (h, w, C) with the channels of `cut`, or None where it is not finite."""
         refined = self._settings.vae.decode(latent)
         refined = refined.reshape(-1, *refined.shape[-3:])[0]  # videos have a time
-        height, width = entry.pixels.shape[1:3]
-        inside = self._joined.get(entry.piece, Box(0, 0, 0, 0))
+        height, width = self._sampled_size(piece)
+        inside = self._joined.get(piece, Box(0, 0, 0, 0))
         top, left = inside.top * self._canvas.cell, inside.left * self._canvas.cell
         refined = refined[top : top + height, left : left + width, :3].to(cut.device, torch.float32)
         if not bool(refined.sum().isfinite()) and not bool(refined.isfinite().all()):
-            number = entry.piece.cut.segment.number
-            text = f"SEGS: segment {number} contains NaN and was left unchanged. Try another precision."
+            number = piece.cut.segment.number
+            text = f"SEGS: segment {number} contains NaN and was left unchanged. {AGAINST_NAN}"
             log.warning(text)
             self.texts.append(text)
-            self._already.forget(entry.piece, cut)
             return None
-        refined = _resized(refined, entry.piece.cut.box.size)
-        self._progress.finish(entry.piece, refined)
+        refined = _resized(refined, piece.cut.box.size)
+        self._progress.finish(piece, refined)
         return refined.mean(dim=-1, keepdim=True) if cut.shape[-1] == 1 else refined
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -17,6 +18,7 @@ from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_indepe
 from ..segs.segment import Segment, read_segments
 from ..segs.target import sampled_size
 from ..upscale.channels import Channels
+from ..upscale.random_state import seeded
 from .canvas import Canvas
 from .compat import intermediate_dtype, patch_side
 from .crop_patches import patch_notices
@@ -27,15 +29,25 @@ from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
 from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
-from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
+from .upscale import (
+    ALL_GPUS,
+    check_memory,
+    check_upscale_model,
+    fallbacks,
+    pictures_of,
+    upscale_images,
+    without_nan,
+)
 
+UPSCALE_MODEL = "upscale_model_opt"  # the socket
+OWN_SIZE = "Use resampling_method lanczos: it needs no image of the model's own size."
 IN_ORDER, JOINT = "in order", "joint"
 BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
 
 @dataclass(frozen=True)
 class Enlargement:
-    """How the image is enlarged: the node's inputs of the same names."""
+    """How the image is enlarged: the node's inputs of these names, some with _opt."""
 
     rescale_factor: float = 2.0
     resampling_method: str = "lanczos"
@@ -47,7 +59,7 @@ class Enlargement:
 
 @dataclass(frozen=True)
 class Pasting:
-    """How segments are cropped and pasted: the node's inputs of the same names."""
+    """How segments are cropped and pasted: the node's inputs of these names; `hook` is its upscaler_hook_opt."""
 
     feather: int = 5
     overlaps: str = "independent"
@@ -130,12 +142,14 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
     device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], 3)
     check_memory(len(pictures), channels.result, size, device, dtype)
-    if enlargement.upscale_model is not None:
+    if (model := enlargement.upscale_model) is not None:
+        upscaled = partial(upscale_images, model, image, gpus=enlargement.gpus, socket=UPSCALE_MODEL)
         if enlargement.resampling_method == "lanczos":
-            return upscale_images(
-                enlargement.upscale_model, image, height=size[0], width=size[1], gpus=enlargement.gpus
-            )
-        pictures = upscale_images(enlargement.upscale_model, image, gpus=enlargement.gpus).movedim(-1, 1)
+            return upscaled(height=size[0], width=size[1])
+        check_upscale_model(model, UPSCALE_MODEL)
+        own = pictures.shape[-2] * model.scale, pictures.shape[-1] * model.scale
+        check_memory(len(pictures), channels.result, own, device, dtype, OWN_SIZE)
+        pictures = upscaled().movedim(-1, 1)
     method, antialias = enlargement.resampling_method, enlargement.supersample
     resized = resize_pictures(without_nan(pictures), size, method, antialias=antialias)
     return resized.movedim(1, -1).to(device, dtype)
@@ -161,24 +175,23 @@ def _refine(
         log.info("SEGS: %d segments were already sampled by the interrupted run.", len(already.latents))
     sampler = SegmentSampler(sampling, canvas, progress, already, keep_finished=pasting.keep_on_interrupt)
     finished = _Finished(PasteHook(frames, pasting.hook))
+    wanted = sum(piece.cut.segment.wanted for piece in pieces)
     texts: list[str] = []
     try:
-        # some samplers and decoders draw from the global generator
-        with torch.random.fork_rng(_cuda_devices()):
-            torch.manual_seed(sampling.seed)
+        with seeded(sampling.seed):  # some samplers and decoders draw from the global generators
             settings: dict[str, Any] = {"colours": pasting.match_colours, "pasted": finished}
             if pasting.overlaps == IN_ORDER:
-                one_by_one = pasting.hook is not None
+                one_by_one = finished.hook.may_change
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:
                 refine_independently(colours, pieces, sampler, **settings, agree=sampling.joint)
-        whole = finished.count == sum(piece.cut.segment.wanted for piece in pieces)
-        already.end(complete=whole and not finished.hook.failures)
+        already.end(complete=finished.count == wanted and not finished.hook.failures)
     except comfy.model_management.InterruptProcessingException:
         already.end(complete=False)
         if not (finished.count and pasting.keep_on_interrupt):
             raise
-        texts.append(f"SEGS: interrupted; {finished.count} of {len(pieces)} segments are refined.")
+        counted = ", counted in every frame" if len(frames) > 1 else ""
+        texts.append(f"SEGS: interrupted; {finished.count} of {wanted} segments are refined{counted}.")
         log.warning(texts[0])
     hook = finished.hook.texts()
     for text in hook:
@@ -223,8 +236,3 @@ class _Finished:
     def __call__(self, piece: Piece) -> None:
         self.count += 1
         self.hook()
-
-
-def _cuda_devices() -> list[torch.device]:
-    device = comfy.model_management.get_torch_device()
-    return [device] if device.type == "cuda" else []

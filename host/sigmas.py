@@ -9,6 +9,7 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
+from ..errors import bad_input
 from .images import check_levels
 
 SchedulerFunction = Callable[[Any, str, int], Tensor]  # (model, sampler_name, steps) -> steps + 1 levels
@@ -29,12 +30,13 @@ def noise_levels(
     denoise: float,
     function: SchedulerFunction | None = None,
 ) -> Tensor:
-    """Return steps + 1 falling noise levels: the last part `denoise` of a run, as in the host's KSampler.
+    """Return steps + 1 noise levels: the last part `denoise` of a run, as in the host's KSampler.
 
-    Some schedulers of the host return one level too many.
+    Some schedulers of the host return one level too many, and some a few too few for many steps.
 
     Raises:
-        ValueError: when a scheduler or `function` returns something else, or NaN, as some do for one step.
+        ValueError: when a scheduler or `function` returns fewer than two levels, or some that are not finite, as
+            some do for one step; when `function` returns fewer levels than it was asked for.
     """
     sigmas = _levels(model, sampler_name, scheduler, steps, denoise, function)
     check_levels(sigmas, "scheduler")
@@ -56,6 +58,11 @@ def _levels(
     if function is not None:
         sigmas = function(model, sampler_name, total)
         check_levels(sigmas, "scheduler_func_opt")
+        if len(sigmas) < total + 1:
+            expected = f"at least {total + 1} noise levels for {total} steps"
+            raise bad_input(
+                "scheduler_func_opt", expected, len(sigmas), "Connect another scheduler function."
+            )
     elif sampler_name in comfy.samplers.KSampler.DISCARD_PENULTIMATE_SIGMA_SAMPLERS:
         sigmas = _further_levels(scheduler, total + 1)
         sigmas = torch.cat([sigmas[:-2], sigmas[-1:]])

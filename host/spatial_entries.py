@@ -61,7 +61,7 @@ def warn_of_unknown(options: Mapping[str, Any]) -> None:
     """Log each entry that may cover the image and is not cropped, once per queued prompt."""
     known = {*SPATIAL, *OWN_WAY, *NOT_SPATIAL}
     for name, value in options.items():
-        if name not in known and holds_field(value):
+        if name in UNCUT or (name not in known and holds_field(value)):
             text = "positive, negative: %s is not cropped; every segment gets all of it."
             log_once(text, name, level=WARNING)
 

@@ -52,19 +52,19 @@ class SampledSegments:
     node: str | None = None
     latents: dict[Key, Tensor] = field(default_factory=dict[Key, Tensor])
 
-    def get(self, piece: Piece, cut: Tensor) -> Tensor | None:
-        """Return the latent of a segment that was cut from the same pixels, or None."""
-        return self.latents.get(_key(piece, cut)) if self.latents else None
+    def get(self, key: Key) -> Tensor | None:
+        """Return the latent of a segment, by its key from `keys_of`, or None."""
+        return self.latents.get(key)
 
-    def put(self, piece: Piece, cut: Tensor, latent: Tensor) -> None:
+    def put(self, key: Key, latent: Tensor) -> None:
         """Cache the latent of a segment. In a script nothing is cached."""
         if self.node is not None:
-            self.latents[_key(piece, cut)] = latent.to("cpu", copy=True)
+            self.latents[key] = latent.to("cpu", copy=True)
             _bound()
 
-    def forget(self, piece: Piece, cut: Tensor) -> None:
+    def forget(self, key: Key) -> None:
         """Drop the latent of a segment that did not decode."""
-        self.latents.pop(_key(piece, cut), None)
+        self.latents.pop(key, None)
 
     def end(self, *, complete: bool) -> None:
         """Drop everything after a complete run; otherwise make the host execute the next run."""
@@ -91,9 +91,23 @@ def sampled_segments(*inputs: Any) -> SampledSegments:
     return _runs[node]
 
 
+def keys_of(group: Sequence[Piece], cuts: Sequence[Tensor]) -> list[Key]:
+    """Return a key in the run for each segment of a group that is sampled in one latent.
+
+    It includes all that a segment's latent depends on apart from the run's inputs: its pixels, which depend
+    on segments refined before, and in a group of several all of them, with their feather.
+    """
+    keys = [_key(piece, cut) for piece, cut in zip(group, cuts, strict=True)]
+    if len(group) == 1:
+        return keys
+    shared = group[0].cut.fit.feather, *keys
+    return [(key, shared) for key in keys]
+
+
 def _key(piece: Piece, cut: Tensor) -> Key:
-    """Return a key of a segment in a run, including its pixels, which depend on segments refined before."""
-    return piece.cut.segment.number, piece.frame, piece.cut.box, _digest(cut), _digest(piece.cut.mask)
+    segment, region, box = piece.cut.segment, piece.cut.region, piece.cut.box
+    # The label chooses the text, and the region is where the segment's own control is placed.
+    return segment.number, segment.label, piece.frame, region, box, _digest(cut), _digest(piece.cut.mask)
 
 
 def _digest(values: Tensor) -> bytes:

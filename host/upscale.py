@@ -20,6 +20,7 @@ from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.channels import Channels
 from ..upscale.network import Network
+from ..upscale.random_state import seeded
 from ..upscale.tensor_format import Descriptor, TensorFormat, choose_tensor_format
 from ..upscale.upscaler import Hooks, Options, upscale_pictures
 from .compat import intermediate_dtype, load_whole, new_patcher, sibling_devices
@@ -57,6 +58,7 @@ def upscale_images(
     tile_size: int = 0,
     compile: bool = False,
     gpus: str = ALL_GPUS,
+    socket: str = "upscale_model",
 ) -> Tensor:
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and
     on its device for images.
@@ -65,7 +67,7 @@ def upscale_images(
         ValueError: when an input does not fit the model.
         MemoryError: when the result, or the smallest tile, does not fit the free memory.
     """
-    check_model(upscale_model)
+    check_upscale_model(upscale_model, socket)
     pictures = pictures_of(image)
     given = pictures.shape[-2], pictures.shape[-1]
     size = result_size(given, upscale_model.scale, scale_by, width, height)
@@ -73,8 +75,7 @@ def upscale_images(
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
     check_memory(len(pictures), channels.result, size, device, dtype)
     options = Options(size, tile_size, alpha, device, dtype)
-    devices = [device for device in _devices(upscale_model) if device.type == "cuda"]
-    with torch.random.fork_rng(devices):  # some models draw noise (AuraSR)
+    with seeded(0):  # some models draw noise (AuraSR), also while they are measured
         return _run(without_nan(pictures), upscale_model, options, precision, compile, gpus).movedim(1, -1)
 
 
@@ -91,25 +92,25 @@ def _run(
             report=progress,
             log=lambda plan: log.info("Upscale: %s", plan),
             check=comfy.model_management.throw_exception_if_processing_interrupted,
-            blended=partial(_note_blended, model, options),
+            blended=partial(note_blended, model, options.tile),
             budget=budget,
         )
-        torch.manual_seed(0)  # the same noise every time, also after a measurement
-        return upscale_pictures(pictures, network, options, hooks)
+        with seeded(0):  # the same noise every time, also after a measurement
+            return upscale_pictures(pictures, network, options, hooks)
 
 
-def check_model(model: Any) -> None:
-    """Raise if the model cannot enlarge images.
+def check_upscale_model(model: Any, socket: str = "upscale_model") -> None:
+    """Raise if the model at `socket` cannot enlarge images.
 
     Raises:
         ValueError: when it is a model for inpainting, or no upscale model at all.
     """
     if getattr(model, "purpose", None) == "Inpainting":
         expected, got = "a model that enlarges images", "an inpainting model"
-        raise bad_input("upscale_model", expected, got, "Choose an upscale model.")
+        raise bad_input(socket, expected, got, "Choose an upscale model.")
     if not all(hasattr(model, name) for name in ("model", "scale", "input_channels", "size_requirements")):
         expected = "a model from Load Upscale Model"
-        raise bad_input("upscale_model", expected, type(model).__name__, "Connect Load Upscale Model.")
+        raise bad_input(socket, expected, type(model).__name__, "Connect Load Upscale Model.")
 
 
 def result_size(size: Size, model_scale: int, scale_by: float, width: int, height: int) -> Size:
@@ -165,8 +166,15 @@ def without_nan(pictures: Tensor) -> Tensor:
     return pictures.nan_to_num(nan=0.0, posinf=1.0, neginf=0.0)
 
 
-def check_memory(count: int, channels: int, size: Size, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise if the result cannot fit, before anything starts.
+def check_memory(
+    count: int,
+    channels: int,
+    size: Size,
+    device: torch.device,
+    dtype: torch.dtype,
+    hint: str = "Use a smaller scale factor or fewer frames.",
+) -> None:
+    """Raise if the result cannot fit, before anything starts; `hint` says what to do then.
 
     Raises:
         MemoryError: when it needs more than `RESULT_SHARE` of the free memory.
@@ -176,7 +184,7 @@ def check_memory(count: int, channels: int, size: Size, device: torch.device, dt
     if needed > RESULT_SHARE * free:
         expected = f"a result that fits {free / 2**30:.1f} GB of free memory"
         got = f"{needed / 2**30:.1f} GB for {count} of {size[1]}x{size[0]}"
-        raise bad_input("image", expected, got, "Use a smaller scale_by or fewer frames.", MemoryError)
+        raise bad_input("image", expected, got, hint, MemoryError)
 
 
 @dataclass
@@ -259,11 +267,11 @@ def fallbacks(model: Descriptor) -> list[str]:
     return [*([_compile_text(failure)] if failure else []), *([BLENDED] if ready.blended else [])]
 
 
-def _note_blended(model: Descriptor, options: Options) -> None:
-    """Record that there was too little memory for an image in one piece;
+def note_blended(model: Descriptor, tile_size: int) -> None:
+    """Record that there was too little memory for an image in one piece, unless the user chose a tile size;
     with more memory the next run gives another image.
     """
-    if not options.tile:
+    if not tile_size:
         _networks[model].blended = True
         log_once(BLENDED, level=WARNING)
         run_again()

@@ -23,6 +23,7 @@ from ..upscale.budget import Budget
 from ..upscale.frames import FrameUpscaler, plan_grid
 from ..upscale.network import Network
 from ..upscale.placement import cached_fits
+from ..upscale.random_state import seeded
 from ..upscale.tensor_format import Descriptor
 from ..upscale.tile_size import fitting_pixels
 from ..upscale.upscaler import BATCH_PIXELS, Hooks, Options, upscale_pictures
@@ -35,7 +36,16 @@ from .log import log
 from .measurements import fingerprint
 from .progress import LivePreview
 from .run_again import run_again_without
-from .upscale import ALL_GPUS, check_model, fallbacks, free_memory, ready_network, recovered, result_size
+from .upscale import (
+    ALL_GPUS,
+    check_upscale_model,
+    fallbacks,
+    free_memory,
+    note_blended,
+    ready_network,
+    recovered,
+    result_size,
+)
 from .upscale_hints import upscale_hints
 from .video import Job, Target, check_disk, full_disk_explained, tags_of
 from .video_progress import VideoProgress
@@ -86,7 +96,7 @@ def upscale_video(
         ValueError: when an input does not fit.
         OSError: when the disk has too little space.
     """
-    check_model(model)
+    check_upscale_model(model)
     form, notes = reader.form, upscale_hints(model, settings.precision, settings.compile)
     wanted = result_size(
         (form.height, form.width), model.scale, settings.scale_by, settings.width, settings.height
@@ -104,12 +114,13 @@ def upscale_video(
         FORMAT, PART_FRAMES, reader.identity, fingerprint(model), _what_matters(settings), astuple(encoding)
     )
     parts = Parts(job.folder, encoding)
-    check_disk(settings.codec, max(0, form.frames - parts.frames_done), *size)
+    check_disk(settings.codec, form.frames, parts.frames_done, *size)
     tags = tags_of(reader, prompt, extra)
     if parts.frames_done:
         notes.append(f"{parts.frames_done} frames were finished by an earlier run.")
     try:
-        picture, summary = _write_parts(model, reader, settings, encoding, parts)
+        with seeded(0):  # some models draw noise (AuraSR), also while they are measured
+            picture, summary = _write_parts(model, reader, settings, encoding, parts)
     except comfy.model_management.InterruptProcessingException:
         if so_far := parts.interrupt():
             file, _ = job.save(so_far, target, reader, tags, complete=False)
@@ -120,7 +131,7 @@ def upscale_video(
             )
         raise
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
-    notes = [summary, *fallbacks(model), *notes, *reader.faults, *sound_notes]
+    notes = [*summary, *notes, *reader.faults, *sound_notes]
     log.info("Upscale video: %s: %s", file, " ".join(notes))
     run_again_without(file)
     return Done(file, picture, notes)
@@ -164,12 +175,12 @@ def _what_matters(settings: VideoSettings) -> tuple[Any, ...]:
 
 def _write_parts(
     model: Descriptor, reader: Reader, settings: VideoSettings, encoding: Encoding, parts: Parts
-) -> tuple[Tensor | None, str]:
-    """Compute the missing parts; return the last image and a summary."""
+) -> tuple[Tensor | None, list[str]]:
+    """Compute the missing parts; return the last image, and a summary with what could not be done."""
     form, done = reader.form, parts.frames_done
     progress = VideoProgress(form.frames, done)
     if parts.is_complete:
-        return None, progress.summary
+        return None, [progress.summary]
     run = _Run(model, settings, (form.height, form.width))
     size = encoding.height, encoding.width
     grid = plan_grid(run.network, form.height, form.width, size, one_shape=settings.compile)
@@ -195,7 +206,7 @@ def _write_parts(
     parts.close()
     share = computed / max(1, index - done)
     summary = progress.summary + (f", {share:.0%} of the pixels computed" if share < 1 else "")
-    return picture, f"{summary}."
+    return picture, [f"{summary}.", *fallbacks(model)]
 
 
 def _batches(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
@@ -207,7 +218,7 @@ class _Run:
     """Enlarges images (F, 3, H, W) to a size, or to the network's own, as the node for images does."""
 
     def __init__(self, model: Descriptor, settings: VideoSettings, size: Size) -> None:
-        self._settings = settings
+        self._model, self._settings = model, settings
         self._budget = Budget(size[0] * size[1], _look_for_cancel)
         self.network: Network = ready_network(
             model, settings.precision, settings.compile, size, self._budget, settings.gpus
@@ -236,12 +247,11 @@ class _Run:
             report=_look_for_cancel,
             log=self._log,
             check=_look_for_cancel,
+            blended=partial(note_blended, self._model, self._settings.tile_size),
             budget=self._budget,
             fits=self._fits,
         )
-        devices = [worker.device for worker in network.stages[-1].workers if worker.device.type == "cuda"]
-        with torch.random.fork_rng(devices):  # some models draw noise (AuraSR): the same for every frame
-            torch.manual_seed(0)
+        with seeded(0):  # some models draw noise (AuraSR): the same for every frame
             return upscale_pictures(pictures, network, options, hooks)
 
     def _log(self, plan: str) -> None:

@@ -195,6 +195,9 @@ def _join_with_sound(
     """Join the parts and the audio to a file, and return notes about the audio.
 
     Audio that cannot be written is left out, so that the frames are not lost.
+
+    Raises:
+        OSError: when the disk is full: the audio can be written later, when there is space.
     """
     time_base, sound = reader.form.time_base, reader.sound()
     if sound is None:
@@ -204,6 +207,8 @@ def _join_with_sound(
         join(parts, file, time_base, sound, tags, cut_sound=cut_sound)
         return sound.notes
     except Exception as error:
+        if _is_full_disk(error):
+            raise
         join(parts, file, time_base, None, tags)  # raises what has another cause
         reason = " ".join(str(error).split())
         return [*sound.notes, f"The audio could not be written and is left out ({reason})."]
@@ -217,13 +222,18 @@ def remove_stale(folder: Path, days: float) -> None:
             shutil.rmtree(job, ignore_errors=True)
 
 
-def check_disk(codec: str, frames: int, height: int, width: int) -> None:
-    """Raise if the disk has too little space for the parts of a video and the joined file.
+def check_disk(codec: str, frames: int, finished: int, height: int, width: int) -> None:
+    """Raise if the disk has too little space for a video's missing parts and the joined file with all `frames`.
+
+    Args:
+        frames: of the whole video; 0 if their number is unknown.
+        finished: frames that are on the disk already.
 
     Raises:
         OSError: when the disk has too little space.
     """
-    needed = 2 * frames * height * width * CODECS[codec].bits_per_pixel / 8
+    missing = max(0, frames - finished)
+    needed = (missing + frames) * height * width * CODECS[codec].bits_per_pixel / 8
     free = shutil.disk_usage(folder_paths.get_output_directory()).free
     if needed > free:
         raise bad_input(
@@ -245,11 +255,16 @@ def full_disk_explained() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not _is_full_disk(error):
             raise
         hint = "Free some and queue the same prompt again: finished frames are kept."
         expected = "free disk space in the output folder"
         raise bad_input("filename_prefix", expected, "a full disk", hint, OSError) from error
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Return whether the disk is full, or the user's share of it."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def tags_of(reader: Reader, prompt: Any, extra: Mapping[str, Any] | None) -> dict[str, str]:

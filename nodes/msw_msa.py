@@ -10,7 +10,7 @@ from ..host.compat import SHOWN_AGAIN
 from ..host.notice import patched_model
 from ..host.parameter_text import LEVEL, SWITCH, TEXT, WHOLE, Rule, read_parameters
 from ..patches.msw_msa import MSWMSA, ShiftMode, ShiftStrategy, Windows, apply_msw_msa, original_preset
-from ..patches.topology import topology_of
+from ..patches.topology import topology_in
 from .hidiffusion_sockets import (
     blocks_socket,
     check_model_type,
@@ -176,6 +176,6 @@ class MegapixelMSWMSASimple(io.ComfyNode):
 
     @classmethod
     def execute(cls, model_type, model, **settings) -> io.NodeOutput:
-        topology = topology_of(model.get_model_object("diffusion_model"))
+        topology = topology_in(model)
         check_model_type(model_type, topology)
         return io.NodeOutput(apply_msw_msa(model, original_preset(topology, **settings)))

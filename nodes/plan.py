@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..host.images import check_levels, latent_size
+from ..host.models import check_model
 from ..host.notice import logged, pictures_with_notices
 from ..patches.plan_picture import draw_plan
 from ..patches.run_plan import plan_run
@@ -63,6 +64,7 @@ class MegapixelPlan(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent_image, steps, scheduler, denoise, sigmas=None) -> io.NodeOutput:
+        check_model(model)
         if sigmas is None:
             sigmas = comfy.samplers.KSampler(
                 model, steps, torch.device("cpu"), "euler", scheduler, denoise

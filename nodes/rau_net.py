@@ -17,7 +17,7 @@ from ..patches.rau_net_effect import never_on
 from ..patches.rau_net_preset import original_preset
 from ..patches.rau_net_published import Published, kind_of
 from ..patches.rau_net_settings import Pool, RAUNet
-from ..patches.topology import Topology, topology_of
+from ..patches.topology import Topology, topology_in
 from .hidiffusion_sockets import (
     blocks_socket,
     check_model_type,
@@ -300,7 +300,7 @@ class MegapixelRAUNetSimple(io.ComfyNode):
     def execute(
         cls, model, model_type, res_mode, upscale_mode, ca_upscale_mode, schedule="known"
     ) -> io.NodeOutput:
-        topology = topology_of(model.get_model_object("diffusion_model"))
+        topology = topology_in(model)
         check_model_type(model_type, topology)
         chosen = {"upscale_mode": upscale_mode, "ca_upscale_mode": ca_upscale_mode}
         modes = {name: mode for name, mode in chosen.items() if mode != "default"}

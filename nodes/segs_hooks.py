@@ -12,6 +12,7 @@ from typing import Any
 import folder_paths
 import numpy as np
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import io
 from PIL import Image, PngImagePlugin
 from torch import Tensor
@@ -23,6 +24,8 @@ from .segs_sockets import CATEGORY, SchedulerFunc, UpscalerHook
 
 class SaveProgress:
     """An UPSCALER_HOOK: `post_paste` gets the image after each segment, and returns it."""
+
+    only_reads = True  # segments need not be refined one by one
 
     def __init__(self, prefix: str, seconds: float, texts: dict[str, Any]) -> None:
         self._prefix, self._seconds = prefix, seconds
@@ -70,8 +73,10 @@ class MegapixelSaveProgressHook(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Saves the unfinished image each time segments are pasted, always to the same file in the "
-                "output folder, so a crash does not lose finished work. Connect it to upscaler_hook_opt. "
-                "The file contains the workflow."
+                "output folder. If overlaps is 'in order', segments that overlap are pasted in turns, so a "
+                "crash loses less work; otherwise all segments are pasted at the end. Connect it to "
+                "upscaler_hook_opt. The file contains the workflow, unless ComfyUI runs with "
+                "--disable-metadata."
             ),
             search_aliases=["UPSCALER_HOOK", "upscaler hook", "autosave", "intermediate result"],
             inputs=[
@@ -96,7 +101,9 @@ class MegapixelSaveProgressHook(io.ComfyNode):
 
     @classmethod
     def execute(cls, filename_prefix, seconds) -> io.NodeOutput:
-        texts = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        texts = {}
+        if not args.disable_metadata:
+            texts = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
         return io.NodeOutput(SaveProgress(filename_prefix, seconds, texts))
 
 

@@ -11,6 +11,7 @@ from ..faces.face import Face
 from ..host.compat import SHOWN_AGAIN
 from ..host.faces import faces_in, without_face
 from ..host.images import check_pixels, masks_of
+from ..host.models import check_model
 from ..host.notice import logged, nothing_to_do, with_notices
 from ..patches.trained_size import trained_pixels
 from ..scaling.grow import box_around, enlarge_box
@@ -240,6 +241,7 @@ def _trained_tile(model: Any, rescale_factor: float) -> int:
         raise bad_input(
             "tile_size", "a connected model, because tile_size is 0", "none", f"Connect model. Or: {hint}"
         )
+    check_model(model)
     pixels = trained_pixels(model.model)
     if pixels is None:
         name = type(model.model).__name__

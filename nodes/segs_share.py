@@ -163,8 +163,9 @@ class MegapixelSEGSMerge(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Combines the results of several workers that refined different segments of one image. With "
-                "Send SEGS Result on every worker, the result is bit for bit that of a single worker, also "
-                "for overlapping segments and 8-bit images, and lost workers are reported."
+                "Send SEGS Result on every worker, merging adds no error, also for overlapping segments and "
+                "8-bit images: if every segment is sampled with the same bits, the result is that of a single "
+                "worker. Lost workers are reported."
             ),
             search_aliases=["SEGS merge", "distributed upscale", "combine workers", "ComfyUI-Distributed"],
             inputs=[

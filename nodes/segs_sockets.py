@@ -78,7 +78,8 @@ def sampling_sockets() -> list[Any]:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="Seed of the first segment; each further segment adds 1.",
+            tooltip="Seed of the first segment; each further segment adds 1. If overlaps is joint, overlapping "
+            "segments share one noise from this seed.",
         ),
         io.Int.Input(
             "steps",
@@ -219,7 +220,7 @@ def optional_sockets() -> list[Any]:
             optional=True,
             advanced=True,
             tooltip="Maximum number of equal-sized segments sampled together, if overlaps is independent or joint. 0 "
-            "follows the free memory. It changes speed, not the image.",
+            "follows the free memory. It changes the speed; images differ only within rounding.",
         ),
         io.Boolean.Input(
             "keep_on_interrupt",

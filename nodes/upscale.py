@@ -35,7 +35,7 @@ def gpus_socket(what: str = "GPUs that upscale the tiles.") -> io.Combo.Input:
         options=list(GPUS),
         optional=True,
         advanced=True,
-        tooltip=f"{what} all: every GPU that this ComfyUI sees, the fastest. one: only the loader's GPU, for several ComfyUIs on one "
+        tooltip=f"{what} all: shares the work between all GPUs that this ComfyUI sees. one: only the loader's GPU, for several ComfyUIs on one "
         "machine. Changes the speed, not the image.",
     )
 
@@ -119,7 +119,7 @@ class MegapixelUpscale(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Uses torch.compile: the first tile takes up to minutes, all others are faster. "
+                    tooltip="Uses torch.compile: the first tile takes up to minutes, all others may be faster. "
                     "Useful for videos; off is best for single images.",
                 ),
                 gpus_socket(),

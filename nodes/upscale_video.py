@@ -137,7 +137,7 @@ class MegapixelUpscaleVideo(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Uses torch.compile: the first frame takes up to minutes, all others are "
+                    tooltip="Uses torch.compile: the first frame takes up to minutes, all others may be "
                     "faster. Off is best for short videos.",
                 ),
                 gpus_socket(),

@@ -29,7 +29,7 @@ from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier,
 from .model_call import ModelCall
 from .plan import Plan
 from .schedule import Schedule
-from .topology import BlockId, topology_of
+from .topology import BlockId, topology_in
 from .trained_size import NOT_LARGER, factor_above_trained, trained_side
 from .wrapper import add_effect, planned
 
@@ -84,7 +84,7 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet or has no such block.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     if config.mode == "manual":
         topology.check_input_block(config.block_number, "block_number")
     else:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..attention.token_mask import for_pictures, for_window
 from ..errors import bad_input
+from ..host.models import check_conditioning
 from ..scaling.colours import rgb
 from .face_idle import why_idle
 from .picture_masks import PictureMasks, have_a_face, mask_of_prompt
@@ -58,8 +59,11 @@ def check_control_net(network: Any, context: int) -> None:
     distinguished from it.
 
     Raises:
-        ValueError: when it is another kind of ControlNet, or reads tokens of another width.
+        ValueError: when it is not a ControlNet or another kind of one, or reads tokens of another width.
     """
+    if not hasattr(network, "set_cond_hint"):
+        got = "nothing" if network is None else type(network).__name__
+        raise bad_input("control_net", "a ControlNet", got, "Connect Load ControlNet Model.")
     found = _unfit(network, context)
     if found:
         hint = "Load InstantID's own diffusion_pytorch_model.safetensors."
@@ -94,27 +98,39 @@ def guide_by_face(
 
     With several references, each image of a batch reads one of them, in turn, as in the original node.
 
-    Existing ControlNets of a conditioning stay before it and keep their text. An idle guide changes nothing.
+    Existing ControlNets of a conditioning stay before it and keep their text; those on the positive one that are
+    meant for both halves go to a negative one without any. An idle guide changes nothing.
     With several faces on one conditioning, its prompt applies wherever one of the masks allows it.
     """
+    check_conditioning(positive, "positive")
+    check_conditioning(negative, "negative")
     if guide.idle:
         return positive, negative
     links: dict[
         ControlBase | None, FaceControl
     ] = {}  # the halves of the guidance share them, to be run in one batch
 
-    def guided(entry: list[Any], text: Tensor) -> list[Any]:
+    def guided(entry: list[Any], text: Tensor, before: ControlBase | None) -> list[Any]:
         options = dict(entry[1])
-        before = options.get("control")
+        before = options.get("control") or before
         link = links.setdefault(before, _new_link(guide, before))
         options["model_conds"] = {**options.get("model_conds", {}), link.key: CONDCrossAttn(text)}
         return [entry[0], options | {"control": link, "control_apply_to_uncond": False}]
 
     of_face, of_none = tokens
     return (
-        [_limited(*guided(entry, of_face)) for entry in positive],
-        [guided(entry, of_none) for entry in negative],
+        [_limited(*guided(entry, of_face, None)) for entry in positive],
+        [guided(entry, of_none, _meant_for_both(positive)) for entry in negative],
     )
+
+
+def _meant_for_both(positive: Conditioning) -> ControlBase | None:
+    """Return the ControlNet that the host would also use for a negative conditioning without one.
+
+    Its first node for ControlNets connects to the positive one only.
+    """
+    each = (options for _, options in positive if options.get("control_apply_to_uncond"))
+    return next((control for options in each if (control := options.get("control"))), None)
 
 
 def _limited(text: Tensor, options: dict[str, Any]) -> list[Any]:
@@ -245,6 +261,8 @@ class FaceControl(ControlBase):
 
     def pre_run(self, model: Any, percent_to_timestep_function: Any) -> None:
         super().pre_run(model, percent_to_timestep_function)
+        # What a cancelled run has left: the host cleans up only after one that ends.
+        self.sub_idxs = self.cond_hint = None
         self.network.pre_run(model, percent_to_timestep_function)
         shown = None if self.mask is None else have_a_face(self.mask)
         self.shown = None if shown is None or bool(shown.all()) else shown

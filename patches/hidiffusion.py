@@ -6,7 +6,8 @@ every size, also where they harm; here the size is compared with the trained one
 done.
 
 "published" uses the paper's RAU-Net and its four windows. "auto" uses Deep Shrink with its automatic settings
-instead of RAU-Net, and windows as large as the trained image, until 80 % of sampling.
+instead of RAU-Net, and windows as large as the trained image, until 80 % of sampling; where a side takes more
+than two of them, only from 50 % on.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .msw_msa import Windows, apply_msw_msa, original_preset
 from .rau_net_effect import RAUNets
 from .rau_net_published import TURBO_SIDE, Published
 from .rau_net_settings import RAUNet, Recipe
-from .topology import topology_of
+from .topology import topology_in
 from .trained_size import is_above_trained, trained_side
 from .wrapper import add_effect
 
@@ -34,6 +35,11 @@ WINDOWS: dict[Mode, Windows] = {"auto": "native", "published": "2x2"}
 WINDOWS_END: dict[Mode, float] = {"auto": 0.8, "published": 1.0}
 """Share of the sampling at which the windows end, by mode. The paper's go on to the end: each window then sets
 the tone of its part of a plain area by itself, and no later step makes them equal (bench/results/effect.md).
+"""
+LARGE_WINDOWS_START: dict[Mode, float | None] = {"auto": 0.5, "published": None}
+"""Share of the sampling at which the windows begin where a side takes more than two of the trained size, by
+mode; None is the start, as in the paper. A window then sees less than half of the side: while the composition
+forms, objects that lie in several windows are cut off or repeated (bench/results/effect.md).
 """
 
 
@@ -57,7 +63,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet, or its trained size is unknown.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
     if config.mode == "published":
         published = Published(turbo=side <= TURBO_SIDE)
@@ -73,6 +79,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
         windows=WINDOWS[config.mode] if config.windows == "auto" else config.windows,
         trained_size=config.trained_size,
         above_trained_size=True,
+        large_start_time=LARGE_WINDOWS_START[config.mode],
     )
     return apply_msw_msa(patched, settings)
 

@@ -37,6 +37,7 @@ from ..host.instant_id import InstantIDModel, as_instant_id
 from ..host.instant_id_faces import Tokens, as_masks
 from ..host.layers import attend, compute_dtype
 from ..host.log import log_once
+from ..host.models import check_model
 from ..scaling.size import Size
 from .conditions import Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
@@ -95,8 +96,9 @@ def check_base_model(model: ModelPatcher, widths: tuple[int, ...], context: int)
         context: the width of the face's tokens; it is that of the text's.
 
     Raises:
-        ValueError: when they do not fit.
+        ValueError: when they do not fit, or it is not a MODEL.
     """
+    check_model(model)
     own_widths = tuple(cross_attentions(model.get_model_object("diffusion_model")).values())
     own_context = model.model.model_config.unet_config.get("context_dim")
     if (own_widths, own_context) != (widths, context):

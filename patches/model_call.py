@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import bad_input
 from ..scaling.size import Size
 from .schedule import Schedule
-from .topology import Topology, topology_of
+from .topology import Topology, topology_in
 
 
 class NoiseLevels(Sequence[float]):
@@ -90,7 +90,7 @@ def first_call(model: ModelPatcher, latent_size: Size, sigmas: Tensor, seed: int
         sample_sigmas=sample_sigmas,
         sampling=model.get_model_object("model_sampling"),
         model=model.model,
-        topology=topology_of(model.get_model_object("diffusion_model")),
+        topology=topology_in(model),
         seed=seed,
     )
 

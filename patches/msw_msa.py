@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -42,10 +42,11 @@ from .model_call import ModelCall
 from .plan import Plan
 from .schedule import NEVER_ON, Schedule, Unit
 from .token_grid import token_grid
-from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_of
+from .topology import BlockId, Blocks, LayerId, Topology, listed, topology_in
 from .trained_size import NOT_LARGER, is_above_trained, trained_side
 from .wrapper import add_effect, planned
 
+MOST_WINDOWS = 2  # to a side of a latent that is not large
 POSITION = "megapixel_windows"  # in a layer's extra_options: (positions for merging, windows, multiplier)
 
 Windows = Literal["2x2", "native"]
@@ -57,7 +58,8 @@ ShiftStrategy = Literal["increment", "decrement", "retry"]
 class MSWMSA:
     """The settings of MSW-MSA; the names are those of the node's sockets.
 
-    `above_trained_size` limits it to latents clearly larger than the trained size.
+    `above_trained_size` limits it to latents clearly larger than the trained size. `large_start_time` replaces
+    `start_time` for latents of which a side takes more than two windows of the trained size.
     """
 
     input_blocks: Blocks = (1, 2)
@@ -75,6 +77,16 @@ class MSWMSA:
     pre_window_reverse_multiplier: float = 1.0
     post_window_reverse_multiplier: float = 1.0
     above_trained_size: bool = False
+    large_start_time: float | None = None
+
+    def at(self, call: ModelCall) -> MSWMSA:
+        """Return the settings for the latent of a call: with `large_start_time` where it applies."""
+        if self.large_start_time is None:
+            return self
+        side = trained_side(call.model, self.trained_size)
+        if max(native_count(call.latent_size, (side, side))) <= MOST_WINDOWS:
+            return self
+        return replace(self, start_time=self.large_start_time)
 
     @property
     def schedule(self) -> Schedule:
@@ -109,7 +121,7 @@ def apply_msw_msa(model: ModelPatcher, config: MSWMSA) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet, or a block has no attention.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     _check(config, topology)
     if config.windows == "native" or config.above_trained_size:
         trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
@@ -196,7 +208,7 @@ class WindowedAttention(Effect):
         return self.config.never_on
 
     def describe(self, call: ModelCall) -> str:
-        config = self.config
+        config = self.config.at(call)
         unit = "" if config.time_mode == "percent" else f" {config.time_mode}"
         size = f", trained_size {config.trained_size}" if config.trained_size else ""
         return (
@@ -219,7 +231,7 @@ class WindowedAttention(Effect):
         )
 
     def plan(self, call: ModelCall) -> WindowPlan | None:
-        config = self.config
+        config = self.config.at(call)
         if self._is_too_small(call) or not call.strength(config.schedule):
             return None
         layers, levels = _layers(call.topology, config)

@@ -13,7 +13,7 @@ from ..errors import bad_input
 from .rau_net_effect import RAUNets
 from .rau_net_published import ca_partners, pairs_of
 from .rau_net_settings import Fixed, RAUNet, Recipe
-from .topology import Topology, listed, topology_of
+from .topology import Topology, listed, topology_in
 from .wrapper import add_effect
 
 
@@ -25,7 +25,7 @@ def apply_rau_net(model: ModelPatcher, recipe: RAUNet | Recipe) -> ModelPatcher:
     Raises:
         ValueError: when `model` is not a UNet, or blocks are missing or do not match.
     """
-    topology = topology_of(model.get_model_object("diffusion_model"))
+    topology = topology_in(model)
     if isinstance(recipe, RAUNet):
         recipe = Fixed(_completed(recipe, topology))
     return add_effect(model, RAUNets((recipe,)))

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
+from ..errors import bad_input
 from ..scaling.rau_net import Kind, Phases, published_phases
 from .model_call import ModelCall
 from .rau_net_settings import RAUNet
@@ -62,11 +63,17 @@ def method_blocks(topology: Topology) -> tuple[int, int]:
     and the pooled block.
 
     That is 3 and 4 for SD 1.x and 2.x, 6 and 4 for SDXL.
+
+    Raises:
+        ValueError: when there are no such blocks.
     """
     below = topology.attention_level + 1
-    dilated = next(i for i in topology.downsamplers if topology.inputs[i].level == below)
-    pooled = next(i for i, block in enumerate(topology.inputs) if block.transformers and block.level > 0)
-    return dilated, pooled
+    dilated = [i for i in topology.downsamplers if topology.inputs[i].level == below]
+    pooled = [i for i, block in enumerate(topology.inputs) if block.transformers and block.level > 0]
+    if not dilated or not pooled:
+        expected, got = "a UNet with a Downsample below its first attention", "one without"
+        raise bad_input("model", expected, got, "Use RAU-Net, where you choose the blocks.")
+    return dilated[0], pooled[0]
 
 
 class Pairs(TypedDict):

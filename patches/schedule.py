@@ -111,7 +111,7 @@ def _sigma_at(schedule: Schedule, sampling: Any) -> Callable[[float], float]:
         if schedule.unit == "sigma":
             return float(time)
         percent = 1.0 - time / LAST_TIMESTEP if schedule.unit == "timestep" else time
-        sigma = sampling.percent_to_sigma(percent)
+        sigma = float(sampling.percent_to_sigma(percent))  # some of the host's give a tensor
         return sigma if schedule.decimals is None else round(sigma, schedule.decimals)
 
     return sigma_at

@@ -19,6 +19,7 @@ from torch import nn
 
 from ..errors import bad_input
 from ..host.compat import original_module
+from ..host.models import check_model
 from ..scaling.size import Size
 
 Blocks = tuple[int, ...]  # numbers of blocks of one kind
@@ -79,8 +80,15 @@ class Topology:
 
     @property
     def attention_level(self) -> int:
-        """The shallowest level with attention: 0 for SD 1.x and 2.x, 1 for SDXL."""
-        return min(block.level for block in self.inputs if block.transformers)
+        """The shallowest level with attention: 0 for SD 1.x and 2.x, 1 for SDXL.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        levels = [block.level for block in self.inputs if block.transformers]
+        if not levels:
+            raise bad_input("model", "a UNet with attention", "one without", "Load another model.")
+        return min(levels)
 
     def attention_inputs(self, level: int) -> tuple[int, ...]:
         """The input blocks with attention at `level`, in the order in which they run."""
@@ -122,6 +130,16 @@ def size_at(level: int, latent_size: Size) -> Size:
 def listed(blocks: Iterable[int]) -> str:
     """Return block numbers as text, as the nodes accept it, smallest first."""
     return ",".join(map(str, sorted(blocks))) or "none"
+
+
+def topology_in(model: Any) -> Topology:
+    """Read the topology of the UNet in a MODEL.
+
+    Raises:
+        ValueError: when it is not a MODEL, or has no UNet.
+    """
+    check_model(model)
+    return topology_of(model.get_model_object("diffusion_model"))
 
 
 def topology_of(model: nn.Module) -> Topology:

@@ -17,7 +17,7 @@ from torch import Tensor
 from .size import Size
 
 LOBES = 3
-_BLOCK = 64  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
+_BLOCK = 32  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The weight of a refined segment in each pixel, and the normalisation of overlapping segments."""
+"""The weight of a refined segment in each pixel."""
 
 from __future__ import annotations
 

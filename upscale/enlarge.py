@@ -28,7 +28,7 @@ from torch import Tensor
 
 from ..errors import bad_input
 from ..scaling.size import Size
-from .float32 import true_float32
+from .float32 import true_products
 from .memory import is_out_of_memory, may_be_out_of_memory
 from .placement import Placement
 from .stage import Stage, Worker
@@ -98,7 +98,8 @@ def enlarge(
     waiting = _Waiting(plan, len(pictures), stage, placement, batch_pixels, recover)
     size, device = (placement.rows.target, placement.columns.target), device or pictures.device
     result, done, begun = None, 0, set[int]()
-    with closing(_calls(pictures, stage.workers, waiting, device, check)) as calls:
+    # For `fit`, and all the time: a thread that switched would change what the networks of others compute.
+    with true_products(), closing(_calls(pictures, stage.workers, waiting, device, check)) as calls:
         for tiles, fitted, spoiled in calls:
             waiting.passed(tiles, again=list(compress(tiles, spoiled)))
             for tile, written, is_spoiled in zip(tiles, fitted, spoiled, strict=True):
@@ -332,10 +333,7 @@ def _start(
             placement.prepare(tile.row, tile.column, worker.device)
         seen = [tile.of(pictures) for tile in tiles]
         enlarged = worker(seen[0] if len(seen) == 1 else torch.cat(seen), tiles[0].fp32_fallback)
-        with true_float32():
-            parts = [
-                placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)
-            ]
+        parts = [placement.fit(enlarged[at : at + 1], tile.row, tile.column) for at, tile in enumerate(tiles)]
         # Where they were computed, because a sum over a large image takes the host as long as the network.
         spoiled = deliver(torch.stack([part.sum(dtype=torch.float32).isnan() for part in parts]), device)
         deliveries = [deliver(part, device) for part in parts]

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..scaling.box import Box
 from ..scaling.size import Size
+from .float32 import true_products
 from .network import Network
 from .placement import Line, Placement
 from .tiles import ReceptiveField, Span, cut_evenly, plan_tiles
@@ -280,9 +281,10 @@ class FrameUpscaler:
             for at in range(0, len(indices), count):
                 some = indices[at : at + count]
                 enlarged = self._run(torch.stack([_seen(*jobs[index]) for index in some]), None)
-                for index, part in zip(some, enlarged, strict=True):
-                    _, row, column = jobs[index]
-                    written[index] = grid.placement.fit(part[None], row, column)[0]
+                with true_products():
+                    for index, part in zip(some, enlarged, strict=True):
+                        _, row, column = jobs[index]
+                        written[index] = grid.placement.fit(part[None], row, column)[0]
         return written
 
     def _put_together(self, work: _Work, wholes: Iterator[Tensor], tiles: Iterator[Tensor]) -> Enlarged:

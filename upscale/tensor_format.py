@@ -17,6 +17,7 @@ from ..errors import bad_input
 from ..scaling.size import Size
 from .budget import SMALLEST, Budget, BudgetSpent
 from .float32 import true_float32
+from .random_state import seeded
 from .receptive_field import textured_picture
 
 # By which half precision may differ from float32; to round input and output alone is one step.
@@ -170,10 +171,12 @@ class _Probe:
         while True:
             self.budget.spend(self.picture[:, 0].numel(), must=self.picture.device.type != "cpu")
             copied = given.clone()  # some networks write into what they are given
-            started = time.perf_counter()
-            enlarged = ready(copied)
-            enlarged.sum().item()  # waits for the device
-            yield enlarged.float().cpu(), time.perf_counter() - started
+            with seeded(0):  # some draw noise: the same for every candidate
+                started = time.perf_counter()
+                enlarged = ready(copied)
+                enlarged.sum().item()  # waits for the device
+                seconds = time.perf_counter() - started
+            yield enlarged.float().cpu(), seconds
 
 
 def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> TensorFormat:

@@ -22,7 +22,8 @@ class Codec:
         suffix: of its files.
         pixels: names of the pixel formats by bits.
         quality_option: the encoder's name for quality; empty if it has none (lossless).
-        quality: the encoder's usual default; smaller is better and larger files.
+        quality: the encoder's usual default. A smaller number gives a better image and a larger file; for
+            prores, where it is the profile, a larger number does.
         worst: the largest number that the encoder accepts.
         options: further ones.
         bits_per_pixel: of a file at the usual quality, a high estimate.

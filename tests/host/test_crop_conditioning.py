@@ -276,7 +276,7 @@ def test_unknown_entries_over_the_picture_pass_with_one_warning(draw, caplog):
     unknown = draw(1, 3, 12, 18)
     options = {
         "of_another_pack": unknown, "pooled_output": draw(1, 8), "guidance": 3.5, "list": [{"inside": unknown}],
-        "keyframe_idxs": draw(1, 3, 5, 2), "unclip_conditioning": [{"image": unknown}],
+        "keyframe_idxs": draw(1, 3, 5), "unclip_conditioning": [{"image": unknown}],
     }  # fmt: skip
     for _ in range(3):
         cut = cropped(options)

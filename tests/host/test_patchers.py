@@ -102,6 +102,6 @@ class WithoutClones:
 def test_what_is_no_model_of_the_host_is_refused_with_an_error_message(model):
     with pytest.raises(
         ValueError,
-        match=r"^model: expected a MODEL as ComfyUI's loaders give it, got \w+ without .*clone.*\. Use a loader ",
+        match=r"^model: expected a MODEL as ComfyUI's loaders give it, got (\w+ without .*clone|nothing).*\. (Use a loader|The connected) ",
     ):
         Sampling(model, None, [], [], 0, 1, 1.0, "euler", "simple", 0.5)

@@ -110,6 +110,15 @@ def test_what_is_no_schedule_is_an_error_message(levels, denoise, sd15):
         noise_levels(sd15, "euler", "normal", 3, denoise, lambda *_: levels)
 
 
+@pytest.mark.parametrize(("denoise", "total"), [(1.0, 4), (0.5, 8)])
+def test_a_function_that_gives_too_few_levels_is_an_error_message(denoise, total, sd15):
+    expected = (
+        rf"scheduler_func_opt: expected at least {total + 1} noise levels for {total} steps, got {total}\."
+    )
+    with pytest.raises(ValueError, match=expected):
+        noise_levels(sd15, "euler", "normal", 4, denoise, lambda *_: torch.linspace(10, 0, total))
+
+
 def test_names_are_the_hosts_with_those_of_other_packs_and_then_ours(monkeypatch, sd15):
     handler = comfy.samplers.SchedulerHandler(lambda sampling, steps: torch.linspace(3, 0, steps + 1))
     monkeypatch.setitem(comfy.samplers.SCHEDULER_HANDLERS, "of another pack", handler)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
 from megapixel.host import run_again, unfinished
-from megapixel.host.unfinished import sampled_segments
+from megapixel.host.unfinished import keys_of, sampled_segments
 from megapixel.segs.refine import Fit, cut_pieces
 from megapixel.segs.segment import SEG, read_segments
 
@@ -39,17 +39,25 @@ def of_node(node, *inputs):
         return sampled_segments(*inputs)
 
 
+def key_of(piece, cut):
+    [key] = keys_of([piece], [cut])
+    return key
+
+
 def put(run, pieces):
     for piece, cut in pieces:
-        run.put(piece, cut, torch.ones(1, 4, 8, 8))
+        run.put(key_of(piece, cut), torch.ones(1, 4, 8, 8))
 
 
 def test_a_segment_is_known_by_the_pixels_that_it_was_cut_from(pieces):
     [(piece, cut), *_] = pieces
     put(of_node("8", 1), pieces[:1])
-    assert torch.equal(of_node("8", 1).get(piece, cut.clone()), torch.ones(1, 4, 8, 8))
-    assert of_node("8", 1).get(piece, cut + 1e-6) is None
-    assert of_node("8", 1).get(*pieces[1]) is None
+    assert torch.equal(of_node("8", 1).get(key_of(piece, cut.clone())), torch.ones(1, 4, 8, 8))
+    assert of_node("8", 1).get(key_of(piece, cut + 1e-6)) is None
+    assert of_node("8", 1).get(key_of(*pieces[1])) is None
+    first, second = keys_of(*zip(*pieces[:2], strict=True))
+    assert of_node("8", 1).get(first) is None  # sampled alone, not in a group
+    assert first != second
 
 
 def test_other_inputs_drop_it_and_so_does_a_complete_run(pieces):
@@ -76,8 +84,8 @@ def test_all_nodes_together_keep_no_more_than_the_bound_and_the_oldest_goes_firs
     monkeypatch.setattr(unfinished, "MOST_BYTES", 4 * LATENT_BYTES)
     put(of_node("8"), pieces)
     put(of_node("9"), pieces)
-    assert [of_node("9").get(*each) is not None for each in pieces] == [True] * 3
-    assert [of_node("8").get(*each) is not None for each in pieces] == [False, False, True]
+    assert [of_node("9").get(key_of(*each)) is not None for each in pieces] == [True] * 3
+    assert [of_node("8").get(key_of(*each)) is not None for each in pieces] == [False, False, True]
 
 
 def test_a_script_keeps_nothing(pieces):

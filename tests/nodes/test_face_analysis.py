@@ -235,10 +235,26 @@ def test_an_onnxruntime_for_the_cpu_gets_the_command_for_the_other_one(put, capl
 
     put()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(face_packages, "_on_nvidia", lambda: True)
     load("CUDA")
     assert caplog.messages[-1] == (
         "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "
-        f"Run {sys.executable} -m pip install --force-reinstall --no-deps onnxruntime-gpu"
+        f"Run {sys.executable} -m pip install --force-reinstall --no-deps onnxruntime-gpu and restart ComfyUI."
+    )
+
+
+@pytest.mark.parametrize("provider", ["CUDA", "ROCM", "CoreML"])
+def test_without_an_nvidia_gpu_its_build_is_not_advised(provider, monkeypatch):
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    monkeypatch.setattr(face_packages, "_on_nvidia", lambda: False)
+    assert face_packages.choose_providers(provider) == (
+        ["CPUExecutionProvider"],
+        [
+            f"provider: expected {provider}, got an onnxruntime without it. The CPU is used. "
+            "Set provider to CPU, or to one that this onnxruntime has."
+        ],
     )
 
 
@@ -313,6 +329,7 @@ def test_another_runtime_is_not_written_over_for_cuda(put, caplog, monkeypatch):
     put()
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     monkeypatch.setattr(face_packages, "other_runtimes", lambda: ["onnxruntime-openvino"])
+    monkeypatch.setattr(face_packages, "_on_nvidia", lambda: True)
     load("CUDA")
     assert caplog.messages[-1] == (
         "provider: expected CUDA, got an onnxruntime without it. The CPU is used. "

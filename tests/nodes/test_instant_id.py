@@ -557,7 +557,7 @@ class TestOtherPacks:
         theirs = {"cond": draw(1, 16, 2048), "uncond": draw(1, 16, 2048, seed=1)}
         positive, _ = run(theirs)
         assert torch.equal(positive[0][1]["model_conds"]["megapixel_face_control_0"].cond, theirs["cond"])
-        for wrong in ({"cond": 1}, 7):
+        for wrong in ({"cond": 1}, 7, draw(2), {"cond": None, "uncond": None}):
             with pytest.raises(
                 ValueError,
                 match=r"^face_embeds: expected FACE_EMBEDS of an InstantID node, got \w+\. Connect",
@@ -587,6 +587,32 @@ class TestWrongModels:
             ValueError, match=r"^insightface: expected insightface's FaceAnalysis, got NoneType\. "
         ):
             attention(insightface=None)
+
+    @pytest.mark.parametrize("wrong", [None, "x", 3, []], ids=str)
+    def test_what_is_no_model_no_text_and_no_controlnet(
+        self, attention, apply, conditions, control_net, draw, wrong
+    ):
+        embeds = {"cond": draw(1, 16, 2048), "uncond": draw(1, 16, 2048, seed=1)}
+
+        def pose(network, texts):
+            MegapixelInstantIDControlNet.execute(embeds, network, ALICE, *texts, 1.0, 0.0, 1.0)
+
+        for call in (attention, apply):
+            with pytest.raises(ValueError, match=r"^model: expected a MODEL .*, got .+\. "):
+                call(model=wrong)
+        for call in (lambda: apply(control_net=wrong), lambda: pose(wrong, conditions)):
+            with pytest.raises(ValueError, match=r"^control_net: expected a ControlNet, got .+\. "):
+                call()
+        if wrong == []:
+            return  # a conditioning without texts
+        for place, socket in enumerate(("positive", "negative")):
+            texts = [wrong if place == number else each for number, each in enumerate(conditions)]
+            for call in (
+                lambda texts=texts: apply(conditions=texts),
+                lambda texts=texts: pose(control_net, texts),
+            ):
+                with pytest.raises(ValueError, match=rf"^{socket}: expected a CONDITIONING, got .+\. "):
+                    call()
 
 
 class TestKnownInputs:

@@ -33,6 +33,9 @@ ODD = {
     "SIGMAS": {
         "none": torch.zeros(0), "one": torch.ones(1), "no number": torch.tensor([NAN, 0.0]), "a table": torch.ones(2, 3), "a list": [1.0, 0.0],
     },
+    "MODEL": {"none": None, "text": "model", "a VAE": random_models.vae()},
+    "CONDITIONING": {"none": None, "text": "a cat", "a tensor": torch.zeros(1, 8, 768), "texts": ["a cat"]},
+    "CONTROL_NET": {"none": None, "text": "canny", "a list": []},
     "LATENT": {"nothing wide": {"samples": torch.zeros(1, 4, 8, 0)}, "flat": {"samples": torch.zeros(8, 8)}, "empty": {}, "a list": []},
 }  # fmt: skip
 FACES = {
@@ -46,6 +49,7 @@ CASES = [
     if node.__name__ not in FACES
     for socket in node.define_schema().inputs
     for name, value in ODD.get(socket.io_type, {}).items()
+    if value is not None or not socket.optional
 ]
 
 

@@ -8,6 +8,8 @@ import comfy.model_management
 import numpy as np
 import pytest
 import torch
+from comfy_execution.utils import CurrentNodeContext
+from megapixel.host import run_again, unfinished
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.segs_share import MegapixelSEGSSlice
 from megapixel.nodes.segs_texts import MegapixelSEGSImages, MegapixelSEGSTexts
@@ -45,6 +47,19 @@ def vae():
     with torch.no_grad():
         vae.first_stage_model.decoder.conv_out.weight *= 0.25  # pictures hardly leave (0, 1)
     return vae
+
+
+@pytest.fixture
+def in_queue():
+    """A function that runs another one as the host runs a node of a queued prompt."""
+
+    def run(function):
+        with CurrentNodeContext("prompt", "8"):
+            return function()
+
+    yield run
+    unfinished._runs.clear()
+    run_again._events.clear()
 
 
 @pytest.fixture(scope="module")
@@ -281,6 +296,64 @@ def test_an_interrupt_while_a_latent_is_sampled_keeps_the_segments_before_it(ups
         comfy.model_management.interrupt_current_processing(False)
     assert not torch.equal(part(result, boxes[0]), part(image, boxes[0]))
     assert torch.equal(result[:, :, 40:], image[:, :, 40:])
+
+
+@pytest.mark.parametrize("change", ["nothing", "moved", "feather", "label"])
+def test_a_latent_of_another_group_is_not_taken_after_an_interrupt(
+    change, upscale, short_sd15, texts, in_queue
+):
+    """Neither what a latent shows nor where it begins may come from a run with other neighbours."""
+    calls = []
+
+    def wrapper(apply, options):
+        calls.append(options["input"].shape)
+        if len(calls) == 6:  # two steps of the first group of two are done
+            raise comfy.model_management.InterruptProcessingException
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    model = short_sd15.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    boxes = [(0, 0, 32, 64), (16, 0, 48, 64), (56, 0, 80, 64), (72, 0, 96, 64)]
+    own = SegmentTexts(by_label={"thing": texts[2], "another": texts[3]})
+    settings = {"model": model, "segment_texts": own}
+    in_queue(lambda: upscale(segs_of(boxes), **settings))
+    assert len(calls) == 6
+    changed = {"feather": {"feather": 6}}.get(change, {})
+    segs = segs_of(boxes)
+    if change == "moved":  # the first one is alone then
+        segs[1][1] = segment((56, 0, 88, 64))
+    if change == "label":
+        segs[1][0] = segment(boxes[0], label="another")
+    result = in_queue(lambda: upscale(segs, **settings, **changed))
+    assert (len(calls) == 6 + 4) == (change == "nothing")
+    assert torch.equal(result, upscale(segs, segment_texts=own, **changed))
+
+
+def test_segments_that_were_sampled_before_an_interrupt_are_not_encoded_again(
+    upscale, short_sd15, vae, in_queue
+):
+    encoded, calls = [], []
+
+    class Counting(Remembering):
+        def encode(self, pixels):
+            encoded.append(pixels.shape)
+            return self._vae.encode(pixels)
+
+    def wrapper(apply, options):
+        calls.append(1)
+        if len(calls) == 6:
+            raise comfy.model_management.InterruptProcessingException
+        return apply(options["input"], options["timestep"], **options["c"])
+
+    model = short_sd15.clone()
+    model.set_model_unet_function_wrapper(wrapper)
+    boxes, settings = [*APART, (0, 40, 32, 64)], {"model": model, "vae": Counting(vae)}
+    segs = segs_of(boxes)
+    in_queue(lambda: upscale(segs, **settings))
+    assert len(encoded) == 3
+    result = in_queue(lambda: upscale(segs, **settings))
+    assert len(encoded) == 3 + 1
+    assert torch.equal(result, upscale(segs, vae=vae))
 
 
 # Texts

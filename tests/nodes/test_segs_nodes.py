@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import comfy.supported_models
 import folder_paths
 import numpy as np
 import pytest
 import torch
+from comfy.cli_args import args
 from megapixel.host.resampled_sigmas import resample_levels
 from megapixel.nodes.segs_filter import MegapixelSEGSFilter
-from megapixel.nodes.segs_hooks import MegapixelSchedulerFunction, SaveProgress
+from megapixel.nodes.segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction, SaveProgress
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
 from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice
@@ -318,6 +321,19 @@ def test_the_progress_hook_saves_the_picture_so_far_to_one_file_a_run(output):
             assert saved.text["workflow"] == '{"nodes": []}'
     hook.post_paste(torch.ones(1, 6, 8, 1))  # another run: another file, a grey one
     assert len(list((output / "halfway").iterdir())) == 2
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_the_progress_hook_saves_the_workflow_only_where_the_host_does(disabled, output, monkeypatch):
+    monkeypatch.setattr(args, "disable_metadata", disabled)
+    monkeypatch.setattr(
+        MegapixelSaveProgressHook, "hidden", SimpleNamespace(prompt={"1": {}}, extra_pnginfo={"workflow": {}})
+    )
+    [hook] = MegapixelSaveProgressHook.execute("p", 0.0).args
+    hook.post_paste(torch.zeros(1, 6, 8, 3))
+    [file] = output.iterdir()
+    with Image.open(file) as saved:
+        assert set(saved.text) == (set() if disabled else {"prompt", "workflow"})
 
 
 def test_the_progress_hook_waits_between_two_saves(output):

@@ -15,11 +15,12 @@ import torch
 from comfy_execution.utils import CurrentNodeContext
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
 from megapixel.host import run_again, unfinished
-from megapixel.host.segment_sampler import stack_masks
+from megapixel.host.segment_sampler import AGAINST_NAN, stack_masks
 from megapixel.nodes.deep_shrink import MegapixelDeepShrink
 from megapixel.nodes.hidiffusion import MegapixelHiDiffusion
 from megapixel.nodes.msw_msa import MegapixelMSWMSASimple
 from megapixel.nodes.rau_net import MegapixelRAUNetSimple
+from megapixel.nodes.segs_share import MegapixelSEGSSlice
 from megapixel.nodes.segs_upscale import MegapixelSEGSUpscale, MegapixelSEGSUpscalePipe
 from megapixel.scaling.resized import resize_pictures
 from megapixel.segs.blur import blur_mask
@@ -595,6 +596,17 @@ def test_a_hook_is_called_after_every_paste_and_may_change_the_picture(overlaps,
     assert torch.equal(result[0][covered()], expected[0][covered()])
 
 
+@pytest.mark.parametrize(("only_reads", "size"), [(True, 3), (False, 1)])
+def test_a_hook_that_only_reads_lets_segments_in_order_be_sampled_together(
+    only_reads, size, upscale, short_sd15
+):
+    sizes = []
+    hook = SimpleNamespace(post_paste=lambda picture: picture, only_reads=only_reads)
+    model = watched(short_sd15, sizes)
+    upscale(model=model, overlaps="in order", upscaler_hook_opt=hook, batch_size=3)
+    assert set(sizes) == {size}
+
+
 class BrokenHook:
     """Draws into the picture, and fails on every other call."""
 
@@ -697,7 +709,7 @@ def test_a_segment_that_is_no_number_stays_as_it_was_and_says_so(
     for number in (0, 2):
         assert_close(part(result, BOXES[number]), part(expected, BOXES[number]))
     [message] = [message for message in caplog.messages if message.startswith("SEGS")]
-    assert message == "SEGS: segment 1 contains NaN and was left unchanged. Try another precision."
+    assert message == f"SEGS: segment 1 contains NaN and was left unchanged. {AGAINST_NAN}"
 
 
 def test_a_vae_that_gives_no_numbers_leaves_the_picture(upscale, image, caplog):
@@ -728,6 +740,12 @@ def test_an_interrupt_while_sampling_returns_what_was_finished(overlaps, upscale
     assert torch.equal(part(result, BOXES[0]), part(expected, BOXES[0]))
     assert torch.equal(result[0][~covered(BOXES[:1])], image[0][~covered(BOXES[:1])])
     assert "SEGS: interrupted; 1 of 3 segments are refined." in caplog.messages
+
+
+def test_an_interrupt_counts_only_the_segments_of_this_worker(upscale, short_sd15, caplog):
+    [segs] = MegapixelSEGSSlice.execute(segs_of(), 0, 2, False).args
+    upscale(segs, model=interrupting(short_sd15, 4))
+    assert "SEGS: interrupted; 1 of 2 segments are refined." in caplog.messages
 
 
 def test_an_interrupt_leaves_no_dead_model_with_the_host(upscale, short_sd15):

@@ -448,7 +448,7 @@ def test_a_result_beyond_the_memory_is_refused_at_once_with_the_numbers(picture)
     video = picture(1, 1, 1, 3).expand(1000, 512, 512, 3)  # one pixel in memory
     sentence = (
         r"^image: expected a result that fits [\d.]+ GB of free memory, got 3000\.0 GB for 1000 of 16384x16384\. "
-        r"Use a smaller scale_by or fewer frames\.$"
+        r"Use a smaller scale factor or fewer frames\.$"
     )
     with pytest.raises(MemoryError, match=sentence):
         upscale(model, video, scale_by=32.0)

@@ -24,14 +24,15 @@ import pytest
 import torch
 from comfy_api.latest import InputImpl, Types
 from comfy_execution.utils import CurrentNodeContext
-from megapixel.host import upscale as host_upscale
+from megapixel.host import upscale as host_upscale, upscale_video as host_upscale_video
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
-from megapixel.host.video import Job, remove_stale
+from megapixel.host.video import Job, check_disk, remove_stale
 from megapixel.nodes.upscale import MegapixelUpscale
 from megapixel.nodes.upscale_video import MegapixelUpscaleVideo
 from megapixel.upscale import placement
 from megapixel.upscale.frames import FrameUpscaler
+from megapixel.video.codecs import CODECS
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
 from megapixel.video.parts import Parts
@@ -269,6 +270,48 @@ def test_a_compiler_that_fails_is_one_log_line_and_a_text_at_the_node(model, cli
     assert line in output.ui["text"][0]
 
 
+def test_a_model_that_draws_noise_leaves_the_global_generator_as_it_was(clip, monkeypatch):
+    clip(3)
+    monkeypatch.setattr(host_upscale, "_networks", WeakKeyDictionary())
+    noisy = random_upscaler("Compact 16x4", seed=3)
+    noisy.model.body[0].register_forward_hook(
+        lambda layer, given, result: result + torch.randn(result.shape) / 100
+    )
+    state = torch.get_rng_state()
+    run(noisy, file="a.mp4", precision="auto")  # measures too
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_blended_tiles_for_lack_of_memory_are_shown_at_the_node_and_the_result_is_not_final(
+    folders, caplog, monkeypatch
+):
+    write_video(folders / "input" / "a.mp4", moving_pictures(1, 140, 160))
+    model = random_upscaler("Compact 16x4", seed=4)
+    model.model.body[0].register_forward_hook(  # looks at the whole image
+        lambda layer, given, result: result + result.mean((-2, -1), keepdim=True) / 10
+    )
+
+    def texts(**settings):
+        forget_lines()
+        caplog.clear()
+        with CurrentNodeContext("prompt", "9"):
+            before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+            output = run(model, file="a.mp4", **settings)
+            final = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") == before
+        return (
+            host_upscale.BLENDED in output.ui["text"][0],
+            caplog.messages.count(host_upscale.BLENDED),
+            final,
+        )
+
+    for module in (host_upscale, host_upscale_video):
+        monkeypatch.setattr(module, "free_memory", lambda device: 2**18)
+    assert texts() == (True, 1, False)
+    assert texts(tile_size=64) == (False, 0, True)  # as the user asked
+    monkeypatch.undo()
+    assert texts() == (False, 0, True)
+
+
 def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, monkeypatch):
     clip(20)
     alone = file_of(run(model, file="a.mp4", tile_size=48))
@@ -380,6 +423,23 @@ def test_a_disk_that_fills_up_is_an_error_message_and_frames_stay(model, clip, m
     assert "50 frames were finished by an earlier run." in run(model, file="a.mp4").ui["text"][0]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("codec", "suffix"), [("h264", ".mp4"), ("ffv1", ".mkv")])
+def test_a_disk_that_fills_up_while_joining_keeps_the_sound_for_the_next_run(
+    model, clip, folders, codec, suffix
+):
+    clip(3, sound="aac")
+    name = f"clip_00001_{suffix}"
+    (folders / "output" / f".{name}.new{suffix}").symlink_to("/dev/full")
+    settings = {"file": "a.mp4", "codec": codec, "filename_prefix": "clip"}
+    with pytest.raises(OSError, match="got a full disk"):
+        run(model, **settings)
+    output = run(model, **settings)
+    assert len(times_of(file_of(output))) == 3
+    assert sound_of(file_of(output)) is not None
+    assert "audio" not in output.ui["text"][0]
+
+
 KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -391,6 +451,7 @@ folder_paths.set_user_directory(sys.argv[4])
 from megapixel.host.log import forget_lines
 from megapixel.host.upscale_video import VideoSettings, upscale_video
 from megapixel.upscale.frames import FrameUpscaler
+from megapixel.video.codecs import CODECS
 from megapixel.video.file_reader import FileReader
 from megapixel.video.frame_loop import AHEAD
 from devhost.tiny.random_upscalers import random_upscaler
@@ -533,6 +594,14 @@ def test_too_little_disk_space_is_said_before_anything_starts(model, clip, folde
     message = r"filename_prefix: expected [\d.]+ GB of free disk space in the output folder for 3 frames of 240x136, got"
     with pytest.raises(OSError, match=message):
         run(model, file="a.mp4", codec="ffv1")
+
+
+def test_a_resumed_video_needs_space_for_its_missing_frames_and_for_the_whole_file(monkeypatch):
+    frame = 64 * 64 * CODECS["ffv1"].bits_per_pixel // 8
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=110 * frame))
+    check_disk("ffv1", 100, 90, 64, 64)
+    with pytest.raises(OSError, match="free disk space in the output folder for 100 frames"):
+        check_disk("ffv1", 100, 89, 64, 64)
 
 
 def test_a_named_file_is_read_again_when_it_changes(clip):

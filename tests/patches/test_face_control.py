@@ -13,7 +13,7 @@ from megapixel.patches.face_control import FaceControl, FaceGuide, check_control
 
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
-from nodes import ConditioningSetMask, ControlNetApplyAdvanced
+from nodes import ConditioningSetMask, ControlNetApply, ControlNetApplyAdvanced
 
 UNET = topology.SDXL | topology.SHALLOW
 SIZE = (17, 22)
@@ -164,6 +164,18 @@ class TestChains:
         assert torch.equal(faces.read[0], torch.cat(tokens_of(0)[::-1]))
         for alone in (pose, guide_by_face(*conditions, FaceGuide(network, keypoints), tokens_of(0))):
             assert relative(result, run(sdxl, alone)) > 1e-4
+
+    def test_one_on_the_positive_alone_that_is_meant_for_both_halves_reaches_both(
+        self, sdxl, conditions, network, other_network, keypoints
+    ):
+        positive, negative = conditions
+        [pose] = ControlNetApply().apply_controlnet(positive, other_network, keypoints, 0.5)
+        guide = FaceGuide(network, keypoints)
+        result = run(sdxl, guide_by_face(pose, negative, guide, tokens_of(0)))
+        on_each = ControlNetApplyAdvanced().apply_controlnet(
+            *conditions, other_network, keypoints, 0.5, 0.0, 1.0
+        )
+        assert relative(result, run(sdxl, guide_by_face(*on_each, guide, tokens_of(0)))) < 1e-5
 
     def test_outside_its_window_those_before_it_stay(
         self, sdxl, conditions, network, other_network, keypoints
@@ -364,6 +376,22 @@ class TestTilesAndWindows:
         assert relative(result, run(sdxl, own, batch=2)) < 1e-5
         assert torch.equal(link.cond_hint_original, poses.movedim(-1, 1))
         assert link.sub_idxs is None
+
+    def test_the_window_of_a_cancelled_run_is_forgotten(self, sdxl, conditions, network, draw):
+        guided = guide_by_face(*conditions, FaceGuide(network, draw(3, 40, 56, 3)), tokens_of(0))
+        plain = run(sdxl, guided, batch=2, steps=1)
+        link = guided[0][0][1]["control"]
+
+        def cancel(executor, *args):
+            link.sub_idxs = [2, 1]
+            executor(*args)
+            raise InterruptedError
+
+        cancelled = sdxl.clone()
+        cancelled.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "window", cancel)
+        with pytest.raises(InterruptedError):
+            run(cancelled, guided, batch=2, steps=1)
+        assert torch.equal(run(sdxl, guided, batch=2, steps=1), plain)
 
 
 class TestGuard:

@@ -89,19 +89,29 @@ def test_published_is_the_published_schedule(sd15):
 def test_windows_follow_the_mode_unless_they_are_chosen(sd15, settings, words):
     on = states(apply_hidiffusion(sd15, HiDiffusion(trained_size=TRAINED, **settings)), (64, 64))
     marks = [step.get(("input", 1), "") for step in on]
-    assert all(words in mark if words else "windows" not in mark for mark in marks[:-1])
+    assert {mark for mark in marks if "windows" in mark} == ({words} if words else set())
 
 
 @pytest.mark.parametrize("windows", ["auto", "2x2"])
-@pytest.mark.parametrize(("mode", "end"), [("auto", 0.8), ("published", 1.0)])
-def test_windows_end_before_the_last_steps_in_auto_alone(sd15, mode, end, windows):
+@pytest.mark.parametrize(
+    ("mode", "size", "start", "end"),
+    [
+        ("auto", (32, 32), 0.0, 0.8),
+        ("auto", (43, 43), 0.0, 0.8),  # two windows to a side, not three
+        ("auto", (16, 44), 0.5, 0.8),
+        ("auto", (64, 64), 0.5, 0.8),
+        ("published", (64, 64), 0.0, 1.0),
+    ],
+)
+def test_windows_of_auto_begin_late_where_there_are_many_and_end_early(sd15, mode, size, start, end, windows):
     model = apply_hidiffusion(sd15, HiDiffusion(mode=mode, windows=windows, trained_size=TRAINED))
     sampling = model.get_model_object("model_sampling")
     sigmas = calculate_sigmas(sampling, "normal", 20)
-    steps = plan_run(model, (64, 64), sigmas).steps
+    steps = plan_run(model, size, sigmas).steps
     with_windows = [any("windows" in str(mark) for mark in step.marks.values()) for step in steps]
-    assert with_windows == [sigma >= sampling.percent_to_sigma(end) for sigma in sigmas[:-1].tolist()]
-    assert with_windows.count(False) == (4 if mode == "auto" else 0)
+    first, last = (sampling.percent_to_sigma(share) for share in (start, end))
+    assert with_windows == [last <= sigma <= first for sigma in sigmas[:-1].tolist()]
+    assert with_windows.count(True) == {0.0: 16, 0.5: 6}[start] + (4 if mode == "published" else 0)
 
 
 def test_the_family_tells_the_trained_size(sd15, sdxl):
@@ -114,10 +124,12 @@ def test_one_line_says_what_was_chosen_or_why_nothing(sd15, caplog):
     model = apply_hidiffusion(sd15, HiDiffusion(trained_size=TRAINED))
     with caplog.at_level(logging.INFO, "megapixel"):
         sample(model, (32, 32))
+        sample(model, (16, 48), steps=6)
         sample(model, (16, 16))
-    large, small = (record.message for record in caplog.records if record.name == "megapixel")
+    large, wide, small = (record.message for record in caplog.records if record.name == "megapixel")
     assert "block_number 3, downscale_factor 2, start_percent 0, end_percent 0.35, fade_percent 0" in large
-    assert "end_time 0.8, windows native" in large
+    assert "start_time 0, end_time 0.8, windows native" in large
+    assert "start_time 0.5, end_time 0.8, windows native" in wide
     assert small.count("nothing to do") == small.count("not clearly above the trained size") == 2
 
 

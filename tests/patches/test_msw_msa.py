@@ -388,7 +388,7 @@ class TestNeighbours:
         assert torch.equal(result, repeatable(lay(sd15), (32, 24), steps=3))
         said = [record.message for record in caplog.records if ": skipped " in record.message]
         assert sorted(said) == sorted(
-            f"MSW-MSA: skipped {kind} block {number}, because another patch changed its tokens"
+            f"MSW-MSA: skipped {kind} block {number}, because its tokens are not those of the image"
             for kind, number in BLOCKS
         )
 

@@ -39,6 +39,14 @@ def test_percent_is_the_models_own(sampling):
     assert window == SigmaWindow(sampling.percent_to_sigma(0.2), sampling.percent_to_sigma(0.35))
 
 
+def test_a_noise_level_that_the_host_gives_as_a_tensor_is_a_number():
+    class Tensors:
+        def percent_to_sigma(self, percent):
+            return torch.tensor(1.0 - percent)
+
+    assert schedule_in("percent", 0.25, 0.5, decimals=4).resolve(Tensors(), None) == SigmaWindow(0.75, 0.5)
+
+
 def test_the_whole_range_covers_every_sigma(sampling):
     window = Schedule(0.0, 1.0).resolve(sampling, None)
     assert window.strength(float(sampling.sigma_max) * 10) == window.strength(0.0) == 1.0

@@ -108,7 +108,7 @@ def test_cancelling_stops_it_within_a_tile_and_the_next_prompt_runs(server, watc
         (
             {"width": 65536, "height": 65536, "repeat": 64},
             r"image: expected a result that fits [\d.]+ GB of free memory, got 3072\.0 GB for 64 of 65536x65536\. "
-            r"Use a smaller scale_by or fewer frames\.",
+            r"Use a smaller scale factor or fewer frames\.",
         ),
         ({"scale_by": 33.0}, r"Value 33\.0 bigger than max of 32\.0: scale_by"),
     ],

@@ -18,6 +18,7 @@ from megapixel.upscale.budget import Budget, BudgetSpent
 from megapixel.upscale.float32 import true_float32
 from megapixel.upscale.memory import _LivingTensors
 from megapixel.upscale.network import Network
+from megapixel.upscale.placement import Placement
 from megapixel.upscale.tensor_format import TOLERANCE, TensorFormat, copy_descriptor
 from megapixel.upscale.upscaler import Hooks, Options, upscale_pictures
 from torch import nn
@@ -266,6 +267,23 @@ class TestCost:
         assert natively(torch.float16, torch.device("cuda"))
 
 
+class TestNoise:
+    def test_candidates_differ_by_their_format_alone_and_the_global_generator_stays(self, compact):
+        results = []
+
+        def add_noise(layer, given, result):
+            results.append(result + torch.randn(result.shape))
+            return results[-1]
+
+        compact.model.body[-1].register_forward_hook(add_noise)
+        state = torch.get_rng_state()
+        choose_tensor_format(compact, CPU, load, "float32", {})
+        assert len(results) >= 2
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0], rtol=0, atol=1e-5)
+        assert torch.equal(torch.get_rng_state(), state)
+
+
 class TestReachWithinABudget:
     def test_a_reach_that_costs_too_much_is_left_for_later_and_not_tried_for_little_more(self):
         store, descriptor, pixels = {}, random_upscaler("PLKSR 4"), 128 * 128
@@ -299,6 +317,30 @@ class TestTrueFloat32:
         assert torch.backends.cudnn.allow_tf32
         assert self.seen(network, picture) == ({False}, True)
         assert self.seen(Network(compact, [CPU], load), picture) == ({True}, True)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_resampling_a_tile_changes_nothing_for_the_networks_of_other_threads(
+        self, compact, monkeypatch, workers
+    ):
+        seen, real = set(), Placement.fit
+
+        def fit(*arguments):
+            seen.add((torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()))
+            return real(*arguments)
+
+        monkeypatch.setattr(Placement, "fit", fit)
+        network = Network(compact, [CPU], load)
+        [stage] = network.stages
+        network.stages = [replace(stage, workers=stage.workers * workers)]
+        torch.set_float32_matmul_precision("high")
+        try:
+            upscale_pictures(
+                pictures(1, 3, 45, 70), network, Options((80, 100), tile=32), Hooks(lambda: PLENTY)
+            )
+            assert seen == {(True, "highest")}
+            assert torch.get_float32_matmul_precision() == "high"
+        finally:
+            torch.set_float32_matmul_precision("highest")
 
     def test_it_is_as_before_after_an_exception_and_between_two_threads(self):
         matmul = torch.get_float32_matmul_precision()

@@ -235,8 +235,6 @@ class FrameUpscaler:
         if fresh or reference is None:
             self._reference = picture
             return _Work(picture, True, [])
-        if torch.equal(picture, reference):
-            return _Work(picture, False, [])
         changed = self._changed(picture, reference)
         if changed is None:
             self._reference = picture

@@ -140,10 +140,8 @@ def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: 
     field = None if network.tiles_itself else receptive_field_in_pixels(network)
     if field is None:
         return None
-    lines = [
-        Line(length, network.scale, target) for length, target in zip((height, width), size, strict=True)
-    ]
-    wider = field.with_margin(max(line.support for line in lines))
+    placement = Placement(Line(height, network.scale, size[0]), Line(width, network.scale, size[1]))
+    wider = field.with_margin(placement.support)
     smallest = _smallest_tile(height, width, network.channels)
     if one_shape:
         plans = (plan_tiles(height, width, wider, side) for side in SIDES)
@@ -155,8 +153,8 @@ def plan_grid(network: Network, height: int, width: int, size: Size, one_shape: 
             and math.prod(plan.tile_size) >= math.prod(smallest)
         )
         plan = next(suitable, None)
-        return plan and Grid(plan.rows, plan.columns, Placement(*lines), wider, joins=False)
-    grid = Grid(_cells(height, wider), _cells(width, wider), Placement(*lines), wider, True, smallest)
+        return plan and Grid(plan.rows, plan.columns, placement, wider, joins=False)
+    grid = Grid(_cells(height, wider), _cells(width, wider), placement, wider, True, smallest)
     return grid if grid.smallest_work < height * width else None
 
 

@@ -8,7 +8,7 @@ added by the second run. The results of compiled and uncompiled runs agree withi
 
 A distinct size is a set of sizes that all features of a call have together, over all steps and sizes. torch
 stops compiling after 8 graphs for one model; here there is no limit. The models are as small as the effects
-allow: a row is one to three minutes of a slow core.
+allow: a row is one to four minutes of a slow core, HiDiffusion and two faces with a mask more than ten.
 """
 
 from __future__ import annotations

@@ -29,17 +29,8 @@ from .segment_progress import SegmentProgress
 from .segment_sampler import Sampling, SegmentSampler
 from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
-from .upscale import (
-    ALL_GPUS,
-    check_memory,
-    check_upscale_model,
-    fallbacks,
-    pictures_of,
-    upscale_images,
-    without_nan,
-)
+from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
 
-UPSCALE_MODEL = "upscale_model_opt"  # the socket
 OWN_SIZE = "Use resampling_method lanczos: it needs no image of the model's own size."
 IN_ORDER, JOINT = "in order", "joint"
 BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
@@ -143,13 +134,10 @@ def enlarge_image(image: Tensor, enlargement: Enlargement, size: Size) -> Tensor
     channels = Channels(pictures.shape[1], 3)
     check_memory(len(pictures), channels.result, size, device, dtype)
     if (model := enlargement.upscale_model) is not None:
-        upscaled = partial(upscale_images, model, image, gpus=enlargement.gpus, socket=UPSCALE_MODEL)
+        upscaled = partial(upscale_images, model, image, gpus=enlargement.gpus, socket="upscale_model_opt")
         if enlargement.resampling_method == "lanczos":
             return upscaled(height=size[0], width=size[1])
-        check_upscale_model(model, UPSCALE_MODEL)
-        own = pictures.shape[-2] * model.scale, pictures.shape[-1] * model.scale
-        check_memory(len(pictures), channels.result, own, device, dtype, OWN_SIZE)
-        pictures = upscaled().movedim(-1, 1)
+        pictures = upscaled(hint=OWN_SIZE).movedim(-1, 1)
     method, antialias = enlargement.resampling_method, enlargement.supersample
     resized = resize_pictures(without_nan(pictures), size, method, antialias=antialias)
     return resized.movedim(1, -1).to(device, dtype)

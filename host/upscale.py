@@ -38,6 +38,7 @@ BLENDED = (
     "tiles are blended, which may be visible. Free memory and run it again."
 )
 RESULT_SHARE = 0.9  # of the free main memory that the result may take
+SMALLER = "Use a smaller scale factor or fewer frames."
 
 _networks: WeakKeyDictionary[Descriptor, _Ready] = WeakKeyDictionary()
 
@@ -59,6 +60,7 @@ def upscale_images(
     compile: bool = False,
     gpus: str = ALL_GPUS,
     socket: str = "upscale_model",
+    hint: str = SMALLER,
 ) -> Tensor:
     """Return IMAGE (F, H, W, C) enlarged by an UPSCALE_MODEL: (F, height, width, C) in the host's dtype and
     on its device for images.
@@ -73,7 +75,7 @@ def upscale_images(
     size = result_size(given, upscale_model.scale, scale_by, width, height)
     device, dtype = comfy.model_management.intermediate_device(), intermediate_dtype()
     channels = Channels(pictures.shape[1], upscale_model.input_channels, alpha)
-    check_memory(len(pictures), channels.result, size, device, dtype)
+    check_memory(len(pictures), channels.result, size, device, dtype, hint)
     options = Options(size, tile_size, alpha, device, dtype)
     with seeded(0):  # some models draw noise (AuraSR), also while they are measured
         return _run(without_nan(pictures), upscale_model, options, precision, compile, gpus).movedim(1, -1)
@@ -167,12 +169,7 @@ def without_nan(pictures: Tensor) -> Tensor:
 
 
 def check_memory(
-    count: int,
-    channels: int,
-    size: Size,
-    device: torch.device,
-    dtype: torch.dtype,
-    hint: str = "Use a smaller scale factor or fewer frames.",
+    count: int, channels: int, size: Size, device: torch.device, dtype: torch.dtype, hint: str = SMALLER
 ) -> None:
     """Raise if the result cannot fit, before anything starts; `hint` says what to do then.
 

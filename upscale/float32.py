@@ -44,7 +44,7 @@ class _Held:
 def _switch_products() -> Undo:
     read, write = torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
     return _switch(
-        read, write, "highest", ((torch.backends.cuda, ("matmul",)), (torch.backends.mkldnn, ("matmul",)))
+        read, write, "highest", [(torch.backends.cuda, "matmul"), (torch.backends.mkldnn, "matmul")]
     )
 
 
@@ -54,24 +54,18 @@ def _switch_convolutions() -> Undo:
     def write(allow: bool) -> None:
         backends.cudnn.allow_tf32 = allow
 
-    parts = (backends.cudnn, ("conv", "rnn")), (backends.mkldnn, ("conv",))
+    parts = [(backends.cudnn, "conv"), (backends.cudnn, "rnn"), (backends.mkldnn, "conv")]
     return _switch(lambda: backends.cudnn.allow_tf32, write, False, parts)
 
 
 def _switch(
-    read: Callable[[], Any],
-    write: Callable[[Any], None],
-    value: Any,
-    parts: tuple[tuple[Any, tuple[str, ...]], ...],
+    read: Callable[[], Any], write: Callable[[Any], None], value: Any, parts: list[tuple[Any, str]]
 ) -> Undo:
     """Set the setting of `read` and `write` to `value`, and torch's newer ones to true float32; return what
     restores them.
     """
     newer: list[Any] = [
-        part
-        for backend, names in parts
-        for name in names
-        if hasattr(part := getattr(backend, name, None), "fp32_precision")
+        part for backend, name in parts if hasattr(part := getattr(backend, name, None), "fp32_precision")
     ]  # from torch 2.9 on
     kept = [(part, part.fp32_precision) for part in newer]
     undo = Undo()

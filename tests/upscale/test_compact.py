@@ -94,14 +94,17 @@ class TestOtherNetworks:
         other = compact(network=network)
         assert added_before_shuffle(other, 3) is other
 
-    def test_with_a_hook_that_changes_the_result_stay_as_they_are(self):
-        other = compact()
-        other.register_forward_hook(lambda module, given, result: result + 0.01)
+    @pytest.mark.parametrize("part", ["", "body.2", "upsampler"])
+    def test_with_hooks_stay_as_they_are_and_are_not_run(self, part):
+        other, seen = compact(), []
+        other.get_submodule(part).register_forward_hook(lambda *_: seen.append(1))
         assert added_before_shuffle(other, 3) is other
+        assert seen == []
 
-    def test_whose_last_layer_gives_what_it_is_given_stay_as_they_are(self):
+    @pytest.mark.parametrize("at", [0, 2, -1])
+    def test_with_other_layers_stay_as_they_are(self, at):
         other = compact(1)
-        other.body = nn.ModuleList([nn.Identity()])
+        other.body[at] = nn.Identity()
         assert added_before_shuffle(other, 3) is other
 
     def test_with_other_channels_stay_as_they_are(self):

@@ -314,14 +314,14 @@ def test_blended_tiles_for_lack_of_memory_are_shown_at_the_node_and_the_result_i
 
 
 def test_a_resumed_video_says_that_its_earlier_frames_were_blended(folders, monkeypatch):
-    write_video(folders / "input" / "a.mp4", moving_pictures(90, 60, 70))
+    write_video(folders / "input" / "a.mp4", moving_pictures(90, 140, 160))
     model = random_upscaler("Compact 16x4", seed=4)
     model.model.body[0].register_forward_hook(  # looks at the whole image
         lambda layer, given, result: result + result.mean((-2, -1), keepdim=True) / 10
     )
     with monkeypatch.context() as patched:
         for module in (host_upscale, host_upscale_video):
-            patched.setattr(module, "free_memory", lambda device: 2**16)
+            patched.setattr(module, "free_memory", lambda device: 2**18)
         stopped_at(51, monkeypatch, lambda: run(model, file="a.mp4"))
     with CurrentNodeContext("prompt", "9"):
         before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.colours import rgb
 from ..scaling.resized import resize_pictures
@@ -49,7 +50,7 @@ MEMORY_SHARE = 0.8  # of the free memory that a batch may take
 AGAINST_NAN = "Start ComfyUI with --fp32-vae or --force-fp32, or use another VAE."
 
 
-@dataclass(frozen=True)
+@record
 class Sampling:
     """How a segment is sampled: the node's inputs of the same names.
 
@@ -94,7 +95,7 @@ class Sampling:
             raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Encoded:
     """An encoded piece, ready for sampling."""
 

@@ -43,7 +43,7 @@ from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .segment_texts import batch_key, with_texts
 from .sigmas import SchedulerFunction, noise_levels
-from .unfinished import Key, SampledSegments, keys_of
+from .unfinished import Key, SampledSegments
 from .upscale import free_memory
 
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
@@ -147,7 +147,7 @@ class SegmentSampler:
         }
         keys: dict[Piece, Key] = {}
         for group in groups:
-            own = keys_of(group, [cuts[numbers[piece]] for piece in group])
+            own = self._already.keys_of(group, [cuts[numbers[piece]] for piece in group])
             keys |= zip(group, own, strict=True)
         sampled, missing = self._found(groups, keys)
         waiting = [

@@ -16,6 +16,7 @@ from ..errors import bad_input
 from ..record import record
 from ..scaling.size import Size
 from .budget import SMALLEST, Budget, BudgetSpent
+from .compact import added_before_shuffle
 from .float32 import true_float32
 from .random_state import seeded
 from .receptive_field import textured_picture
@@ -70,12 +71,15 @@ class TensorFormat:
 
 
 def copy_descriptor(descriptor: Descriptor, tensor_format: TensorFormat) -> Descriptor:
-    """Return a copy with weights of its own in `tensor_format`;
+    """Return a copy with weights of its own in `tensor_format`, in which a Compact adds before it shuffles;
     the host's handle on the original's weights is left out.
     """
     architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
-    copied = copy.deepcopy(descriptor, {id(architecture): architecture, id(patcher): None})
+    memo: dict[int, Any] = {id(architecture): architecture, id(patcher): None}
+    network = copy.deepcopy(descriptor.model, memo)
+    memo[id(descriptor.model)] = added_before_shuffle(network, descriptor.input_channels)
+    copied = copy.deepcopy(descriptor, memo)
     copied.model.to(dtype=tensor_format.dtype).eval().requires_grad_(False)
     if tensor_format.channels_last:
         copied.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

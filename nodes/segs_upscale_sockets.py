@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..host.reference_latents import CHOICES
 from ..host.sigmas import scheduler_names
 from .segs_sockets import SchedulerFunc, SegmentTexts, UpscalerHook, segs_socket
-from .upscale import gpus_socket
+from .upscale_sockets import gpus_socket
 
 BasicPipe = io.Custom("BASIC_PIPE")
 

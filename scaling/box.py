@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..record import record
 from .size import Size
 
 Span = tuple[int, int]  # first, and the one after the last
 
 
-@dataclass(frozen=True)
+@record
 class Box:
     """Rows `top` to `bottom` and columns `left` to `right`, ends excluded. May extend beyond an image."""
 
@@ -72,6 +71,11 @@ class Box:
         top, left = max(self.top, other.top), max(self.left, other.left)
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Box(top, left, max(top, bottom), max(left, right))
+
+    def overlaps(self, other: Box) -> bool:
+        """Return whether both have a pixel in common."""
+        high = max(self.top, other.top) < min(self.bottom, other.bottom)
+        return high and max(self.left, other.left) < min(self.right, other.right)
 
     def union(self, other: Box) -> Box:
         """Return the smallest box that contains both."""

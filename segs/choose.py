@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from ..record import record
 from ..scaling.box import Box
 from .confidence import confidence_of
 from .segment import SEG, Slice, box_of, read_mask, whole_of
@@ -37,7 +37,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """Which segments to select, and their order.
 
@@ -144,7 +144,7 @@ def _touching(segments: Sequence[SEG]) -> list[list[int]]:
     ]
     groups: list[list[int]] = []
     for number, box in enumerate(boxes):
-        joined = [group for group in groups if any(near[other].shared(box).area for other in group)]
+        joined = [group for group in groups if any(near[other].overlaps(box) for other in group)]
         groups = [group for group in groups if group not in joined]
         groups.append(sorted([number, *(other for group in joined for other in group)]))
     return groups

@@ -8,12 +8,12 @@ F frames, H and W pixels, C channels, h and w pixels of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.grow import grow_box
 from ..scaling.size import Size
@@ -24,7 +24,7 @@ from .segment import Segment
 from .weight import fade_inwards, feather_mask, place_mask
 
 
-@dataclass(frozen=True)
+@record
 class Fit:
     """How segments are cropped.
 
@@ -43,7 +43,7 @@ class Fit:
     grid: int = 1
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Cut:
     """A segment fitted to the image.
 
@@ -68,7 +68,7 @@ class Cut:
         return feather_mask(self.mask, self.box, self.fit.size, self.fit.feather)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Piece:
     """A segment in one frame."""
 
@@ -82,7 +82,7 @@ class Piece:
 
     def touches(self, other: Piece) -> bool:
         """Return whether both share pixels."""
-        return self.frame == other.frame and self.cut.box.shared(other.cut.box).area > 0
+        return self.frame == other.frame and self.cut.box.overlaps(other.cut.box)
 
 
 Refine = Callable[[Sequence[Piece], Sequence[Tensor]], Iterable[tuple[int, Tensor | None]]]
@@ -235,7 +235,7 @@ def _filled(region: Box, pieces: Sequence[Piece], size: Size) -> Tensor:
     inside = region.clamped(size).within(region)
     filled[inside.rows, inside.columns] = False
     for piece in pieces:
-        if region.shared(piece.cut.box).area:
+        if region.overlaps(piece.cut.box):
             here, there = _shared(region, piece)
             filled[here.rows, here.columns] |= piece.cut.mask[there.rows, there.columns] >= 1
     return filled

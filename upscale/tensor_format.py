@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 from .budget import SMALLEST, Budget, BudgetSpent
 from .compact import added_before_shuffle
@@ -60,7 +60,7 @@ class Descriptor(Protocol):
     def __call__(self, image: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@record
 class TensorFormat:
     """A dtype and a memory format."""
 
@@ -157,7 +157,7 @@ def _side_of_probe(size: Size, fitting: int, candidates: int, on_cpu: bool) -> i
     return max(SMALLEST_PROBE, math.isqrt(min(max(pixels, smallest**2), LARGEST_PROBE**2, fitting)))
 
 
-@dataclass(frozen=True)
+@record
 class _Probe:
     """A model and what all its candidates are tried on."""
 
@@ -211,7 +211,7 @@ def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> T
     return best
 
 
-@dataclass(frozen=True)
+@record
 class _Times:
     """Seconds of a candidate's first run, in which much is prepared, and of its fastest one."""
 

@@ -79,6 +79,17 @@ class Topology:
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
 
     @property
+    def first_downsampler(self) -> int:
+        """The shallowest input block with a Downsample.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if not self.downsamplers:
+            raise bad_input("model", "a UNet with a Downsample", "one without", "Load another model.")
+        return self.downsamplers[0]
+
+    @property
     def attention_level(self) -> int:
         """The shallowest level with attention: 0 for SD 1.x and 2.x, 1 for SDXL.
 

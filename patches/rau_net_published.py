@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypedDict
 
 from ..errors import bad_input
@@ -34,6 +35,7 @@ class Published:
         return in_phases(call.topology, phases, self.upscale_mode, self.ca_upscale_mode)
 
 
+@lru_cache(maxsize=16)
 def in_phases(
     topology: Topology, phases: Phases, upscale_mode: str = "nearest", ca_upscale_mode: str = "bicubic"
 ) -> RAUNet:

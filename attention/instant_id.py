@@ -14,12 +14,12 @@ layer and S the sum of the widths of all layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..record import record
 from .resampler import Attend, Resampler, ResamplerShape
 
 COMBINATIONS = "average", "norm average", "concat"
@@ -94,7 +94,7 @@ def shapes_of(state: State) -> tuple[ResamplerShape, tuple[int, ...]]:
     return resampler, tuple(widths)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class FaceKeys:
     """The keys and values of a face for all layers.
 

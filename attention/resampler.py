@@ -12,11 +12,12 @@ B faces, E embeddings of a face, T queries (tokens of the result), D their width
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..record import record
 
 Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 """An attention kernel: queries (B, N, D), keys and values (B, M, D) and the count of heads to (B, N, D)."""
@@ -24,7 +25,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 HEAD_WIDTH = 64
 
 
-@dataclass(frozen=True)
+@record
 class ResamplerShape:
     """The sizes of a resampler. InstantID's for SDXL are the defaults."""
 

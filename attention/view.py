@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 
 VIEW = "megapixel_view"  # among a conditioning's options: what the images show of a larger one
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """A box in an image or latent of size `whole`."""
 
@@ -18,7 +17,7 @@ class Part:
     whole: Size
 
 
-@dataclass(frozen=True)
+@record
 class View:
     """The part of a larger image that each image of a batch shows: a part of one of its frames."""
 

@@ -14,18 +14,17 @@ B batch, H W height and width of the grid, N = H * W tokens, D their width, K wi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 
 QUARTERS = 4
 
 
-@dataclass(frozen=True)
+@record
 class WindowGrid:
     """`count` = (rows, columns) of equal windows over a grid of `size` = (height, width) tokens.
 

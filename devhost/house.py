@@ -25,7 +25,7 @@ from .environment import ROOT
 
 PURE = ("segs", "faces", "video", "upscale", "attention", "scaling")
 FOLDERS = ("nodes", "patches", "host", *PURE)
-ROOMS = ("__init__", *FOLDERS, "errors")  # from top to bottom; two of them are single files
+ROOMS = ("__init__", *FOLDERS, "errors", "record")  # from top to bottom; three of them are single files
 FOLDERS_INSIDE = ("nodes", "host")
 BLOCKS = ("folders", *FOLDERS_INSIDE)
 PAPER = "CONTRIBUTING.md"

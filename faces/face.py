@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
+
+from ..record import record
 
 Edges = tuple[float, float, float, float]  # top, left, bottom and right between pixels, in the order of `Box`
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Face:
     """A face in an image, in that image's pixels; parts of it may lie outside.
 

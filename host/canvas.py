@@ -6,12 +6,12 @@ B images, C channels, T latent frames of a video, H and W pixels, h and w latent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.size import Size
 from ..segs.crop import Crop, crop_resized, fit_aspect
 
@@ -25,7 +25,7 @@ class Grid(Enum):
     OWN = "a latent pixel where its size is the latent's, otherwise as many pixels as its size says"
 
 
-@dataclass(frozen=True)
+@record
 class Canvas:
     """The image that the conditioning was made for.
 

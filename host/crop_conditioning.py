@@ -8,13 +8,13 @@ crop itself is passed on, for effects on the model that have masks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attention.view import VIEW, Part, View
+from ..record import record
 from ..scaling.box import Box
 from ..segs.crop import Crop
 from .canvas import Canvas, Grid, crop_field, crop_fields, crop_hints
@@ -60,7 +60,7 @@ def controls_take_batches(conditioning: Conditioning) -> bool:
     return True
 
 
-@dataclass(frozen=True)
+@record
 class _Effect:
     """The areas and boxes of an entry in a crop."""
 

@@ -13,11 +13,12 @@ import copy
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..record import record
 from ..segs.crop import Crop, fit_aspect
 from .canvas import Canvas, crop_fields, crop_pictures
 from .compat import is_patcher
@@ -26,7 +27,7 @@ _DEPTH = 5  # containers and objects inside each other that are looked into
 _ASPECT_TOLERANCE = 0.02  # relative; of masks and images that lie over the image
 
 
-@dataclass(frozen=True)
+@record
 class _Cutting:
     """Crops patches for crops in one batch; an object shared by several hooks is
     cropped once and stays shared.

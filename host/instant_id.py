@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ..attention.instant_id import InstantID, shapes_of
 from ..errors import bad_input
+from ..record import record
 from .layers import attend
 
 EMBEDDING = 512  # numbers of a face, by antelopev2
@@ -22,7 +22,7 @@ REMEDY = "Download ip-adapter.bin of InstantX/InstantID (Hugging Face) again int
 State = Mapping[str, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class InstantIDModel:
     """An InstantID model on the INSTANTID socket.
 

@@ -9,7 +9,6 @@ samplers that read both estimates work on the whole latent, as without tiles.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from logging import WARNING
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import Tensor
 
+from ..record import record
 from ..segs.fuse import Fusion, cut
 from .crop_conditioning import Conditioning
 from .log import log_once
@@ -31,7 +31,7 @@ NAMES = ("positive", "negative")
 PATCHES = ("patches", "patches_replace")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class TileBatch:
     """Tiles that go through the model together.
 

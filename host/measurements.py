@@ -17,7 +17,7 @@ import torch
 from ..upscale.tensor_format import Descriptor
 from .log import log
 
-FORMAT = 4  # of the entries; what has another format is measured again
+FORMAT = 5  # of the entries; what has another format is measured again
 
 
 class MeasuredModel(dict[str, Any]):

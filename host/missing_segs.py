@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from logging import WARNING
 from typing import Any
 
 from ..errors import bad_input
+from ..record import record
 from ..segs.merge import Missing
 from ..segs.segment import SEGS, Slice, read_shape, whole_of
 from .log import log
@@ -15,7 +15,7 @@ NOTHING: SEGS = ((0, 0), [])
 REFINE, STOP, LEAVE = POLICIES = ("refine", "stop", "leave")
 
 
-@dataclass(frozen=True)
+@record
 class MissingSegs:
     """SEGS that no worker refined, and the logged texts about them for the node."""
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.colours import rgb
 from ..scaling.resized import resize_pictures
@@ -42,14 +43,14 @@ from .segment_noise import can_batch, segment_sampler, start_noise
 from .segment_progress import AROUND, SegmentProgress
 from .segment_texts import batch_key, with_texts
 from .sigmas import SchedulerFunction, noise_levels
-from .unfinished import Key, SampledSegments, keys_of
+from .unfinished import Key, SampledSegments
 from .upscale import free_memory
 
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
 AGAINST_NAN = "Start ComfyUI with --fp32-vae or --force-fp32, or use another VAE."
 
 
-@dataclass(frozen=True)
+@record
 class Sampling:
     """How a segment is sampled: the node's inputs of the same names.
 
@@ -94,7 +95,7 @@ class Sampling:
             raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _Encoded:
     """An encoded piece, ready for sampling."""
 
@@ -146,7 +147,7 @@ class SegmentSampler:
         }
         keys: dict[Piece, Key] = {}
         for group in groups:
-            own = keys_of(group, [cuts[numbers[piece]] for piece in group])
+            own = self._already.keys_of(group, [cuts[numbers[piece]] for piece in group])
             keys |= zip(group, own, strict=True)
         sampled, missing = self._found(groups, keys)
         waiting = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.resized import resize_pictures
 from ..scaling.size import Size
 from ..segs.refine import Fit, Piece, cut_pieces, refine_in_order, refine_independently
@@ -36,7 +36,7 @@ IN_ORDER, JOINT = "in order", "joint"
 BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
 
-@dataclass(frozen=True)
+@record
 class Enlargement:
     """How the image is enlarged: the node's inputs of these names, some with _opt."""
 
@@ -48,7 +48,7 @@ class Enlargement:
     gpus: str = ALL_GPUS
 
 
-@dataclass(frozen=True)
+@record
 class Pasting:
     """How segments are cropped and pasted: the node's inputs of these names; `hook` is its upscaler_hook_opt."""
 

@@ -18,6 +18,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
+from ..record import record
 from ..scaling.size import Size
 from ..upscale.budget import Budget
 from ..upscale.frames import FrameUpscaler, plan_grid
@@ -53,7 +54,7 @@ from .video_progress import VideoProgress
 FORMAT = 2  # of the parts; another number makes a video that was interrupted start again
 
 
-@dataclass(frozen=True)
+@record
 class VideoSettings:
     """The settings of the result; the fields are inputs of the node."""
 

@@ -10,7 +10,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import folder_paths
 from comfy.cli_args import args
 
 from ..errors import bad_input
+from ..record import record
 from ..video.codecs import CODECS
 from ..video.file_reader import FileReader
 from ..video.frame import Reader
@@ -114,7 +114,7 @@ def file_state(file: str) -> str:
     return repr([(entry.name, entry.stat().st_mtime_ns) for entry in inside])
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """The target of a result: below the host's output folder, named as by Save Video."""
 

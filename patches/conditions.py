@@ -14,7 +14,7 @@ N rows of a batch.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from ..attention.view import VIEW, Part, View
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 
 MARK, ROWS = "megapixel_conditions", "megapixel_rows"  # among the host's `model_conds`
 
 
-@dataclass(frozen=True)
+@record
 class Condition:
     """One conditioning's share of a batch.
 
@@ -52,7 +53,7 @@ class Condition:
         return "negative" in self.name
 
 
-@dataclass(frozen=True)
+@record
 class _Mark:
     """An entry of `model_conds` without a tensor, which the host passes on and batches with any other."""
 

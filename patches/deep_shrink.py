@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.deep_shrink import faded_factor, shrunk_size
 from ..scaling.size import Size
 from .effect import Effect, Effects, Stacked, idle_together, merge_with_earlier, nothing_to_do
@@ -37,7 +38,7 @@ Mode = Literal["manual", "auto"]
 ScaleMethod = Literal["bicubic", "nearest-exact", "bilinear", "area", "bislerp"]
 
 
-@dataclass(frozen=True)
+@record
 class DeepShrink:
     """The settings of one Deep Shrink; the names are those of the node's sockets.
 
@@ -96,7 +97,7 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
     return add_effect(model, DeepShrinks((config,)))
 
 
-@dataclass(frozen=True)
+@record
 class Shrink:
     """One shrink in one call: `factor` 1.0 is off."""
 
@@ -105,7 +106,7 @@ class Shrink:
     after_skip: bool
 
 
-@dataclass(frozen=True)
+@record
 class ShrinkPlan(Plan):
     """The shrinks of one call, in the order of their nodes."""
 
@@ -127,7 +128,7 @@ class ShrinkPlan(Plan):
         return {("input", step.block): f"/ {step.factor:.3g}" for step in self.steps if step.factor != 1.0}
 
 
-@dataclass(frozen=True)
+@record
 class DeepShrinks(Effect):
     """All Deep Shrinks of one model, in the order of their nodes."""
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from comfy.model_patcher import ModelPatcher
 
+from ..record import record
 from ..scaling.size import Size
 from .model_call import ModelCall
 from .plan import Plan, feature_sizes
@@ -21,7 +22,7 @@ NO_STEP = "no step of this run is between its start and end, or no block needs a
 Colour = tuple[int, int, int]
 
 
-@dataclass(frozen=True)
+@record
 class Run:
     """The objects that an effect may change when a sampling run begins. All of them belong to this run only.
 

@@ -6,10 +6,10 @@ import math
 import operator
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import bad_input
+from ..record import record
 from .model_call import ModelCall
 from .schedule import Schedule, SigmaWindow, Unit, falling
 
@@ -27,7 +27,7 @@ def schedule_in(
     return (ExecutedSteps if unit == "steps" else Schedule)(start, end, unit, fade, decimals)
 
 
-@dataclass(frozen=True)
+@record
 class ExecutedSteps(Schedule):
     """Step i of the n that a run executes is on if int(start * n) <= i < int(end * n)."""
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 from ..attention.token_mask import for_pictures, for_window
 from ..errors import bad_input
 from ..host.models import check_conditioning
+from ..record import record
 from ..scaling.colours import rgb
 from .face_idle import why_idle
 from .picture_masks import PictureMasks, have_a_face, mask_of_prompt
@@ -31,7 +31,7 @@ KEY = "megapixel_face_control"
 Conditioning = list[list[Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class FaceGuide:
     """A ControlNet, the keypoints (F, H, W, 3) that it follows, and how strongly and when.
 

@@ -12,11 +12,11 @@ than two of them, only from 50 % on.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from comfy.model_patcher import ModelPatcher
 
+from ..record import record
 from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, original_preset
@@ -43,7 +43,7 @@ forms, objects that lie in several windows are cut off or repeated (bench/result
 """
 
 
-@dataclass(frozen=True)
+@record
 class HiDiffusion:
     """The settings of HiDiffusion; the names are those of the node's sockets.
 
@@ -85,7 +85,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     return apply_msw_msa(patched, settings)
 
 
-@dataclass(frozen=True)
+@record
 class AboveTrainedSize:
     """A recipe for latents clearly larger than the trained ones, and nothing for the others."""
 

@@ -16,7 +16,7 @@ of a layer and S the sum of the widths of all layers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache, partial
 from logging import WARNING
 from typing import Any
@@ -38,6 +38,7 @@ from ..host.instant_id_faces import Tokens, as_masks
 from ..host.layers import attend, compute_dtype
 from ..host.log import log_once
 from ..host.models import check_model
+from ..record import record
 from ..scaling.size import Size
 from .conditions import Condition, conditions_of, mark_conditions
 from .effect import Effect, Effects, Run, Stacked, stand_beside
@@ -57,7 +58,7 @@ IN_EVERY_TILE = (
 WATERMARK_SIZE = (128, 128)  # 1024 x 1024 pixels
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Person:
     """One person: the keys and values of the face, and how strongly, when and where it is added.
 
@@ -167,7 +168,7 @@ def _kernel(model: ModelPatcher, layer: LayerId) -> Mapping[str, Any]:
     return chosen_attention(cross_attention(model.get_model_object("diffusion_model"), layer))
 
 
-@dataclass(frozen=True)
+@record
 class _HostAttention:
     """The replacement of a cross-attention by itself."""
 
@@ -177,7 +178,7 @@ class _HostAttention:
         return attend(queries, keys, values, options["n_heads"], options, self.kernel)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class _FaceAttention:
     """The replacement of one cross-attention: the previous one, and a face.
 
@@ -227,7 +228,7 @@ def _own_replacements(model: ModelPatcher, clone: ModelPatcher) -> None:
             patches[layer] = replace(patch, appended=list(patch.appended))
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class FacePlan(Plan):
     """One person in one call: `keys_values` (C, 2, T, S) of the call's conditionings,
     and the mask, if there is one.
@@ -278,7 +279,7 @@ class FacePlan(Plan):
         return dict.fromkeys(self.blocks, "face")
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class TokenMask:
     """A mask (M, H, W) in one call, where each conditioning may be for a part of the image."""
 
@@ -302,7 +303,7 @@ class TokenMask:
         return TokenMask(self.mask, tuple(self.conditions[place] for place in places))
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class FaceEffect(Effect):
     """One person on a model."""
 

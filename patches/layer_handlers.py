@@ -8,12 +8,13 @@ as its layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, Upsample
 from torch import Tensor
+
+from ..record import record
 
 Handler = tuple[type, Callable[..., Tensor]]
 Replaces = Callable[[Tensor, Mapping[str, Any]], bool]
@@ -57,7 +58,7 @@ def _run_both(
     return other(inner, features, emb, context, options, output_shape, *rest)
 
 
-@dataclass(frozen=True)
+@record
 class _Replaced:
     """A layer whose call is replaced."""
 

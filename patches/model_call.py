@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 from .schedule import Schedule
 from .topology import Topology, topology_in
@@ -38,7 +39,7 @@ class NoiseLevels(Sequence[float]):
         return len(self._values)
 
 
-@dataclass(frozen=True)
+@record
 class ModelCall:
     """One call of the model.
 

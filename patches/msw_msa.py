@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from ..attention.windows import (
     window_indices,
 )
 from ..errors import bad_input
+from ..record import record
 from ..scaling.multiplier import times
 from ..scaling.size import Size
 from .effect import Effect, Effects, Run, Stacked, replace_earlier
@@ -54,7 +55,7 @@ ShiftMode = Literal["global", "block", "both", "ignore"]
 ShiftStrategy = Literal["increment", "decrement", "retry"]
 
 
-@dataclass(frozen=True)
+@record
 class MSWMSA:
     """The settings of MSW-MSA; the names are those of the node's sockets.
 
@@ -143,7 +144,7 @@ def _check(config: MSWMSA, topology: Topology) -> None:
                 )
 
 
-@dataclass(frozen=True)
+@record
 class WindowPlan(Plan):
     """The windows of one call.
 
@@ -178,7 +179,7 @@ class WindowPlan(Plan):
         return marks
 
 
-@dataclass(frozen=True)
+@record
 class WindowedAttention(Effect):
     """The windows of one model."""
 

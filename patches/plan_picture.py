@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from ..record import record
 from ..scaling.size import Size
 from .effect import Colour
 from .run_plan import RunPlan
@@ -36,7 +36,7 @@ _LARGER: Colour = (240, 214, 214)
 _FADES_OVER = 4.0  # halvings of the area from _FULL to _SMALLEST
 
 
-@dataclass(frozen=True)
+@record
 class _Run:
     """Steps `first` to `last` (excluded) in which a block has the same size and marks."""
 

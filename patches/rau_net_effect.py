@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from typing import Any
 
 import torch.nn.functional as F
@@ -26,6 +26,7 @@ from torch import Tensor
 from ..host.layers import with_cast_weights
 from ..host.scale_modes import resize
 from ..host.upsample import reaches_upsample
+from ..record import record
 from ..scaling.deep_shrink import faded_factor
 from ..scaling.multiplier import times
 from ..scaling.rau_net import averaged_size, averaging_kernel, dilated_convolution, dilated_size, pooled_size
@@ -42,7 +43,7 @@ from .trained_size import NOT_LARGER
 from .wrapper import planned
 
 
-@dataclass(frozen=True)
+@record
 class Pooling:
     """The pooling of a CA pair in one call."""
 
@@ -61,7 +62,7 @@ class Pooling:
         return averaged_size(size, averaging_kernel(size, target), self.settings.ca_avg_pool2d_ceil_mode)
 
 
-@dataclass(frozen=True)
+@record
 class RescalePlan(Plan):
     """The rescalings of one call: settings by input block (`dilated`, `pooled`) and by
     output block (the inverse ones).
@@ -100,7 +101,7 @@ class RescalePlan(Plan):
         return {block_id: ", ".join(words) for block_id, words in marks.items()}
 
 
-@dataclass(frozen=True)
+@record
 class RAUNets(Effect):
     """All RAU-Nets of one model, in the order of their nodes."""
 

@@ -6,11 +6,11 @@ Source: HiDiffusion (arXiv 2311.17528v2) and its reference code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypedDict
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.rau_net import Kind, Phases, published_phases
 from .model_call import ModelCall
 from .rau_net_settings import RAUNet
@@ -19,7 +19,7 @@ from .topology import Blocks, Topology
 TURBO_SIDE = 64  # SDXL-Turbo was trained at 512 px
 
 
-@dataclass(frozen=True)
+@record
 class Published:
     """The reference code's blocks and shares of the executed steps, by the class of the image size."""
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ..errors import bad_input
+from ..record import record
 from .executed_steps import schedule_in
 from .model_call import ModelCall
 from .schedule import Schedule, Unit
@@ -16,7 +16,7 @@ Pool = Literal["avg_pool2d", "adaptive_avg_pool2d"]
 SIGMA_DECIMALS = 4
 
 
-@dataclass(frozen=True)
+@record
 class RAUNet:
     """The settings of one RAU-Net; the names are those of the node's sockets.
 
@@ -107,7 +107,7 @@ class Recipe(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@record
 class Fixed:
     """The same settings at every size."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ..record import record
 from ..scaling.size import Size
 from .effect import Effects
 from .model_call import first_call
@@ -17,7 +18,7 @@ from .trained_size import latent_pixel
 from .wrapper import effects_of
 
 
-@dataclass(frozen=True)
+@record
 class StepPlan:
     """One step: the feature size of each block, and a short text for what each effect does there."""
 
@@ -25,7 +26,7 @@ class StepPlan:
     marks: Mapping[BlockId, tuple[tuple[str, str], ...]]  # (name of the effect, words)
 
 
-@dataclass(frozen=True)
+@record
 class RunPlan:
     """A run: the effects and their log lines by name, the sizes without any effect, and the steps."""
 

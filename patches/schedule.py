@@ -12,8 +12,9 @@ import operator
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Literal
+
+from ..record import record
 
 Unit = Literal["percent", "timestep", "sigma", "steps"]
 
@@ -24,7 +25,7 @@ LAST_TIMESTEP = 999.0  # of all models with UNets, and of the host's percent
 _FADE_POINTS = 33
 
 
-@dataclass(frozen=True)
+@record
 class SigmaWindow:
     """Full strength from `high` down to `low`, both included, then along `fade` to zero.
 
@@ -66,7 +67,7 @@ class SigmaWindow:
         return 1.0 if self.is_whole else min(self.strength(sigma) for sigma in sigmas)
 
 
-@dataclass(frozen=True)
+@record
 class Schedule:
     """From `start` to `end`, both included, then fading out over `fade` more of the same unit.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from torch import nn
 from ..errors import bad_input
 from ..host.compat import original_module
 from ..host.models import check_model
+from ..record import record
 from ..scaling.size import Size
 
 Blocks = tuple[int, ...]  # numbers of blocks of one kind
@@ -29,7 +29,7 @@ LayerId = tuple[BlockKind, int, int]  # kind of block, its number, depth in its 
 Resample = Literal["down", "up"]
 
 
-@dataclass(frozen=True)
+@record
 class Block:
     """One input, middle or output block.
 
@@ -48,7 +48,7 @@ class Block:
         return len(self.widths)
 
 
-@dataclass(frozen=True)
+@record(eq=False)
 class Topology:
     """The blocks of a UNet in the order in which they run."""
 

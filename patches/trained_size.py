@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from comfy.model_base import BaseModel, ModelType
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.deep_shrink import automatic_factor
 
 NOT_LARGER = "not clearly above the trained size"  # why an effect is idle
 
 
-@dataclass(frozen=True)
+@record
 class Trained:
     """The trained size of a model family: the side of a square, in image pixels.
 

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from ..host.log import forget_lines, log
 from ..host.tiled_guider import TiledGuider
+from ..record import record
 from ..scaling.size import Size
 from .control_residuals import fit_control
 from .effect import Effect, Effects, Run
@@ -146,7 +147,7 @@ class _RunState:
         self.acted.update(name for name, plan in plans.items() if plan is not None)
 
 
-@dataclass(frozen=True)
+@record
 class _Wrapper:
     effects: Effects
 

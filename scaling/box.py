@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..record import record
 from .size import Size
 
 Span = tuple[int, int]  # first, and the one after the last
 
 
-@dataclass(frozen=True)
+@record
 class Box:
     """Rows `top` to `bottom` and columns `left` to `right`, ends excluded. May extend beyond an image."""
 

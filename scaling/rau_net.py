@@ -12,12 +12,12 @@ All sizes are (height, width). B C H W are batch, channels, height, width of the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..record import record
 from .size import Size
 
 STRIDE = 4
@@ -71,7 +71,7 @@ def averaged_size(size: Sequence[int], kernel: Sequence[int], ceil: bool = True)
     return height, width
 
 
-@dataclass(frozen=True)
+@record
 class Phases:
     """Shares of the executed steps in which each rescaling is on; (0, 0) is never."""
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from .size import Size
 
 LOBES = 3
 _BLOCK = 32  # outputs to a product: the matrix is a narrow band, and its zeros need no multiplying
 
 
-@dataclass(frozen=True)
+@record
 class Axis:
     """An axis of `source` pixels that becomes one of `target` pixels."""
 
@@ -57,7 +58,7 @@ def resample_axis(pixels: Tensor, dimension: int, axis: Axis, first: int, low: i
     )
 
 
-@dataclass(frozen=True)
+@record
 class Band:
     """The `weights` (outputs, inputs) of some neighbouring output pixels,
     for the inputs from `begin` of a tile.

@@ -12,13 +12,13 @@ import hashlib
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 
 LEVELS = 255
 _SHIFT = 0.25  # of a level: neither truncation nor rounding leaves the level
@@ -29,7 +29,7 @@ _HEADER = struct.Struct("<4sIIIQI")
 _BEFORE = _HEADER.size + 1  # values before the bytes
 
 
-@dataclass(frozen=True)
+@record
 class Delivery:
     """A complete row of received bytes.
 
@@ -43,7 +43,7 @@ class Delivery:
     offset: float
 
 
-@dataclass(frozen=True)
+@record
 class _Part:
     number: int
     count: int

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from ..record import record
 from ..scaling.box import Box
 from .confidence import confidence_of
 from .segment import SEG, Slice, box_of, read_mask, whole_of
@@ -37,7 +37,7 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Choice:
     """Which segments to select, and their order.
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 
 
-@dataclass(frozen=True)
+@record
 class Crop:
     """A box of one frame."""
 

@@ -24,13 +24,13 @@ import hashlib
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 
@@ -39,7 +39,7 @@ SHARPNESS = 6  # of moving borders: most of the change lies in a fifth of the ov
 REACH = 1.0  # of moving borders, as logarithm of the gain: from an eighth to seven eighths of the overlap
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Fusion:
     """How the estimates of tiles become one.
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 from .crop import Crop
@@ -18,7 +18,7 @@ from .refine import Piece
 CONTEXT = 4  # latent pixels; there a decoder's error has fallen to a tenth of that at the edge
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class JointTiles:
     """Pieces of one frame, in latent pixels.
 

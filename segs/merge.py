@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from .carrier import LEVELS, read_deliveries
 from .paste import GRID
 from .share import Contents, Share, unpack_share
 
 
-@dataclass(frozen=True)
+@record
 class Missing:
     """The missing results.
 
@@ -29,7 +30,7 @@ class Missing:
     total: int
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Arrived:
     """A worker's result as received.
 

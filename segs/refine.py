@@ -8,12 +8,12 @@ F frames, H and W pixels, C channels, h and w pixels of a segment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.grow import grow_box
 from ..scaling.size import Size
@@ -24,7 +24,7 @@ from .segment import Segment
 from .weight import fade_inwards, feather_mask, place_mask
 
 
-@dataclass(frozen=True)
+@record
 class Fit:
     """How segments are cropped.
 
@@ -43,7 +43,7 @@ class Fit:
     grid: int = 1
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Cut:
     """A segment fitted to the image.
 
@@ -68,7 +68,7 @@ class Cut:
         return feather_mask(self.mask, self.box, self.fit.size, self.fit.feather)
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Piece:
     """A segment in one frame."""
 

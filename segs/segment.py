@@ -9,7 +9,6 @@ contain NumPy arrays or tensors, floats from 0 to 1 or bytes, masks of another s
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.grow import box_around
 from ..scaling.size import Size
@@ -80,7 +80,7 @@ class Slice(list[SEG]):
         super().__init__(self.whole[position] for position in self.positions)
 
 
-@dataclass(frozen=True)
+@record
 class Segment:
     """The data of a SEG in one format.
 

@@ -12,7 +12,7 @@ import io
 import json
 import zipfile
 from collections.abc import Container, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 from .crop import crop_resized
 from .segment import SEG, Segment, Slice, box_of, whole_of
@@ -27,7 +28,7 @@ from .segment import SEG, Segment, Slice, box_of, whole_of
 _FINE = 65535  # steps of the image before
 
 
-@dataclass(frozen=True)
+@record
 class Contents:
     """The part of the work that a worker did.
 
@@ -44,7 +45,7 @@ class Contents:
     digest: str
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class Share:
     """A worker's result.
 

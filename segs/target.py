@@ -4,13 +4,12 @@ and its result is reduced when it is pasted.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ..record import record
 from ..scaling.box import Box, Span
 from ..scaling.size import Size
 
 
-@dataclass(frozen=True)
+@record
 class Target:
     """The size at which crops are sampled.
 

@@ -6,14 +6,15 @@ What a text is, the host knows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from ..errors import bad_input
+from ..record import record
 from .segment import Segment
 
 
-@dataclass(frozen=True, eq=False)
+@record(eq=False)
 class SegmentTexts:
     """Texts of segments; a segment without one has the general prompt.
 

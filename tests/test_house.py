@@ -35,9 +35,16 @@ HOST = {
     "server",
     "execution",
 }
-AT_ONCE = {"torch", "numpy", "PIL", "yaml", "latent_preview"}  # the host has these when it loads a pack
+AT_ONCE = {
+    "torch",
+    "typing_extensions",
+    "numpy",
+    "PIL",
+    "yaml",
+    "latent_preview",
+}  # the host has these when it loads a pack
 LOADED = AT_ONCE | HOST | sys.stdlib_module_names
-BELOW = {*PURE, "errors"}  # what a pure folder may import of the pack
+BELOW = {*PURE, "errors", "record"}  # what a pure folder may import of the pack
 
 
 def faults(file, root=ROOT):

@@ -10,12 +10,11 @@ C channels of an image: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA. T channels of t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.colours import fill_transparent, rgb
 from ..scaling.resample import resample
 from ..scaling.size import Size
@@ -23,7 +22,7 @@ from ..scaling.size import Size
 ALPHA = ("model", "resample", "drop")
 
 
-@dataclass(frozen=True)
+@record
 class Channels:
     """How images of `has` channels are enlarged by a network that takes `takes`.
 

@@ -19,7 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import compress
 from typing import TypeAlias
 
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 from .float32 import true_products
 from .memory import is_out_of_memory, may_be_out_of_memory
@@ -37,7 +38,7 @@ from .tiles import Span, TilePlan, split_tile
 from .transfer import Check, deliver
 
 
-@dataclass(frozen=True)
+@record
 class Tile:
     """One tile of one image; `fp32_fallback` ones are computed in float32."""
 

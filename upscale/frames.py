@@ -20,6 +20,7 @@ from typing import TypeAlias, cast
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 from .float32 import true_products
@@ -39,7 +40,7 @@ WASTE = 1.5  # pixels computed divided by pixels needed, at most, in tiles of on
 SIDES = (64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # of those, margins included
 
 
-@dataclass(frozen=True)
+@record
 class Grid:
     """The cells that are compared, and where the enlargements of tiles go.
 
@@ -184,7 +185,7 @@ def receptive_field_in_pixels(network: Network) -> ReceptiveField | None:
     return ReceptiveField(margin, period, 0, max(field.minimum for field in fields) * network.shuffle)
 
 
-@dataclass(frozen=True)
+@record
 class Enlarged:
     """The result for one frame.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,8 +15,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode  # the documented way to see every operation
 from torch.utils._pytree import tree_leaves
 
+from ..record import record
 
-@dataclass(frozen=True)
+
+@record
 class MemoryEstimate:
     """The memory of a network per input pixel.
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.resample import Axis, Band, apply_bands, resample_bands
 from .tiles import Span
 from .transfer import upload
@@ -25,7 +26,7 @@ from .transfer import upload
 FITS = 128  # positions, of both axes, whose weights are cached: a video may have tiles anywhere
 
 
-@dataclass(frozen=True)
+@record
 class Line:
     """One axis of the image: `length` input pixels, enlarged `scale` times, resampled to `target` pixels.
 
@@ -92,7 +93,7 @@ class Line:
         return 0.5 - 0.5 * torch.cos(math.pi * (distance / (2 * self._zone) + 0.5).clamp(0, 1))
 
 
-@dataclass(frozen=True)
+@record
 class _Fit:
     """The resampling weights and the blend weights of a tile along one axis, on a device."""
 
@@ -113,7 +114,7 @@ def cached_fits() -> Fits:
     return lru_cache(FITS)(_compute_fit)
 
 
-@dataclass(frozen=True)
+@record
 class Placement:
     """Both axes of an image. `fits` computes and uploads the weights of a position once for each device."""
 

@@ -16,12 +16,12 @@ A small bound is used directly; above `CERTAIN` the measured margin is used, wit
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..record import record
 from .stage import Run
 from .tiles import ReceptiveField
 
@@ -35,7 +35,7 @@ SAFETY, RESERVE = 1.5, 8  # factor on a measured margin, and pixels on top
 GLOBAL_MARGIN, GLOBAL_BLEND = 32, 16  # read and mixed around a core where nothing bounds the receptive field
 
 
-@dataclass(frozen=True)
+@record
 class Measured:
     """The measurements: the bound (None: the whole image), the margin in practice,
     the period of positions.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from .memory import MemoryEstimate
 from .tiles import ReceptiveField
 from .transfer import upload
@@ -16,7 +16,7 @@ from .transfer import upload
 Run: TypeAlias = Callable[[Tensor], Tensor]  # (B, C, h, w) -> (B, C', scale * h, scale * w)
 
 
-@dataclass(frozen=True)
+@record
 class Worker:
     """A network on one device, with the dtype and memory format in which it is fastest there.
 
@@ -42,7 +42,7 @@ class Worker:
         return self.run(there.to(self.dtype).contiguous(memory_format=self.memory_format))
 
 
-@dataclass(frozen=True)
+@record
 class Stage:
     """The workers, the scale and the tiling of a network, for the loop.
 

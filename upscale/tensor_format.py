@@ -7,15 +7,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import bad_input
+from ..record import record
 from ..scaling.size import Size
 from .budget import SMALLEST, Budget, BudgetSpent
+from .compact import added_before_shuffle
 from .float32 import true_float32
 from .random_state import seeded
 from .receptive_field import textured_picture
@@ -56,7 +57,7 @@ class Descriptor(Protocol):
     def __call__(self, image: Tensor) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@record
 class TensorFormat:
     """A dtype and a memory format."""
 
@@ -70,12 +71,15 @@ class TensorFormat:
 
 
 def copy_descriptor(descriptor: Descriptor, tensor_format: TensorFormat) -> Descriptor:
-    """Return a copy with weights of its own in `tensor_format`;
+    """Return a copy with weights of its own in `tensor_format`, in which a Compact adds before it shuffles;
     the host's handle on the original's weights is left out.
     """
     architecture, patcher = (getattr(descriptor, name, None) for name in ("architecture", "patcher"))
     # What is in the memo is not copied: it becomes what stands there.
-    copied = copy.deepcopy(descriptor, {id(architecture): architecture, id(patcher): None})
+    memo: dict[int, Any] = {id(architecture): architecture, id(patcher): None}
+    network = copy.deepcopy(descriptor.model, memo)
+    memo[id(descriptor.model)] = added_before_shuffle(network, descriptor.input_channels)
+    copied = copy.deepcopy(descriptor, memo)
     copied.model.to(dtype=tensor_format.dtype).eval().requires_grad_(False)
     if tensor_format.channels_last:
         copied.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -150,7 +154,7 @@ def _side_of_probe(size: Size, fitting: int, candidates: int, on_cpu: bool) -> i
     return max(SMALLEST_PROBE, math.isqrt(min(max(pixels, smallest**2), LARGEST_PROBE**2, fitting)))
 
 
-@dataclass(frozen=True)
+@record
 class _Probe:
     """A model and what all its candidates are tried on."""
 
@@ -204,7 +208,7 @@ def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> T
     return best
 
 
-@dataclass(frozen=True)
+@record
 class _Times:
     """Seconds of a candidate's first run, in which much is prepared, and of its fastest one."""
 

@@ -10,15 +10,16 @@ Sizes and positions are in pixels of the input; one axis at a time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise, product
 
+from ..record import record
 from ..scaling.size import Size
 
 SMALLEST_CORE = 16
 
 
-@dataclass(frozen=True)
+@record
 class Span:
     """One axis of a tile: it is read from `start`, `size` long, and writes `low` to `high` (exclusive)."""
 
@@ -28,7 +29,7 @@ class Span:
     high: int
 
 
-@dataclass(frozen=True)
+@record
 class ReceptiveField:
     """The receptive field of a network, for tiling.
 
@@ -55,7 +56,7 @@ class ReceptiveField:
         return max(self.minimum + self.period - 1, 2 * (self.margin + self.period) + core)
 
 
-@dataclass(frozen=True)
+@record
 class TilePlan:
     """The tiles of an image of `height` by `width`, or of a part of it."""
 

@@ -8,14 +8,14 @@ tiled with a margin of two pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pixel_unshuffle
 
+from ..record import record
 
-@dataclass(frozen=True)
+
+@record
 class TwoParts:
     """A network as `tail(trunk(pixel_unshuffle(picture, shuffle)))`.
 

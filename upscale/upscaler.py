@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from ..record import record
 from ..scaling.box import Box
 from ..scaling.size import Size
 from .budget import Budget
@@ -30,7 +31,7 @@ BATCH_PIXELS = 512 * 512  # tiles smaller than that go together on a GPU; on the
 WHOLE = Box(0, 0, 1, 1)  # of an image of one pixel
 
 
-@dataclass(frozen=True)
+@record
 class Progress:
     """Reported before the first tile and after every one.
 
@@ -50,7 +51,7 @@ class Progress:
     size: Size = (1, 1)
 
 
-@dataclass(frozen=True)
+@record
 class Options:
     """The settings of the result.
 
@@ -68,7 +69,7 @@ class Options:
     dtype: torch.dtype = torch.float32
 
 
-@dataclass(frozen=True)
+@record
 class Hooks:
     """The functions called during the work.
 
@@ -120,7 +121,7 @@ def upscale_pictures(pictures: Tensor, network: Network, options: Options, hooks
     return result
 
 
-@dataclass(frozen=True)
+@record
 class _Work:
     """A part of all the work: `count` images from `first`,
     and the share from `start` that is `length` long.

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from fractions import Fraction
 from typing import Any
 
 from ..errors import bad_input
+from ..record import record
 from .av_library import load_av
 from .colour import LIMITED, PIXELS, RGB_MATRIX, Colour, Pixels
 from .frame import VideoFormat
 
 
-@dataclass(frozen=True)
+@record
 class Codec:
     """A codec as this pack writes it.
 
@@ -66,7 +67,7 @@ CODECS = {
 FASTEST_RATE = 100_000  # the largest denominator of a frame rate that every encoder takes
 
 
-@dataclass(frozen=True)
+@record
 class Encoding:
     """The settings of an encoder.
 

@@ -7,7 +7,7 @@ edge of images whose width is no multiple of 32. Numbers are those of ITU-T H.27
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from ..record import record
 
 RGB_MATRIX, BT709, UNSPECIFIED, SMPTE170M = 0, 1, 2, 6
 LIMITED, FULL = 1, 2
@@ -31,7 +33,7 @@ WEIGHTS = {
 }
 
 
-@dataclass(frozen=True)
+@record
 class Colour:
     """The meaning of the numbers in a file as colours.
 
@@ -66,7 +68,7 @@ class Colour:
 BT709_COLOUR = Colour()
 
 
-@dataclass(frozen=True)
+@record
 class Pixels:
     """A pixel format of a file.
 

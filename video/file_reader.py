@@ -62,7 +62,7 @@ class FileReader:
 
     def frames(self, skip: int = 0) -> Iterator[Frame]:
         """Yield the frames, without the first `skip`; damaged ones are left out and counted in `faults`."""
-        self.faults[:] = [OPAQUE] if self._has_alpha else []
+        self.faults.clear()
         with self._open() as container:
             stream = self._video(container)
             stream.thread_type = "AUTO"
@@ -71,7 +71,7 @@ class FileReader:
             if first:
                 container.seek(first, stream=stream)
             zero = first + int(self._origin / stream.time_base)
-            to_picture, count, time, duration = _Pictures(), 0, -1, 0
+            to_picture, count, time, duration = _Pictures(self._has_alpha), 0, -1, 0
             for decoded in self._decoded(container, stream):
                 if decoded.pts is not None and decoded.pts < first:
                     continue
@@ -80,7 +80,10 @@ class FileReader:
                 time = self._time(decoded.pts, zero, time)
                 duration, count = decoded.duration or self.form.step, count + 1
                 if count > skip:
-                    yield Frame(to_picture(decoded), time, duration)
+                    picture = to_picture(decoded)
+                    if to_picture.lost_transparency and OPAQUE not in self.faults:
+                        self.faults.append(OPAQUE)
+                    yield Frame(picture, time, duration)
         self._note_missing(count, float((time + duration) * self.form.time_base) if count else 0.0)
 
     def _decoded(self, container: Any, stream: Any) -> Iterator[Any]:
@@ -152,9 +155,13 @@ class FileReader:
 class _Pictures:
     """Turns decoded frames into (3, H, W) float32 in [0, 1], upright,
     with the same bits as the host's loader.
+
+    Attributes:
+        lost_transparency: whether one of them had transparent pixels.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, has_alpha: bool) -> None:
+        self._has_alpha, self.lost_transparency = has_alpha, False
         self._size: tuple[int, int] | None = None
         self._padding: tuple[Any, Any, Any] | None = None
 
@@ -169,6 +176,8 @@ class _Pictures:
                 "Convert the video to one size first.",
             )
         self._size = size
+        if self._has_alpha and not self.lost_transparency:
+            self.lost_transparency = _is_transparent(decoded)
         if decoded.format.name in EIGHT_BIT:
             pixels = decoded.to_ndarray(format="rgb24").astype(np.float32) / 255.0
         else:
@@ -201,6 +210,20 @@ class _Pictures:
         _, source, sink = self._padding
         source.push(decoded)
         return sink.pull()
+
+
+def _is_transparent(decoded: Any) -> bool:
+    """Return whether a frame with an alpha channel has pixels that are not opaque."""
+    parts = decoded.format.components
+    [alpha] = [part for part in parts if part.is_alpha]
+    is_alone = [part.plane for part in parts].count(alpha.plane) == 1
+    if not is_alone or alpha.bits > 16 or decoded.format.is_big_endian:
+        return bool(decoded.to_ndarray(format="rgba")[..., 3].min() < 255)
+    # Not through swscale, which writes garbage there at some widths.
+    plane: Any = decoded.planes[alpha.plane]
+    numbers: Any = np.frombuffer(plane, np.uint8 if alpha.bits == 8 else "<u2")
+    rows = numbers.reshape(-1, plane.line_size // numbers.itemsize)
+    return bool(rows[:, : decoded.width].min() < 2**alpha.bits - 1)
 
 
 def _quarter_turns(decoded: Any) -> int:

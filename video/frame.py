@@ -6,19 +6,19 @@ An image is (3, H, W) float32 in [0, 1], upright. Times count in the video's tim
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..record import record
 from .colour import BT709_COLOUR, Colour
 
 SQUARE = Fraction(1)
 OPAQUE = "Transparency is removed."  # a fault of a reader
 
 
-@dataclass(frozen=True)
+@record
 class Frame:
     """One image and its time.
 
@@ -32,7 +32,7 @@ class Frame:
     duration: int
 
 
-@dataclass(frozen=True)
+@record
 class VideoFormat:
     """The properties that all frames of a video share.
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
+
+from ..record import record
 
 Item = TypeVar("Item")
 AHEAD = 3  # frames that wait on either side
 PATIENCE = 0.1  # seconds after which a waiting reader asks whether it is still needed
 
 
-@dataclass(frozen=True)
+@record
 class _End:
     """The last thing in a queue; with the error that ended it."""
 

@@ -8,7 +8,6 @@ interruption.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import bad_input
+from ..record import record
 from .av_library import load_av
 from .codecs import Encoding
 from .colour import to_planes
@@ -24,7 +24,7 @@ PART_FRAMES = 50
 OPEN = "open"  # the name of the part that is being written
 
 
-@dataclass(frozen=True)
+@record
 class Part:
     """A closed part: its file, and of each frame the time and the duration in the source's time base."""
 

@@ -72,7 +72,7 @@ class FolderReader:
         image, operations = _pillow()
         try:
             with image.open(file) as opened:
-                if opened.has_transparency_data and OPAQUE not in self.faults:
+                if OPAQUE not in self.faults and _is_transparent(opened):
                     self.faults.append(OPAQUE)
                 return torch.as_tensor(_numbers(operations.exif_transpose(opened), file)).movedim(-1, 0)
         except (OSError, SyntaxError) as error:
@@ -84,6 +84,14 @@ def _pillow() -> tuple[Any, Any]:
     from PIL import Image, ImageOps
 
     return Image, ImageOps
+
+
+def _is_transparent(image: Any) -> bool:
+    """Return whether an image has pixels that are not opaque."""
+    if not image.has_transparency_data:
+        return False
+    least, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return least < 255
 
 
 def _numbers(image: Any, file: Path) -> NDArray[np.float32]:
@@ -131,11 +139,14 @@ class TensorReader:
             hint = "Set fps in the node that made the video."
             raise bad_input("video", "a frame rate above 0", rate, hint)
         self.form = VideoFormat(height, width, 1 / rate, rate, bits, Colour(), frames=count)
-        self.faults = [OPAQUE] if channels in (2, 4) else []
+        has_alpha = channels in (2, 4)
+        self.faults: list[str] = []
         self.metadata: dict[str, str] = {}
         digest = hashlib.sha256(f"{tuple(images.shape)} {rate}".encode())
         for frame in images:  # one by one: a copy of all of them would be what streaming avoids
             digest.update(frame.detach().float().cpu().contiguous().numpy().tobytes())
+            if has_alpha and not self.faults and bool((frame[..., -1] < 1).any()):
+                self.faults.append(OPAQUE)
         if waveform is not None:
             digest.update(waveform.detach().float().cpu().contiguous().numpy().tobytes())
         self.identity = digest.hexdigest()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from comfy_execution.utils import CurrentNodeContext
 from megapixel.host import run_again, unfinished
-from megapixel.host.unfinished import keys_of, sampled_segments
+from megapixel.host.unfinished import SampledSegments, sampled_segments
 from megapixel.segs.refine import Fit, cut_pieces
 from megapixel.segs.segment import SEG, read_segments
 
@@ -40,7 +40,7 @@ def of_node(node, *inputs):
 
 
 def key_of(piece, cut):
-    [key] = keys_of([piece], [cut])
+    [key] = SampledSegments(node="any").keys_of([piece], [cut])
     return key
 
 
@@ -55,7 +55,7 @@ def test_a_segment_is_known_by_the_pixels_that_it_was_cut_from(pieces):
     assert torch.equal(of_node("8", 1).get(key_of(piece, cut.clone())), torch.ones(1, 4, 8, 8))
     assert of_node("8", 1).get(key_of(piece, cut + 1e-6)) is None
     assert of_node("8", 1).get(key_of(*pieces[1])) is None
-    first, second = keys_of(*zip(*pieces[:2], strict=True))
+    first, second = of_node("8", 1).keys_of(*zip(*pieces[:2], strict=True))
     assert of_node("8", 1).get(first) is None  # sampled alone, not in a group
     assert first != second
 
@@ -68,6 +68,14 @@ def test_other_inputs_drop_it_and_so_does_a_complete_run(pieces):
     assert len(of_node("8", model).latents) == 3
     of_node("8", model).end(complete=True)
     assert of_node("8", model).latents == {}
+
+
+def test_a_script_caches_and_hashes_nothing(pieces):
+    [(piece, _), *_] = pieces
+    run = sampled_segments(1)
+    [key] = run.keys_of([piece], [None])  # pixels that cannot be hashed
+    run.put(key, torch.ones(1, 4, 8, 8))
+    assert run.get(key) is None
 
 
 def test_it_keeps_no_model_alive(pieces):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fractions import Fraction
 from io import BytesIO
 
+import av
+import numpy as np
 import pytest
 import torch
 from comfy_api.latest import InputImpl
@@ -81,9 +83,37 @@ def test_a_file_whose_times_begin_later_begins_at_zero(tmp_path, name):
     assert reader.form.frames == pytest.approx(12, abs=1)
 
 
-def test_transparency_that_is_removed_is_a_fault(tmp_path):
-    file = write_video(tmp_path / "a.mkv", moving_pictures(2), "ffv1", "yuva420p", options={})
-    assert read(str(file))[0].faults == ["Transparency is removed."]
+@pytest.mark.parametrize(
+    ("codec", "pixels", "name"),
+    [
+        ("ffv1", "yuva420p", "a.mkv"),
+        ("ffv1", "bgra", "a.mkv"),
+        ("ffv1", "gbrap10le", "a.mkv"),
+        ("qtrle", "argb", "a.mov"),
+    ],
+)
+@pytest.mark.parametrize("width", [64, 33])
+def test_transparent_pixels_are_a_fault_and_an_opaque_alpha_channel_is_none(
+    tmp_path, codec, pixels, name, width
+):
+    for alpha, faults in ((255, []), (100, ["Transparency is removed."])):
+        with av.open(str(tmp_path / name), "w") as output:
+            stream = output.add_stream(codec, rate=24)
+            stream.width, stream.height, stream.pix_fmt = width, 34, pixels
+            for at in range(3):
+                numbers = np.full((34, width, 4), 255, np.uint8)
+                numbers[-1, -1, 3] = alpha if at == 1 else 255
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(numbers, format="rgba")))
+            output.mux(stream.encode(None))
+        reader = FileReader(str(tmp_path / name))
+        for _ in range(2):
+            assert len(list(reader.frames())) == 3
+            assert reader.faults == faults
+
+
+def test_an_opaque_animation_has_no_fault(tmp_path):
+    file = write_video(tmp_path / "a.gif", moving_pictures(3), "gif", "bgr8", options={})
+    assert read(str(file))[0].faults == []
 
 
 def test_a_file_in_memory_reads_like_one_on_disk(tmp_path):

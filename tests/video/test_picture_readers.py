@@ -50,6 +50,16 @@ def test_a_photograph_is_turned_upright(tmp_path, orientation):
     assert (reader.form.height, reader.form.width) == expected.shape[:2]
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_an_opaque_alpha_channel_is_no_fault(tmp_path, mode):
+    Image.fromarray(drawn(6, 10, 3)).convert(mode).save(tmp_path / "a.png")
+    assert read(tmp_path)[0].faults == []
+    seen = Image.fromarray(drawn(6, 10, 3)).convert("RGBA")
+    seen.putpixel((9, 5), (10, 20, 30, 254))
+    seen.save(tmp_path / "b.png")
+    assert read(tmp_path)[0].faults == ["Transparency is removed."]
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 def test_transparency_that_is_removed_is_a_fault(tmp_path, channels):
     for name in ("a", "b"):
@@ -90,6 +100,9 @@ def test_frames_in_memory_become_rgb(channels):
     colours = images[0, ..., :3] if channels > 2 else images[0, ..., :1].expand(-1, -1, 3)
     assert torch.equal(first.movedim(0, -1), colours)
     assert reader.faults == (["Transparency is removed."] if channels in (2, 4) else [])
+    if channels in (2, 4):
+        images[..., -1] = 1
+        assert TensorReader(images, Fraction(24)).faults == []
 
 
 @pytest.mark.parametrize(

@@ -95,8 +95,10 @@ def main() -> None:
 def _row(case: tuple[int, int, int, int, str], model: Any, vae: Any, text: Any, rounds: int) -> str:
     canvas, side, feather, noise_feather, overlaps = case
     image = torch.rand(1, canvas, canvas, 3, generator=torch.Generator().manual_seed(1))
-    sampling = Sampling(model, vae, text, text, 0, 4, 7.0, "euler", "normal", 0.5, noise_feather)
-    pasting = Pasting(feather, overlaps)
+    sampling = Sampling(
+        model, vae, text, text, 0, 4, 7.0, "euler", "normal", 0.5, noise_feather, overlaps=overlaps
+    )
+    pasting = Pasting(feather)
 
     def run(segments: list[SEG]) -> torch.Tensor:
         return upscale_segments(image, ((canvas, canvas), segments), Enlargement(1.0), sampling, pasting)[0]

@@ -163,11 +163,11 @@ def ours(overlaps: str, shift: bool = False, shrink: bool = False) -> Way:
             model = apply_deep_shrink(model, DeepShrink(mode="auto", trained_size=scene.side // 2))
         sampling = Sampling(
             model, vae, *scene.text, scene.seed, STEPS, CFG, SAMPLER, SCHEDULER, denoise,
-            joint=overlaps == "joint", shift_borders=shift,
+            overlaps=overlaps, shift_borders=shift,
         )  # fmt: skip
         size = scene.side, scene.side
         segs = size, tile_segments(size, scene.side // FACTOR, _overlap(scene.side) // FACTOR, None)
-        pasting = Pasting(feather=16, overlaps=overlaps, smallest_crop=8)
+        pasting = Pasting(feather=16, smallest_crop=8)
         return upscale_segments(scene.image, segs, Enlargement(float(FACTOR)), sampling, pasting)[0]
 
     return Way(run, borders)

@@ -46,6 +46,7 @@ from .sigmas import SchedulerFunction, noise_levels
 from .unfinished import Key, SampledSegments
 from .upscale import free_memory
 
+INDEPENDENT, IN_ORDER, JOINT = "independent", "in order", "joint"
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
 AGAINST_NAN = "Start ComfyUI with --fp32-vae or --force-fp32, or use another VAE."
 
@@ -59,7 +60,7 @@ class Sampling:
         target: the size at which segments are sampled.
         reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
         segment_texts: texts that replace the general prompt in their segments.
-        joint: whether overlapping segments are sampled in one latent.
+        overlaps: how segments that overlap are sampled, INDEPENDENT, IN_ORDER or JOINT.
         shift_borders: whether the borders between these shift from step to step.
 
     Raises:
@@ -84,7 +85,7 @@ class Sampling:
     target: Target = AS_IT_IS
     reference_latents: str = AUTO
     segment_texts: SegmentTexts | None = None
-    joint: bool = False
+    overlaps: str = INDEPENDENT
     shift_borders: bool = False
 
     def __post_init__(self) -> None:
@@ -93,6 +94,11 @@ class Sampling:
         check_conditioning(self.negative, "negative")
         if self.vae is None:
             raise bad_input("vae", "a VAE", "none: the checkpoint has none", "Connect Load VAE.")
+
+    @property
+    def joint(self) -> bool:
+        """Whether segments that overlap are sampled in one latent."""
+        return self.overlaps == JOINT
 
 
 @record(eq=False)

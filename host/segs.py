@@ -26,13 +26,12 @@ from .log import log
 from .reference_latents import reference_notices
 from .segment_hook import PasteHook
 from .segment_progress import SegmentProgress
-from .segment_sampler import Sampling, SegmentSampler
+from .segment_sampler import IN_ORDER, Sampling, SegmentSampler
 from .typed_sizes import typed_size_notices
 from .unfinished import sampled_segments
 from .upscale import ALL_GPUS, check_memory, fallbacks, pictures_of, upscale_images, without_nan
 
 OWN_SIZE = "Use resampling_method lanczos: it needs no image of the model's own size."
-IN_ORDER, JOINT = "in order", "joint"
 BORDERS_STAY = "shift_borders: nothing to do, overlaps is not joint. Set overlaps to joint."
 
 
@@ -53,7 +52,6 @@ class Pasting:
     """How segments are cropped and pasted: the node's inputs of these names; `hook` is its upscaler_hook_opt."""
 
     feather: int = 5
-    overlaps: str = "independent"
     match_colours: float = 0.0
     smallest_crop: int = 256
     keep_on_interrupt: bool = True
@@ -168,7 +166,7 @@ def _refine(
     try:
         with seeded(sampling.seed):  # some samplers and decoders draw from the global generators
             settings: dict[str, Any] = {"colours": pasting.match_colours, "pasted": finished}
-            if pasting.overlaps == IN_ORDER:
+            if sampling.overlaps == IN_ORDER:
                 one_by_one = finished.hook.may_change
                 refine_in_order(colours, _own(pieces), sampler, **settings, one_by_one=one_by_one)
             else:

@@ -13,7 +13,7 @@ from ..host.missing_segs import NOTHING, POLICIES, REFINE, missing_segs
 from ..host.notice import logged, nothing_to_do, with_notices
 from ..segs.carrier import carry_bytes
 from ..segs.choose import slice_segments
-from ..segs.merge import merge_arrived, merge_results, missing_in, read_results
+from ..segs.merge import has_eight_bits, merge_arrived, merge_by_values, missing_in, read_results, shape_of
 from ..segs.segment import read_segments, read_shape
 from ..segs.share import contents_of, pack_share, unchanged_numbers
 from .segs_sockets import CATEGORY, segs_socket
@@ -144,7 +144,7 @@ class MegapixelSEGSSend(io.ComfyNode):
         check_pixels(result, "result")
         if image.shape != result.shape:
             hint = "Set rescale_factor of Upscale SEGS to 1 and connect the same image here."
-            raise bad_input("result", f"images of {_shape(image)}, as in image", _shape(result), hint)
+            raise bad_input("result", f"images of {shape_of(image)}, as in image", shape_of(result), hint)
         size, segments = read_shape(segs)
         left = unchanged_numbers(*read_segments(segs, len(image)), image, result)
         described = pack_share(image, result, contents_of(size, segments, left))
@@ -227,41 +227,15 @@ class MegapixelSEGSMerge(io.ComfyNode):
             check_pixels(image)
         arrived = read_results(results)
         if not arrived:
-            return _merged_by_values(image, results, tolerance)
+            return _guessed(image, results, merge_by_values(image, results, tolerance))
         missing = missing_segs(missing_in(arrived), segs, on_missing)
         idle = logged([] if any(bool(each.share.changed.any()) for each in arrived) else [UNCHANGED])
         return with_notices([*missing.texts, *idle], merge_arrived(arrived, image), missing.segs)
 
 
-def _merged_by_values(image, results, tolerance) -> io.NodeOutput:
-    """Merge results without descriptions, of workers without Send SEGS Result:
-    changes are guessed from the values.
-    """
-    if image is None:
-        hint = "Put Send SEGS Result before the collector on every worker, or connect image."
-        raise bad_input("results", "frames of Send SEGS Result, because image is not connected", "none", hint)
-    frames = len(image)
-    if results.shape[1:] != image.shape[1:] or len(results) % frames:
-        raise bad_input(
-            "results",
-            f"images of {_shape(image)}, a multiple of {frames} frames",
-            f"{len(results)} of {_shape(results)}",
-            "Connect the workers' images to results, and the upscaled image that they started from to image.",
-        )
-    texts = logged([EIGHT_BITS] if _has_eight_bits(results) and not _has_eight_bits(image) else [])
-    result = torch.stack(
-        [merge_results(image[frame], list(results[frame::frames]), tolerance) for frame in range(frames)]
-    )
-    if not torch.equal(result, image):
-        return with_notices(texts, result, NOTHING)
-    return nothing_to_do(UNCHANGED, result, NOTHING)
-
-
-def _has_eight_bits(pictures: torch.Tensor) -> bool:
-    """Return whether an image of the batch was rounded to 8 bits."""
-    levels = pictures * 255
-    return bool(((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1).any())
-
-
-def _shape(image: torch.Tensor) -> str:
-    return f"{image.shape[2]}x{image.shape[1]} with {image.shape[3]} channels"
+def _guessed(image: torch.Tensor, results: torch.Tensor, merged: torch.Tensor) -> io.NodeOutput:
+    """Return what was merged by its values, of workers without Send SEGS Result, and say so if they were rounded."""
+    texts = logged([EIGHT_BITS] if has_eight_bits(results) and not has_eight_bits(image) else [])
+    if torch.equal(merged, image):
+        return nothing_to_do(UNCHANGED, merged, NOTHING)
+    return with_notices(texts, merged, NOTHING)

@@ -13,12 +13,12 @@ from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
 from ..host.segment_sampler import Sampling
 from ..host.segment_texts import text_notices
-from ..host.segs import JOINT, Enlargement, Pasting, size_notices, spatial_notices, upscale_segments
+from ..host.segs import Enlargement, Pasting, size_notices, spatial_notices, upscale_segments
 from ..host.segs_notices import segs_notices
 from ..host.upscale import ALL_GPUS
 from ..segs.target import Target
-from .segs_sockets import (
-    CATEGORY,
+from .segs_sockets import CATEGORY
+from .segs_upscale_sockets import (
     BasicPipe,
     conditioning_sockets,
     enlarging_sockets,
@@ -136,7 +136,6 @@ def _run(
     upscale_model_opt: Any = None,
     upscaler_hook_opt: Any = None,
     scheduler_func_opt: Any = None,
-    overlaps: str = "independent",
     match_colours: float = 0.0,
     smallest_crop: int = 256,
     keep_on_interrupt: bool = True,
@@ -151,9 +150,9 @@ def _run(
     )
     settings = Sampling(
         model, vae, positive, negative,
-        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), joint=overlaps == JOINT, **sampling,
+        scheduler_function=scheduler_func_opt, target=Target(target_size, target_limit), **sampling,
     )  # fmt: skip
-    pasting = Pasting(feather, overlaps, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
+    pasting = Pasting(feather, match_colours, smallest_crop, keep_on_interrupt, upscaler_hook_opt)
     before = logged(
         [
             *segs_notices(image, segs),

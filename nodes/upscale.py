@@ -7,37 +7,10 @@ from comfy_api.latest import io
 from ..host.compat import SHOWN_AGAIN
 from ..host.notice import logged, with_notices
 from ..host.run_again import fingerprint
-from ..host.upscale import GPUS, fallbacks, upscale_images
+from ..host.upscale import fallbacks, upscale_images
 from ..host.upscale_hints import upscale_hints
 from ..upscale.channels import ALPHA
-
-PRECISIONS = ["auto", "float32", "float16", "bfloat16"]
-LARGEST_SIDE = 65536
-
-
-def exact_side(name: str, other: str) -> io.Int.Input:
-    return io.Int.Input(
-        name,
-        default=0,
-        min=0,
-        max=LARGEST_SIDE,
-        optional=True,
-        advanced=True,
-        tooltip=f"Exact {name} of the result in pixels; overrides scale_by. 0 follows from {other} if that "
-        "is set, else from scale_by.",
-    )
-
-
-def gpus_socket(what: str = "GPUs that upscale the tiles.") -> io.Combo.Input:
-    """Return the input for the GPUs that are used."""
-    return io.Combo.Input(
-        "gpus",
-        options=list(GPUS),
-        optional=True,
-        advanced=True,
-        tooltip=f"{what} all: shares the work between all GPUs that this ComfyUI sees. one: only the loader's GPU, for several ComfyUIs on one "
-        "machine. Changes the speed, not the image.",
-    )
+from .upscale_sockets import LARGEST_SIDE, PRECISIONS, exact_side, gpus_socket
 
 
 class MegapixelUpscale(io.ComfyNode):

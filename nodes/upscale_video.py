@@ -8,7 +8,7 @@ from ..host.run_again import fingerprint
 from ..host.upscale_video import VideoSettings, show_video, upscale_video
 from ..host.video import file_state, open_video
 from ..video.codecs import CODECS
-from .upscale import LARGEST_SIDE, PRECISIONS, exact_side, gpus_socket
+from .upscale_sockets import LARGEST_SIDE, PRECISIONS, exact_side, gpus_socket
 
 
 class MegapixelUpscaleVideo(io.ComfyNode):

@@ -72,6 +72,11 @@ class Box:
         bottom, right = min(self.bottom, other.bottom), min(self.right, other.right)
         return Box(top, left, max(top, bottom), max(left, right))
 
+    def overlaps(self, other: Box) -> bool:
+        """Return whether both have a pixel in common."""
+        high = max(self.top, other.top) < min(self.bottom, other.bottom)
+        return high and max(self.left, other.left) < min(self.right, other.right)
+
     def union(self, other: Box) -> Box:
         """Return the smallest box that contains both."""
         top, left = min(self.top, other.top), min(self.left, other.left)

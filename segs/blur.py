@@ -27,7 +27,7 @@ def blur_mask(mask: Tensor, radius: int) -> Tensor:
         torch.mm(band, mask[low:high], out=rows[start:stop])
     for start, stop, low, high, band in _bands(mask.shape[1], radius):
         torch.mm(rows[:, low:high], band.T, out=columns[:, start:stop])
-    return torch.where(columns > ALL_ONES, 1.0, columns)
+    return columns.masked_fill_(columns > ALL_ONES, 1.0)
 
 
 def gaussian_weights(radius: int) -> Tensor:

@@ -144,7 +144,7 @@ def _touching(segments: Sequence[SEG]) -> list[list[int]]:
     ]
     groups: list[list[int]] = []
     for number, box in enumerate(boxes):
-        joined = [group for group in groups if any(near[other].shared(box).area for other in group)]
+        joined = [group for group in groups if any(near[other].overlaps(box) for other in group)]
         groups = [group for group in groups if group not in joined]
         groups.append(sorted([number, *(other for group in joined for other in group)]))
     return groups

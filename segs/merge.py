@@ -145,3 +145,39 @@ def merge_results(picture: Tensor, results: Sequence[Tensor], tolerance: float =
         count += changed
         merged = torch.where(changed, result, merged)
     return torch.where(count > 1, (grid + changes).mul_(1 / GRID), merged)
+
+
+def merge_by_values(image: Tensor | None, results: Tensor, tolerance: float) -> Tensor:
+    """Return (F, H, W, C) with the changes of workers that described nothing: every value that differs from
+    `image` by more than `tolerance`.
+
+    Args:
+        results: all frames of the first worker, then all of the second, and so on.
+
+    Raises:
+        ValueError: when there is no image, or a result that does not fit it.
+    """
+    if image is None:
+        hint = "Put Send SEGS Result before the collector on every worker, or connect image."
+        raise bad_input("results", "frames of Send SEGS Result, because image is not connected", "none", hint)
+    frames = len(image)
+    if results.shape[1:] != image.shape[1:] or len(results) % frames:
+        raise bad_input(
+            "results",
+            f"images of {shape_of(image)}, a multiple of {frames} frames",
+            f"{len(results)} of {shape_of(results)}",
+            "Connect the workers' images to results, and the upscaled image that they started from to image.",
+        )
+    merged = [merge_results(image[n], list(results[n::frames]), tolerance) for n in range(frames)]
+    return torch.stack(merged)
+
+
+def has_eight_bits(pictures: Tensor) -> bool:
+    """Return whether an image of the batch was rounded to 8 bits."""
+    levels = pictures * 255
+    return bool(((levels - levels.round()).abs() < 1e-3).flatten(1).all(dim=1).any())
+
+
+def shape_of(image: Tensor) -> str:
+    """Return the size and channels of (F, H, W, C) as messages show them."""
+    return f"{image.shape[2]}x{image.shape[1]} with {image.shape[3]} channels"

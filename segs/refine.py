@@ -82,7 +82,7 @@ class Piece:
 
     def touches(self, other: Piece) -> bool:
         """Return whether both share pixels."""
-        return self.frame == other.frame and self.cut.box.shared(other.cut.box).area > 0
+        return self.frame == other.frame and self.cut.box.overlaps(other.cut.box)
 
 
 Refine = Callable[[Sequence[Piece], Sequence[Tensor]], Iterable[tuple[int, Tensor | None]]]
@@ -235,7 +235,7 @@ def _filled(region: Box, pieces: Sequence[Piece], size: Size) -> Tensor:
     inside = region.clamped(size).within(region)
     filled[inside.rows, inside.columns] = False
     for piece in pieces:
-        if region.shared(piece.cut.box).area:
+        if region.overlaps(piece.cut.box):
             here, there = _shared(region, piece)
             filled[here.rows, here.columns] |= piece.cut.mask[there.rows, there.columns] >= 1
     return filled

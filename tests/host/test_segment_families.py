@@ -184,7 +184,8 @@ def test_four_steps_without_guidance_give_no_warning(name, caplog):
     assert bool(result.isfinite().all())
     assert not torch.equal(result, image)
     assert torch.equal(result[:, 24:], image[:, 24:])
-    assert caplog.messages == []
+    own = [text for text in caplog.messages if "memory leak" not in text]  # of models of earlier tests
+    assert own == []
 
 
 TILES = [(0, 0, 40, 48), (24, 0, 64, 48)]  # that share 16 columns
@@ -197,7 +198,7 @@ def test_sampled_jointly_a_picture_comes_back_and_each_tile_is_given_its_own_par
     image = coordinates()
     options = {"reference_latents": [latent(image, family.has_time)]} if name in REFERENCES else {}
     result = refine(
-        name, watched(model_of(name), seen), image=image, found=segs(TILES), joint=True, shift_borders=shift, text=family.text(**options),
+        name, watched(model_of(name), seen), image=image, found=segs(TILES), overlaps="joint", shift_borders=shift, text=family.text(**options),
     )  # fmt: skip
     torch.testing.assert_close(result, image, rtol=0, atol=1e-6)
     assert len(seen) == len(TILES)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from comfy.cli_args import args
-from megapixel.host.resampled_sigmas import resample_levels
+from megapixel.host.save_progress import SaveProgress
+from megapixel.host.sigmas import resample_levels
 from megapixel.nodes.segs_filter import MegapixelSEGSFilter
-from megapixel.nodes.segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction, SaveProgress
+from megapixel.nodes.segs_hooks import MegapixelSaveProgressHook, MegapixelSchedulerFunction
 from megapixel.nodes.segs_makers import MegapixelFacesToSEGS, MegapixelMaskToSEGS, MegapixelTilesToSEGS
 from megapixel.nodes.segs_preview import MegapixelSEGSPreview
 from megapixel.nodes.segs_share import MegapixelSEGSMerge, MegapixelSEGSSend, MegapixelSEGSSlice

@@ -176,6 +176,7 @@ def test_shared_clamped_and_within_count_the_same_pixels(random_boxes):
         apart += not both
         assert pixels(first.shared(second)) == both
         assert first.shared(second).area == len(both)
+        assert first.overlaps(second) is bool(both)
         inside = first.clamped((17, 23))
         assert pixels(inside) == {(y, x) for y, x in pixels(first) if 0 <= y < 17 and 0 <= x < 23}
         assert inside.area == len(pixels(inside))

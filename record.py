@@ -6,8 +6,9 @@ one; all records share the others. It does not import ComfyUI.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import FrozenInstanceError, dataclass, fields
+from operator import attrgetter
 from typing import Any, TypeVar, overload
 
 from typing_extensions import dataclass_transform
@@ -35,7 +36,19 @@ def _defined(cls: Any, methods: dict[str, Callable[..., Any]]) -> Any:
     for name, method in methods.items():
         if name not in vars(cls):
             setattr(cls, name, method)
-    return dataclass(cls, repr=False, eq=False)
+    made = dataclass(cls, repr=False, eq=False)
+    made._compared = staticmethod(_values_of([field.name for field in fields(made) if field.compare]))
+    return made
+
+
+def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return a function of a record that returns the values of these fields.
+
+    Records are keys of what is computed once, which is looked up in every model call.
+    """
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda each: tuple(getattr(each, name) for name in names)  # attrgetter makes no tuple of one
 
 
 def _assign_once(self: Any, name: str, value: Any) -> None:
@@ -53,16 +66,12 @@ def _repr(self: Any) -> str:
     return f"{type(self).__qualname__}({', '.join(shown)})"
 
 
-def _compared(self: Any) -> tuple[Any, ...]:
-    return tuple(getattr(self, field.name) for field in fields(self) if field.compare)
-
-
 def _equal(self: Any, other: object) -> bool:
-    return _compared(self) == _compared(other) if type(other) is type(self) else NotImplemented
+    return self._compared(self) == self._compared(other) if type(other) is type(self) else NotImplemented
 
 
 def _hash(self: Any) -> int:
-    return hash(_compared(self))
+    return hash(self._compared(self))
 
 
 _KEPT: dict[str, Callable[..., Any]] = {

@@ -109,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--folder", type=Path, required=True, help="the pack at an earlier commit")
     parser.add_argument("--only", default="", help="a part of an effect's name")
+    parser.add_argument("--what", default="", help="the first column of the rows; all by default")
     parser.add_argument("--share", type=float, default=1.0, help="of the rounds")
     options = parser.parse_args()
     import_pack(options.folder, BEFORE)
@@ -125,7 +126,7 @@ def main() -> None:
     print("| what | effect | now / before | 95 % interval of the median |")
     print("| --- | --- | --- | --- |")
     for title, plain, size, sigma, rounds, name in cases:
-        if options.only not in name:
+        if options.only not in name or options.what not in ("", title):
             continue
         apply = {**EFFECTS, **FACES}[name]
         models = {pack: apply(pack, plain) for pack in (NOW, BEFORE)}

@@ -8,14 +8,14 @@ added by the second run. The results of compiled and uncompiled runs agree withi
 
 A distinct size is a set of sizes that all features of a call have together, over all steps and sizes. torch
 stops compiling after 8 graphs for one model; here there is no limit. The models are as small as the effects
-allow: a row is one to four minutes of a slow core, HiDiffusion and two faces with a mask more than ten.
+allow: a row is one to four minutes of a slow core. The graphs so far are printed to stderr after each size.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -41,7 +41,10 @@ from torch._dynamo.utils import counters
 from devhost.sampling import sample
 from devhost.tiny import random_models, topology
 
-SIZES = ((32, 24), (20, 26), (24, 20), (28, 22), (40, 30))
+Sizes = Sequence[tuple[int, int]]
+SIZES: Sizes = ((32, 24), (20, 26), (24, 20), (28, 22), (40, 30))
+# One of them is so large that HiDiffusion's windows begin at half of the sampling.
+WITH_A_LARGE_ONE: Sizes = (*SIZES[:-1], (48, 36))
 STEPS, RUNS = 3, 2
 TRAINED = 128  # pixels; all sizes are above it
 Effect = Callable[[Any], Any]
@@ -70,6 +73,7 @@ TWO_LEVELS: dict[str, Effect] = {
         model, MSWMSA(*ATTENTION, windows="native", trained_size=64)
     ),
     "HiDiffusion": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED)),
+    "HiDiffusion, late windows": lambda model: apply_hidiffusion(model, HiDiffusion(trained_size=TRAINED)),
 }
 THREE_LEVELS: dict[str, Effect] = {
     "HiDiffusion published": lambda model: apply_hidiffusion(
@@ -86,6 +90,10 @@ FAMILIES: dict[str, tuple[Callable[[], Any], dict[str, Effect]]] = {
     "SD 1.5, three levels": (lambda: random_models.sd15(**topology.SHORT), THREE_LEVELS),
     "SDXL, two levels": (lambda: random_models.sdxl(**topology.TWO_LEVELS), SDXL),
 }
+
+
+OTHER_RUNS: dict[str, tuple[Sizes, int]] = {"HiDiffusion, late windows": (WITH_A_LARGE_ONE, 6)}
+"""The sizes and steps of effects that need others than the usual ones."""
 
 
 class Backend:
@@ -106,8 +114,8 @@ class Counts:
     breaks: int
 
 
-def count(model: Any) -> Counts:
-    """Return the graphs and the breaks of a model over all sizes, run by run.
+def count(model: Any, sizes: Sizes, steps: int) -> Counts:
+    """Return the graphs and the breaks of a model over all `sizes`, run by run.
 
     Raises:
         AssertionError: when a compiled run gives other values than an uncompiled one.
@@ -120,18 +128,19 @@ def count(model: Any) -> Counts:
     graphs, result = [0], torch.empty(0)
     with torch._dynamo.config.patch(recompile_limit=64):
         for seed in range(RUNS):
-            for size in SIZES:
-                result = sample(compiled, size, steps=STEPS, cfg=1.0, seed=seed)
+            for size in sizes:
+                result = sample(compiled, size, steps=steps, cfg=1.0, seed=seed)
+                print(f"run {seed + 1}, {size}: {backend.graphs} graphs", file=sys.stderr, flush=True)
             graphs.append(backend.graphs)
-    expected = sample(model, SIZES[-1], steps=STEPS, cfg=1.0, seed=RUNS - 1)
+    expected = sample(model, sizes[-1], steps=steps, cfg=1.0, seed=RUNS - 1)
     assert (result - expected).norm() < 1e-5 * expected.norm()
     added = tuple(after - before for before, after in pairwise(graphs))
     return Counts(added, sum(counters["graph_break"].values()))
 
 
-def distinct_sizes(model: Any) -> int:
-    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", STEPS)
-    runs = [plan_run(model, size, sigmas) for size in SIZES]
+def distinct_sizes(model: Any, sizes: Sizes, steps: int) -> int:
+    sigmas = calculate_sigmas(model.get_model_object("model_sampling"), "normal", steps)
+    runs = [plan_run(model, size, sigmas) for size in sizes]
     return len({tuple(step.sizes.items()) for run in runs for step in run.steps})
 
 
@@ -152,10 +161,13 @@ def main() -> int:
         if not chosen:
             continue
         plain = build()
-        without = sum(count(plain).graphs)
+        plain_graphs: dict[tuple[Sizes, int], int] = {}
         for name, effect in chosen.items():
-            model = effect(plain)
-            counts, sizes = count(model), distinct_sizes(model)
+            run = OTHER_RUNS.get(name, (SIZES, STEPS))
+            if run not in plain_graphs:
+                plain_graphs[run] = sum(count(plain, *run).graphs)
+            without, model = plain_graphs[run], effect(plain)
+            counts, sizes = count(model, *run), distinct_sizes(model, *run)
             first, second = counts.graphs
             print(
                 f"| {family} | {name} | {first} | {without} | {sizes} | {without + sizes} | +{second} | {counts.breaks} |",

@@ -62,10 +62,12 @@ SHALLOW = {
     "transformer_depth_output": [0, 0, 0, 2, 2, 2, 1, 1, 1],
     "transformer_depth_middle": 1,
 }
-MODELS: dict[str, Callable[[], Any]] = {
+UNETS: dict[str, Callable[[], Any]] = {
     "SD 1.5": random_models.sd15,
     "SDXL": partial(random_models.sdxl, **SHALLOW),
 }
+ZERO123 = "Stable Zero123"
+MODELS: dict[str, Callable[[], Any]] = {**UNETS, ZERO123: random_models.zero123}
 
 
 def _rau_net(model: Any) -> Any:
@@ -111,7 +113,7 @@ class Neighbour:
     apply: Callable[[Any, Any], Any] = lambda model, pack: model
     pack: str | None = None
     settings: Callable[[Any, Any], dict[str, Any]] = lambda model, pack: {}
-    families: tuple[str, ...] = tuple(MODELS)
+    families: tuple[str, ...] = tuple(UNETS)
     surroundings: Callable[[Any], Any] | None = None
     guider: Callable[[Any], Any] | None = None
 
@@ -374,6 +376,42 @@ def _hooks(model: Any, pack: Any) -> dict[str, Any]:
     return {"positive": random_models.conditioning(model, 1, hooks=group)}
 
 
+def _lora_hooks(model: Any, pack: Any) -> dict[str, Any]:
+    """A LoRA on all attention of the first block with it, as the host's node makes a hook of its file."""
+    level = topology_of(model.get_model_object("diffusion_model")).attention_level
+    block = "input_blocks_1_1" if level == 0 else "input_blocks_4_1"
+    weights = {name.removesuffix(".weight").removeprefix("diffusion_model.").replace(".", "_"): weight
+               for name, weight in model.model.state_dict().items() if name.endswith(".weight") and ".attn" in name}  # fmt: skip
+    lora: dict[str, torch.Tensor] = {}
+    for number, (name, weight) in enumerate(weights.items()):
+        if name.startswith(block) and weight.ndim == 2:
+            lora[f"lora_unet_{name}.lora_up.weight"] = random(weight.shape[0], 4, seed=number) * 0.1
+            lora[f"lora_unet_{name}.lora_down.weight"] = random(4, weight.shape[1], seed=number)
+    group = comfy.hooks.create_hook_lora(lora, 1.0, 0.0)
+    frames = comfy.hooks.HookKeyframeGroup()
+    frames.add(comfy.hooks.HookKeyframe(strength=1.0, start_percent=0.0))
+    frames.add(comfy.hooks.HookKeyframe(strength=0.3, start_percent=0.5))
+    group.set_keyframes_on_hooks(frames)
+    return {"positive": random_models.conditioning(model, 1, hooks=group)}
+
+
+def _adapter(model: Any, pack: Any) -> dict[str, Any]:
+    is_sdxl = model.model.model_config.unet_config["context_dim"] == 2048
+    control = random_models.t2i_adapter(is_sdxl)
+    hint = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    control = control.set_cond_hint(hint, 1.0, (0.0, 1.0))
+    return {"positive": random_models.conditioning(model, 1, control=control, control_apply_to_uncond=True)}
+
+
+def _views(model: Any, pack: Any) -> dict[str, Any]:
+    """The conditionings of Zero123: the encoded picture and the camera in one token, and the latent of it."""
+    width = model.model.cc_projection.weight.shape[1]
+    return {
+        name: [[random(1, 1, width, seed=seed), {"concat_latent_image": random(1, 4, 16, 16, seed=seed)}]]
+        for seed, name in enumerate(("positive", "negative"))
+    }
+
+
 @contextmanager
 def _little_memory(model: Any) -> Iterator[None]:
     """The host calls the UNet once for each conditioning."""
@@ -422,6 +460,9 @@ HOST = [
     Neighbour("context windows of the trained height", _windows, settings=lambda model, pack: {"batch": 1}),
     Neighbour("four areas of the trained size", settings=_areas),
     Neighbour("hooks with keyframes", settings=_hooks),
+    Neighbour("LoRA as a hook with keyframes", settings=_lora_hooks),
+    Neighbour("T2I-Adapter", settings=_adapter),
+    Neighbour("its own conditionings", settings=_views, families=(ZERO123,)),
     Neighbour("heun, two calls a step", settings=lambda model, pack: {"sampler": "heun"}),
     Neighbour("dpmpp_2s_ancestral", settings=lambda model, pack: {"sampler": "dpmpp_2s_ancestral"}),
     Neighbour("one call a conditioning, as in little memory", surroundings=_little_memory),

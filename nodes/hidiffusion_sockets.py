@@ -67,7 +67,7 @@ def time_mode_socket() -> io.Combo.Input:
         options=list(get_args(Unit)),
         tooltip="Unit of the start and end times. percent: 0 is the start of sampling, 1 its end. timestep: "
         "from 999 down to 0. sigma: falling noise levels. steps: share of the steps that the sampler runs, "
-        "as in the paper.",
+        "as in the paper, without the step at the end.",
     )
 
 

@@ -72,7 +72,9 @@ class DeepShrink:
 
 
 AUTOMATIC = DeepShrink(mode="auto")
-"""The settings of `mode="auto"`: the published ones, at every size; the factor follows from the size."""
+"""The settings of `mode="auto"`: the published ones, at every size; the factor follows from the size. The block
+is the first with a Downsample: 3 in SD 1.x, 2.x and SDXL.
+"""
 
 
 def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
@@ -90,7 +92,8 @@ def apply_deep_shrink(model: ModelPatcher, config: DeepShrink) -> ModelPatcher:
         topology.check_input_block(config.block_number, "block_number")
     else:
         trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
-        config = replace(AUTOMATIC, trained_size=config.trained_size)
+        block = topology.first_downsampler
+        config = replace(AUTOMATIC, block_number=block, trained_size=config.trained_size)
     return add_effect(model, DeepShrinks((config,)))
 
 

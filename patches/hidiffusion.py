@@ -21,7 +21,7 @@ from .deep_shrink import DeepShrink, apply_deep_shrink
 from .model_call import ModelCall
 from .msw_msa import Windows, apply_msw_msa, original_preset
 from .rau_net_effect import RAUNets
-from .rau_net_published import TURBO_SIDE, Published
+from .rau_net_published import TURBO_SIDE, Published, method_blocks
 from .rau_net_settings import RAUNet, Recipe
 from .topology import topology_in
 from .trained_size import is_above_trained, trained_side
@@ -66,6 +66,7 @@ def apply_hidiffusion(model: ModelPatcher, config: HiDiffusion) -> ModelPatcher:
     topology = topology_in(model)
     side = trained_side(model.model, config.trained_size)  # fail here rather than inside the sampler
     if config.mode == "published":
+        method_blocks(topology)  # fail here, too
         published = Published(turbo=side <= TURBO_SIDE)
         patched = add_effect(model, RAUNets((AboveTrainedSize(published, config.trained_size),)))
     else:

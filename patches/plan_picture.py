@@ -56,7 +56,8 @@ def draw_plan(plan: RunPlan) -> Image.Image:
     picture = Image.new("RGB", (_WIDTH, top + len(rows) * _ROW + _MARGIN), _PAPER)
     pen = ImageDraw.Draw(picture)
     height, width = plan.latent_size
-    title = f"{width * 8} x {height * 8} pixels, latent {height}x{width}, {len(plan.steps)} steps"
+    pixel = plan.latent_pixel
+    title = f"{width * pixel} x {height * pixel} pixels, latent {height}x{width}, {len(plan.steps)} steps"
     _write(pen, (_MARGIN, _MARGIN), title, _TITLE)
     for number, (colour, line) in enumerate(words):
         above = _MARGIN + _line(_TITLE) + number * _line(_TEXT)

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ..errors import bad_input
 from .rau_net_effect import RAUNets
-from .rau_net_published import ca_partners, pairs_of
+from .rau_net_published import Published, ca_partners, method_blocks, pairs_of
 from .rau_net_settings import Fixed, RAUNet, Recipe
 from .topology import Topology, listed, topology_in
 from .wrapper import add_effect
@@ -26,6 +26,8 @@ def apply_rau_net(model: ModelPatcher, recipe: RAUNet | Recipe) -> ModelPatcher:
         ValueError: when `model` is not a UNet, or blocks are missing or do not match.
     """
     topology = topology_in(model)
+    if isinstance(recipe, Published):
+        method_blocks(topology)  # fail here rather than inside the sampler
     if isinstance(recipe, RAUNet):
         recipe = Fixed(_completed(recipe, topology))
     return add_effect(model, RAUNets((recipe,)))

@@ -6,6 +6,7 @@ Source: HiDiffusion (arXiv 2311.17528v2) and its reference code.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TypedDict
 
 from ..errors import bad_input
@@ -34,6 +35,7 @@ class Published:
         return in_phases(call.topology, phases, self.upscale_mode, self.ca_upscale_mode)
 
 
+@lru_cache(maxsize=16)
 def in_phases(
     topology: Topology, phases: Phases, upscale_mode: str = "nearest", ca_upscale_mode: str = "bicubic"
 ) -> RAUNet:

@@ -14,6 +14,7 @@ from .effect import Effects
 from .model_call import first_call
 from .plan import feature_sizes
 from .topology import BlockId, Topology
+from .trained_size import latent_pixel
 from .wrapper import effects_of
 
 
@@ -31,6 +32,7 @@ class RunPlan:
 
     topology: Topology
     latent_size: Size
+    latent_pixel: int  # image pixels to its side
     effects: Effects
     words: Mapping[str, str]
     plain: Mapping[BlockId, Size]
@@ -61,6 +63,7 @@ def plan_run(model: ModelPatcher, latent_size: Size, sigmas: Tensor) -> RunPlan:
     return RunPlan(
         topology=start.topology,
         latent_size=latent_size,
+        latent_pixel=latent_pixel(model.model),
         effects=effects,
         words={name: effect.log_line(start, effect.why_idle(start)) for name, effect in effects.items()},
         plain=feature_sizes(start.topology, latent_size),

@@ -48,7 +48,7 @@ class Block:
         return len(self.widths)
 
 
-@record
+@record(eq=False)
 class Topology:
     """The blocks of a UNet in the order in which they run."""
 
@@ -77,6 +77,17 @@ class Topology:
     def downsamplers(self) -> tuple[int, ...]:
         """The input blocks with a Downsample, shallow to deep."""
         return tuple(i for i, block in enumerate(self.inputs) if block.resample == "down")
+
+    @property
+    def first_downsampler(self) -> int:
+        """The shallowest input block with a Downsample.
+
+        Raises:
+            ValueError: when there is none.
+        """
+        if not self.downsamplers:
+            raise bad_input("model", "a UNet with a Downsample", "one without", "Load another model.")
+        return self.downsamplers[0]
 
     @property
     def attention_level(self) -> int:

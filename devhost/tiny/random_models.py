@@ -19,6 +19,7 @@ import comfy.supported_models
 import comfy.supported_models_base
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.t2i_adapter.adapter import Adapter
 
 from . import topology
 from .unet import build_unet
@@ -48,6 +49,21 @@ def sd15(seed: int = 0, **unet: Any) -> comfy.model_patcher.ModelPatcher:
 def sdxl(seed: int = 0, **unet: Any) -> comfy.model_patcher.ModelPatcher:
     """Build a tiny SDXL; keywords replace entries of the UNet's configuration."""
     return _random_unet(comfy.supported_models.SDXL, topology.SDXL | unet, seed)
+
+
+class _Zero123(comfy.supported_models.Stable_Zero123):
+    def get_model(self, state_dict: Any, prefix: str = "", device: Any = None) -> Any:
+        generator = torch.Generator().manual_seed(0)
+        projection = {
+            "cc_projection.weight": torch.randn(768, 772, generator=generator) * 772**-0.5,
+            "cc_projection.bias": torch.zeros(768),
+        }
+        return super().get_model(projection, prefix, device)
+
+
+def zero123(seed: int = 0) -> comfy.model_patcher.ModelPatcher:
+    """Build a tiny Stable Zero123: an SD 1.5 that also reads the latent of a picture."""
+    return _random_unet(_Zero123, topology.SD15 | {"in_channels": 8}, seed)
 
 
 def _random_unet(
@@ -86,6 +102,16 @@ def controlnet(
         if name.startswith(("zero_convs.", "middle_block_out.")):
             state[name] *= effect
     network.load_state_dict(state, assign=control.control_model_wrapped.is_dynamic())
+    return control
+
+
+def t2i_adapter(is_sdxl: bool = False, seed: int = 0) -> comfy.controlnet.T2IAdapter:
+    """Build a T2I-Adapter for a UNet as narrow as ours, of three colours, as the host reads one from a file."""
+    width, cin = 32, 768 if is_sdxl else 192
+    channels = [width, 2 * width, 4 * width, 4 * width]
+    network = Adapter(channels, nums_rb=2, cin=cin, ksize=1, sk=True, use_conv=False, xl=is_sdxl)
+    control = comfy.controlnet.load_t2i_adapter(random_state(network, seed))
+    assert control is not None
     return control
 
 

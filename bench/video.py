@@ -145,7 +145,8 @@ def _node(source: Path, work: Path, codec: str):
     model = ModelLoader().load_from_file(str(MODEL)).eval()
     with torch.inference_mode():
         form = FileReader(str(source)).form
-        network = ready_network(model, "float32", False, (form.height, form.width), Budget())
+        budget = Budget(form.height * form.width)
+        network = ready_network(model, "float32", False, (form.height, form.width), budget)
         network.stages[0].receptive_field()  # measured once a model, not once a video
 
     def work_through() -> None:

@@ -4,7 +4,7 @@ in parts that can be resumed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from functools import partial
 from itertools import islice
@@ -36,9 +36,10 @@ from .compat import video_file
 from .log import log
 from .measurements import fingerprint
 from .progress import LivePreview
-from .run_again import run_again_without
+from .run_again import run_again, run_again_without
 from .upscale import (
     ALL_GPUS,
+    BLENDED,
     check_upscale_model,
     fallbacks,
     free_memory,
@@ -114,14 +115,31 @@ def upscale_video(
     job = Job(
         FORMAT, PART_FRAMES, reader.identity, fingerprint(model), _what_matters(settings), astuple(encoding)
     )
+    with job.alone():
+        done = _write(model, reader, settings, encoding, job, target, tags_of(reader, prompt, extra), notes)
+    log.info("Upscale video: %s: %s", done.file, " ".join(done.notes))
+    run_again_without(done.file)
+    return done
+
+
+def _write(
+    model: Descriptor,
+    reader: Reader,
+    settings: VideoSettings,
+    encoding: Encoding,
+    job: Job,
+    target: Target,
+    tags: Mapping[str, str],
+    notes: Sequence[str],
+) -> Done:
+    """Compute and write the missing parts, and join them."""
     parts = Parts(job.folder, encoding)
-    check_disk(settings.codec, form.frames, parts.frames_done, *size)
-    tags = tags_of(reader, prompt, extra)
-    if parts.frames_done:
-        notes.append(f"{parts.frames_done} frames were finished by an earlier run.")
+    finished = parts.frames_done
+    check_disk(settings.codec, reader.form.frames, finished, encoding.height, encoding.width)
+    earlier = [f"{finished} frames were finished by an earlier run."] if finished else []
     try:
         with seeded(0):  # some models draw noise (AuraSR), also while they are measured
-            picture, summary = _write_parts(model, reader, settings, encoding, parts)
+            picture, summary = _write_parts(model, reader, settings, encoding, job, parts)
     except comfy.model_management.InterruptProcessingException:
         if so_far := parts.interrupt():
             file, _ = job.save(so_far, target, reader, tags, complete=False)
@@ -131,11 +149,11 @@ def upscale_video(
                 file,
             )
         raise
+    if job.is_blended and BLENDED not in summary:  # by an earlier run
+        summary.append(BLENDED)
+        run_again()
     file, sound_notes = job.save(parts.closed, target, reader, tags, complete=True)
-    notes = [*summary, *notes, *reader.faults, *sound_notes]
-    log.info("Upscale video: %s: %s", file, " ".join(notes))
-    run_again_without(file)
-    return Done(file, picture, notes)
+    return Done(file, picture, [*summary, *notes, *earlier, *reader.faults, *sound_notes])
 
 
 def show_video(done: Done, codec: str) -> io.NodeOutput:
@@ -175,14 +193,14 @@ def _what_matters(settings: VideoSettings) -> tuple[Any, ...]:
 
 
 def _write_parts(
-    model: Descriptor, reader: Reader, settings: VideoSettings, encoding: Encoding, parts: Parts
+    model: Descriptor, reader: Reader, settings: VideoSettings, encoding: Encoding, job: Job, parts: Parts
 ) -> tuple[Tensor | None, list[str]]:
     """Compute the missing parts; return the last image, and a summary with what could not be done."""
     form, done = reader.form, parts.frames_done
     progress = VideoProgress(form.frames, done)
     if parts.is_complete:
         return None, [progress.summary]
-    run = _Run(model, settings, (form.height, form.width))
+    run = _Run(model, settings, (form.height, form.width), job)
     size = encoding.height, encoding.width
     grid = plan_grid(run.network, form.height, form.width, size, one_shape=settings.compile)
     upscaler = FrameUpscaler(run, size, grid, settings.change_threshold / 255)
@@ -218,8 +236,8 @@ def _batches(frames: Iterator[Frame], count: int) -> Iterator[list[Frame]]:
 class _Run:
     """Enlarges images (F, 3, H, W) to a size, or to the network's own, as the node for images does."""
 
-    def __init__(self, model: Descriptor, settings: VideoSettings, size: Size) -> None:
-        self._model, self._settings = model, settings
+    def __init__(self, model: Descriptor, settings: VideoSettings, size: Size, job: Job) -> None:
+        self._model, self._settings, self._job = model, settings, job
         self._budget = Budget(size[0] * size[1], _look_for_cancel)
         self.network: Network = ready_network(
             model, settings.precision, settings.compile, size, self._budget, settings.gpus
@@ -248,12 +266,17 @@ class _Run:
             report=_look_for_cancel,
             log=self._log,
             check=_look_for_cancel,
-            blended=partial(note_blended, self._model, self._settings.tile_size),
+            blended=self._note_blended,
             budget=self._budget,
             fits=self._fits,
         )
         with seeded(0):  # some models draw noise (AuraSR): the same for every frame
             return upscale_pictures(pictures, network, options, hooks)
+
+    def _note_blended(self) -> None:
+        note_blended(self._model, self._settings.tile_size)
+        if not self._settings.tile_size:
+            self._job.mark_blended()
 
     def _log(self, plan: str) -> None:
         if plan not in self._logged:

@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -150,8 +150,39 @@ class Job:
     def __init__(self, *identity: object) -> None:
         key = hashlib.sha256(repr(identity).encode()).hexdigest()[:20]
         self.folder = Path(folder_paths.get_output_directory()) / PARTS_FOLDER / key
-        self._note = self.folder / "job.json"
+        self._note, self._blended = self.folder / "job.json", self.folder / "blended"
         remove_stale(self.folder.parent, KEPT_DAYS)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep another ComfyUI with the same output folder from writing the same parts meanwhile.
+
+        Raises:
+            ValueError: when one is writing them.
+        """
+        from filelock import FileLock, Timeout  # torch needs it
+
+        file = _lock_of(self.folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(FileLock(str(file), timeout=0))
+            except Timeout as error:
+                expected, got = "one that no other ComfyUI is writing", "one that another one is writing"
+                raise bad_input("video", expected, got, "Wait until it is finished.") from error
+            except (OSError, NotImplementedError) as error:  # not every network drive has locks
+                log.debug("Video: %s cannot be locked: %s", file, error)
+            stack.callback(_remove_empty, file)
+            yield
+
+    def mark_blended(self) -> None:
+        """Record that a model that looks at the whole image saw a frame in tiles, also for a later run."""
+        self._blended.touch()
+
+    @property
+    def is_blended(self) -> bool:
+        """Whether this was recorded, by this run or by an earlier one."""
+        return self._blended.exists()
 
     def save(
         self, parts: Sequence[Part], target: Target, reader: Reader, tags: Mapping[str, str], complete: bool
@@ -165,8 +196,6 @@ class Job:
         notes = _join_with_sound(parts, file, reader, tags, cut_sound=not complete)
         if complete:
             shutil.rmtree(self.folder, ignore_errors=True)
-            with suppress(OSError):  # other videos wait there
-                self.folder.parent.rmdir()
         else:
             note = {"file": str(file), "state": _state(file), "prefix": target.prefix}
             self._note.write_text(json.dumps(note), encoding="utf-8")
@@ -182,6 +211,17 @@ class Job:
             return file if note["prefix"] == prefix and note["state"] == _state(file) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_suffix(".lock")
+
+
+def _remove_empty(lock: Path) -> None:
+    """Remove a lock's file, and its folder if no other videos wait there."""
+    with suppress(OSError):
+        lock.unlink(missing_ok=True)
+        lock.parent.rmdir()
 
 
 def _state(file: Path) -> list[int]:
@@ -220,6 +260,8 @@ def remove_stale(folder: Path, days: float) -> None:
         if job.is_dir() and time.time() - job.stat().st_mtime > days * 86400:
             log.info("Video: the unfinished parts in %s are older than %g days and were removed.", job, days)
             shutil.rmtree(job, ignore_errors=True)
+            with suppress(OSError):
+                _lock_of(job).unlink(missing_ok=True)
 
 
 def check_disk(codec: str, frames: int, finished: int, height: int, width: int) -> None:

@@ -86,11 +86,14 @@ def resample_bands(axis: Axis, first: int, length: int, low: int, high: int) -> 
 
 
 def apply_bands(pixels: Tensor, dimension: int, bands: Sequence[Band]) -> Tensor:
-    """Return the output pixels of all bands along `dimension` of a tile, in float32."""
-    dimension %= pixels.dim()
-    pixels = pixels.movedim(dimension, -1).float()
-    parts = [pixels[..., band.begin : band.begin + band.weights.shape[1]] @ band.weights.T for band in bands]
-    return torch.cat(parts, dim=-1).movedim(-1, dimension)
+    """Return the output pixels of all bands along one of the last two dimensions of a tile, in float32."""
+    pixels, down = pixels.float(), dimension in (-2, pixels.dim() - 2)
+    seen = [pixels.narrow(dimension, band.begin, band.weights.shape[1]) for band in bands]
+    # Neither needs its pixels in another order.
+    parts = [
+        band.weights @ part if down else part @ band.weights.T for band, part in zip(bands, seen, strict=True)
+    ]
+    return torch.cat(parts, dim=dimension)
 
 
 def resample_weights(axis: Axis, begin: int, end: int, low: int, high: int) -> Tensor:

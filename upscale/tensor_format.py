@@ -24,7 +24,8 @@ from .receptive_field import textured_picture
 # By which half precision may differ from float32; to round input and output alone is one step.
 TOLERANCE = 1.5 / 255
 GAIN = 1.05  # times faster that another dtype or memory format must be
-RUNS = 3  # of each that is not dropped after its first one; the fastest counts
+RUNS = 3  # of each that is not dropped before; the fastest counts
+PREPARING = 0.02  # seconds more that a first run may take than the best one's: it chooses kernels
 
 # A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the image.
 # A GPU needs large ones: else launching the kernels takes longer than the kernels.
@@ -189,7 +190,7 @@ def _fastest(probe: _Probe, candidates: list[TensorFormat], precision: str) -> T
     fastest, expected = _Times(math.inf, math.inf), None
     for tensor_format in candidates:
         try:
-            enlarged, times = _timed(probe, tensor_format, fastest.first, precision == "float32")
+            enlarged, times = _timed(probe, tensor_format, fastest, precision == "float32")
         except BudgetSpent:
             break
         except RuntimeError as error:
@@ -216,13 +217,17 @@ class _Times:
     best: float
 
 
-def _timed(probe: _Probe, tensor_format: TensorFormat, limit: float, exact: bool) -> tuple[Tensor, _Times]:
-    """Return the result and the times of several runs, or of one alone where that is slower than `limit`."""
+def _timed(probe: _Probe, tensor_format: TensorFormat, fastest: _Times, exact: bool) -> tuple[Tensor, _Times]:
+    """Return the result and the times of several runs, or of fewer where they are clearly slower than
+    the fastest ones.
+    """
     runs = probe.runs(tensor_format)
     with true_float32() if exact else nullcontext():
         enlarged, first = next(runs)
         seconds = [first]
-        while len(seconds) < RUNS and first <= limit:
+        while len(seconds) < RUNS and seconds[-1] <= (
+            fastest.first + PREPARING if len(seconds) == 1 else fastest.best
+        ):
             try:
                 seconds.append(next(runs)[1])
             except BudgetSpent:

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import av
 import comfy.model_management
 import comfy.utils
+import filelock
 import folder_paths
 import numpy as np
 import pytest
@@ -310,6 +311,57 @@ def test_blended_tiles_for_lack_of_memory_are_shown_at_the_node_and_the_result_i
     assert texts(tile_size=64) == (False, 0, True)  # as the user asked
     monkeypatch.undo()
     assert texts() == (False, 0, True)
+
+
+def test_a_resumed_video_says_that_its_earlier_frames_were_blended(folders, monkeypatch):
+    write_video(folders / "input" / "a.mp4", moving_pictures(90, 140, 160))
+    model = random_upscaler("Compact 16x4", seed=4)
+    model.model.body[0].register_forward_hook(  # looks at the whole image
+        lambda layer, given, result: result + result.mean((-2, -1), keepdim=True) / 10
+    )
+    with monkeypatch.context() as patched:
+        for module in (host_upscale, host_upscale_video):
+            patched.setattr(module, "free_memory", lambda device: 2**18)
+        stopped_at(51, monkeypatch, lambda: run(model, file="a.mp4"))
+    with CurrentNodeContext("prompt", "9"):
+        before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+        [text] = run(model, file="a.mp4").ui["text"]
+        assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") != before
+        assert "50 frames were finished by an earlier run." in text
+        assert text.count(host_upscale.BLENDED) == 1
+        before = MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4")
+        assert host_upscale.BLENDED not in run(model, file="a.mp4").ui["text"][0]  # all of it anew
+        assert MegapixelUpscaleVideo.fingerprint_inputs(file="a.mp4") == before
+
+
+def test_parts_that_another_comfyui_is_writing_are_left_to_it(model, clip, folders, monkeypatch):
+    clip(3)
+    jobs = []
+    save = Job.save
+
+    def save_while_another_one_starts(job, *given, **settings):
+        jobs.append(job)
+        with pytest.raises(ValueError, match=r"^video: expected one that no other ComfyUI is writing, got "):
+            run(model, file="a.mp4")
+        return save(job, *given, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "save", save_while_another_one_starts)
+        run(model, file="a.mp4")
+    assert len(jobs) == 1
+    run(model, file="a.mp4")
+    assert files_in(folders / "output") == ["video/ComfyUI_00001_.mp4", "video/ComfyUI_00002_.mp4"]
+    assert not (folders / "output" / ".megapixel").exists()
+
+
+def test_a_drive_without_locks_is_written_to_all_the_same(model, clip, monkeypatch):
+    clip(3)
+
+    def refuse(self):
+        raise NotImplementedError("no locks here")
+
+    monkeypatch.setattr(filelock.FileLock, "_acquire", refuse)
+    assert len(times_of(file_of(run(model, file="a.mp4")))) == 3
 
 
 def test_several_devices_share_the_frames_and_give_the_same_file(model, clip, monkeypatch):

@@ -226,6 +226,12 @@ class TestCost:
         assert choose_tensor_format(compact, CPU, load, "auto", {}) == HALF
         assert clock.runs == {PLAIN: formats.RUNS, LAST: 1, HALF: formats.RUNS, HALF_LAST: 1}
 
+    def test_what_a_first_run_prepares_is_forgiven_and_a_slow_second_run_is_not(self, compact, monkeypatch):
+        times = {PLAIN: (0.05, 0.03), LAST: (0.06, 0.02), HALF: (0.06, 0.025), HALF_LAST: (0.06, 0.015)}
+        clock = Clock(monkeypatch, times)
+        assert choose_tensor_format(compact, CPU, load, "auto", {}) == HALF_LAST
+        assert clock.runs == {PLAIN: formats.RUNS, LAST: formats.RUNS, HALF: 2, HALF_LAST: formats.RUNS}
+
     def test_it_ends_where_nothing_is_left_to_spend(self, compact, monkeypatch):
         clock = Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})
         budget = Budget(128 * 128)

@@ -25,9 +25,7 @@ from .receptive_field import textured_picture
 TOLERANCE = 1.5 / 255
 GAIN = 1.05  # times faster that another dtype or memory format must be
 RUNS = 3  # of each that is not dropped before; the fastest counts
-PREPARES = (
-    1.25  # times slower that a first run may be than the best one's: preparing takes it different times
-)
+PREPARING = 0.02  # seconds more that a first run may take than the best one's: it chooses kernels
 
 # A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the image.
 # A GPU needs large ones: else launching the kernels takes longer than the kernels.
@@ -228,7 +226,7 @@ def _timed(probe: _Probe, tensor_format: TensorFormat, fastest: _Times, exact: b
         enlarged, first = next(runs)
         seconds = [first]
         while len(seconds) < RUNS and seconds[-1] <= (
-            PREPARES * fastest.first if len(seconds) == 1 else fastest.best
+            fastest.first + PREPARING if len(seconds) == 1 else fastest.best
         ):
             try:
                 seconds.append(next(runs)[1])

@@ -72,6 +72,15 @@ TWO_LEVELS: UnetConfig = {
 }
 """What differs in a UNet of four input blocks, 2 with a Downsample and 3 with attention: traced in seconds."""
 
+SMALLEST: UnetConfig = {
+    "num_res_blocks": [1, 0],
+    "channel_mult": (1, 1),
+    "transformer_depth": [1],
+    "transformer_depth_output": [0, 0, 0],
+    "transformer_depth_middle": -2,
+}
+"""What differs in a UNet of three input blocks, 1 with attention and 2 with a Downsample, and no middle block."""
+
 TRAINED: dict[str, UnetConfig] = {"sd15": SD15, "sdxl": SDXL | {"channel_mult": (1, 2, 2)}}
 """Of the trained models, unless their files differ. SDXL's deepest level has half its width."""
 

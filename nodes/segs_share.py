@@ -227,14 +227,15 @@ class MegapixelSEGSMerge(io.ComfyNode):
             check_pixels(image)
         arrived = read_results(results)
         if not arrived:
-            return _guessed(image, results, merge_by_values(image, results, tolerance))
+            return _guessed(image, results, tolerance)
         missing = missing_segs(missing_in(arrived), segs, on_missing)
         idle = logged([] if any(bool(each.share.changed.any()) for each in arrived) else [UNCHANGED])
         return with_notices([*missing.texts, *idle], merge_arrived(arrived, image), missing.segs)
 
 
-def _guessed(image: torch.Tensor, results: torch.Tensor, merged: torch.Tensor) -> io.NodeOutput:
-    """Return what was merged by its values, of workers without Send SEGS Result, and say so if they were rounded."""
+def _guessed(image, results, tolerance) -> io.NodeOutput:
+    """Merge results of workers without Send SEGS Result by their values, and say so if those were rounded."""
+    merged = merge_by_values(image, results, tolerance)
     texts = logged([EIGHT_BITS] if has_eight_bits(results) and not has_eight_bits(image) else [])
     if torch.equal(merged, image):
         return nothing_to_do(UNCHANGED, merged, NOTHING)

@@ -25,6 +25,7 @@ from .receptive_field import textured_picture
 TOLERANCE = 1.5 / 255
 GAIN = 1.05  # times faster that another dtype or memory format must be
 RUNS = 3  # of each that is not dropped before; the fastest counts
+LONG = 0.5  # seconds of a run that is not repeated: what it prepares, and chance, are little beside it
 PREPARING = 0.02  # seconds more that a first run may take than the best one's: it chooses kernels
 
 # A probe has the size that will run; on a CPU no more than lets all runs of all candidates cost one pass over the image.
@@ -218,15 +219,15 @@ class _Times:
 
 
 def _timed(probe: _Probe, tensor_format: TensorFormat, fastest: _Times, exact: bool) -> tuple[Tensor, _Times]:
-    """Return the result and the times of several runs, or of fewer where they are clearly slower than
-    the fastest ones.
+    """Return the result and the times of several runs, or of fewer where they are slower than the fastest ones,
+    or long.
     """
     runs = probe.runs(tensor_format)
     with true_float32() if exact else nullcontext():
         enlarged, first = next(runs)
         seconds = [first]
-        while len(seconds) < RUNS and seconds[-1] <= (
-            fastest.first + PREPARING if len(seconds) == 1 else fastest.best
+        while len(seconds) < RUNS and seconds[-1] <= min(
+            LONG, fastest.first + PREPARING if len(seconds) == 1 else fastest.best
         ):
             try:
                 seconds.append(next(runs)[1])

@@ -186,7 +186,7 @@ class TestForms:
 
 
 class Clock:
-    """Seconds as formats need them, by the number of their run: the first one prepares."""
+    """Twentieths of a second as formats need them, by the number of their run: the first one prepares."""
 
     def __init__(self, monkeypatch, seconds):
         self.runs = {}
@@ -195,7 +195,7 @@ class Clock:
         def runs(probe, tensor_format):
             for number, (enlarged, _) in enumerate(real(probe, tensor_format)):
                 self.runs[tensor_format] = number + 1
-                yield enlarged, seconds[tensor_format][min(number, 1)]
+                yield enlarged, seconds[tensor_format][min(number, 1)] / 20
 
         monkeypatch.setattr(formats._Probe, "runs", runs)
 
@@ -227,10 +227,15 @@ class TestCost:
         assert clock.runs == {PLAIN: formats.RUNS, LAST: 1, HALF: formats.RUNS, HALF_LAST: 1}
 
     def test_what_a_first_run_prepares_is_forgiven_and_a_slow_second_run_is_not(self, compact, monkeypatch):
-        times = {PLAIN: (0.05, 0.03), LAST: (0.06, 0.02), HALF: (0.06, 0.025), HALF_LAST: (0.06, 0.015)}
+        times = {PLAIN: (1, 0.6), LAST: (1.2, 0.4), HALF: (1.2, 0.5), HALF_LAST: (1.2, 0.3)}
         clock = Clock(monkeypatch, times)
         assert choose_tensor_format(compact, CPU, load, "auto", {}) == HALF_LAST
         assert clock.runs == {PLAIN: formats.RUNS, LAST: formats.RUNS, HALF: 2, HALF_LAST: formats.RUNS}
+
+    def test_a_run_that_takes_long_is_not_repeated(self, compact, monkeypatch):
+        clock = Clock(monkeypatch, {PLAIN: (40, 1), LAST: (39, 1), HALF: (30, 1), HALF_LAST: (31, 1)})
+        assert choose_tensor_format(compact, CPU, load, "auto", {}) == HALF
+        assert set(clock.runs.values()) == {1}
 
     def test_it_ends_where_nothing_is_left_to_spend(self, compact, monkeypatch):
         clock = Clock(monkeypatch, {PLAIN: (9, 8), LAST: (8, 7), HALF: (7, 6), HALF_LAST: (6, 5)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,16 @@ import torch
 from devhost.tiny import random_models, topology
 from devhost.tiny.faces import save_antelopev2
 
-NOT_QUICK = {"browser", "devhost", "effect", "server"}  # folders
+NOT_QUICK = {"browser", "devhost", "effect", "server", "whole_objects"}  # folders
+OTHER_ROOMS = {
+    "bench",
+    "faces",
+    "host",
+    "segs",
+    "upscale",
+    "video",
+}  # quick only where they change: no effect is there
+OTHER_NODES = ("test_face", "test_segs", "test_upscale")  # of tests/nodes, the same
 MODELS = {"sd15", "sdxl", "short_sd15", "light_model", "request"}  # fixtures; `request` names one of them
 BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
@@ -29,8 +39,8 @@ def pytest_addoption(parser):
     parser.addoption(
         "--quick",
         action="store_true",
-        help="what a change to one effect needs: all tests that are fast, one of each file that samples a model, "
-        "and, with their first cases, those of the files that are named as a changed one",
+        help="what a change to one effect needs: all fast tests of the effects' folders and of those that change, one of "
+        "each file that samples a model, and, with their first cases, those of the files that are named as a changed one",
     )
 
 
@@ -39,7 +49,14 @@ def folders_of(item):
 
 
 def pytest_ignore_collect(collection_path, config):
-    return True if config.getoption("quick") and collection_path.name in NOT_QUICK else None
+    if not config.getoption("quick"):
+        return None
+    name = collection_path.name
+    if name in OTHER_ROOMS:
+        return name not in {Path(file).parts[0] for file in changed_files()} or None
+    if name.startswith(OTHER_NODES):
+        return not name.removeprefix("test_").startswith(changed_names()) or None
+    return name in NOT_QUICK or None
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
@@ -71,24 +88,24 @@ def quick_ones(items):
         yield item
 
 
-def changed_names():
-    """Return the names of the Python files that this branch and the working tree
-    change, without their ends.
-    """
+@cache
+def changed_files():
+    """Return the files that this branch and the working tree change."""
 
     def git(*arguments):
         done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
         return done.stdout.split() if done.returncode == 0 else []
 
     base = next((found[0] for branch in BRANCHES if (found := git("merge-base", branch, "HEAD"))), None)
-    files = (
-        [*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")]
-        if base
-        else []
-    )
-    return tuple(
-        {Path(file).stem.removeprefix("test_") for file in files if file.endswith(".py")} - {"__init__"}
-    )
+    if not base:
+        return []
+    return [*git("diff", "--name-only", base), *git("ls-files", "--others", "--exclude-standard")]
+
+
+def changed_names():
+    """Return the names of the changed Python files, without their ends."""
+    names = {Path(file).stem.removeprefix("test_") for file in changed_files() if file.endswith(".py")}
+    return tuple(names - {"__init__"})
 
 
 @pytest.fixture(scope="session")

@@ -152,7 +152,9 @@ def test_sampled_jointly_the_hint_is_cut_to_each_tile_and_encoded_once():
     model = model_of("Qwen-Image").clone()
     model.set_model_double_block_patch(diffsynth(vae, coordinates()))
     vae.encoded.clear()
-    refine("Qwen-Image", model, found=segs(TILES), overlaps="joint", sampler_name="euler", steps=2, batch_size=2)
+    refine(
+        "Qwen-Image", model, found=segs(TILES), overlaps="joint", sampler_name="euler", steps=2, batch_size=2
+    )
     expected = [coordinates()[:, y1:y2, x1:x2] for x1, y1, x2, y2 in TILES]
     assert [each.shape for each in vae.encoded] == [each.shape for each in expected]
     assert torch.equal(torch.cat(vae.encoded), torch.cat(expected))

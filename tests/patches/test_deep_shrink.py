@@ -269,6 +269,7 @@ class TestState:
         assert torch.equal(sample(nested, (20, 26)), alone[0])
         assert all(torch.equal(sample(m, (20, 26)), x) for m, x in zip((a, b, c), alone, strict=True))
 
+    @pytest.mark.slow
     def test_a_compiled_model_fades_at_the_same_steps(self):
         from comfy_api.torch_helpers import set_torch_compile_wrapper
         from comfy_extras.nodes_torch_compile import skip_torch_compile_dict

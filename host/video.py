@@ -171,7 +171,7 @@ class Job:
                 expected, got = "one that no other ComfyUI is writing", "one that another one is writing"
                 raise bad_input("video", expected, got, "Wait until it is finished.") from error
             except (OSError, NotImplementedError) as error:  # not every network drive has locks
-                log.debug("Video: %s cannot be locked: %s", file, error)
+                log.info("Video: %s cannot be locked, so another ComfyUI is not kept out: %s", file, error)
             stack.callback(_remove_empty, file)
             yield
 

@@ -29,16 +29,16 @@ def record(cls: Any = None, *, eq: bool = True) -> Any:
     """
     if cls is None:
         return lambda cls: record(cls) if eq else _defined(cls, _KEPT)
-    return _defined(cls, {**_KEPT, **_COMPARED})
+    made = _defined(cls, {**_KEPT, **_COMPARED})
+    made._compared = staticmethod(_values_of([field.name for field in fields(made) if field.compare]))
+    return made
 
 
 def _defined(cls: Any, methods: dict[str, Callable[..., Any]]) -> Any:
     for name, method in methods.items():
         if name not in vars(cls):
             setattr(cls, name, method)
-    made = dataclass(cls, repr=False, eq=False)
-    made._compared = staticmethod(_values_of([field.name for field in fields(made) if field.compare]))
-    return made
+    return dataclass(cls, repr=False, eq=False)
 
 
 def _values_of(names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:

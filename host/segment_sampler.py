@@ -46,7 +46,7 @@ from .sigmas import SchedulerFunction, noise_levels
 from .unfinished import Key, SampledSegments
 from .upscale import free_memory
 
-INDEPENDENT, IN_ORDER, JOINT = "independent", "in order", "joint"
+OVERLAPS = INDEPENDENT, IN_ORDER, JOINT = "independent", "in order", "joint"
 MEMORY_SHARE = 0.8  # of the free memory that a batch may take
 AGAINST_NAN = "Start ComfyUI with --fp32-vae or --force-fp32, or use another VAE."
 
@@ -60,7 +60,7 @@ class Sampling:
         target: the size at which segments are sampled.
         reference_latents: which of them are cropped, one of `reference_latents.CHOICES`.
         segment_texts: texts that replace the general prompt in their segments.
-        overlaps: how segments that overlap are sampled, INDEPENDENT, IN_ORDER or JOINT.
+        overlaps: how segments that overlap are sampled, one of OVERLAPS.
         shift_borders: whether the borders between these shift from step to step.
 
     Raises:

@@ -8,6 +8,7 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..host.reference_latents import CHOICES
+from ..host.segment_sampler import OVERLAPS
 from ..host.sigmas import scheduler_names
 from .segs_sockets import SchedulerFunc, SegmentTexts, UpscalerHook, segs_socket
 from .upscale_sockets import gpus_socket
@@ -171,7 +172,7 @@ def optional_sockets() -> list[Any]:
         ),
         io.Combo.Input(
             "overlaps",
-            options=["independent", "in order", "joint"],
+            options=list(OVERLAPS),
             optional=True,
             tooltip="Handling of overlapping segments. independent: each segment is sampled from the "
             "upscaled image; overlaps are averaged by their masks, and equal sizes are sampled together. in "

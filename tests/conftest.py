@@ -22,15 +22,9 @@ from devhost.tiny import random_models, topology
 from devhost.tiny.faces import save_antelopev2
 
 NOT_QUICK = {"browser", "devhost", "effect", "server", "whole_objects"}  # folders
-OTHER_ROOMS = {
-    "bench",
-    "faces",
-    "host",
-    "segs",
-    "upscale",
-    "video",
-}  # quick only where they change: no effect is there
-OTHER_NODES = ("test_face", "test_segs", "test_upscale")  # of tests/nodes, the same
+# No effect is there: quick only where they change.
+OTHER_ROOMS = {"bench", "faces", "host", "segs", "upscale", "video"}
+OTHER_NODES = ("test_face", "test_segs", "test_upscale")  # files of tests/nodes
 MODELS = {"sd15", "sdxl", "short_sd15", "light_model", "request"}  # fixtures; `request` names one of them
 BRANCHES = ("main", "origin/main", "HEAD")  # a change is what differs from the first of these that exists
 
@@ -53,7 +47,7 @@ def pytest_ignore_collect(collection_path, config):
         return None
     name = collection_path.name
     if name in OTHER_ROOMS:
-        return name not in {Path(file).parts[0] for file in changed_files()} or None
+        return name not in {part for file in changed_files() for part in Path(file).parts} or None
     if name.startswith(OTHER_NODES):
         return not name.removeprefix("test_").startswith(changed_names()) or None
     return name in NOT_QUICK or None

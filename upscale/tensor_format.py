@@ -225,10 +225,9 @@ def _timed(probe: _Probe, tensor_format: TensorFormat, fastest: _Times, exact: b
     runs = probe.runs(tensor_format)
     with true_float32() if exact else nullcontext():
         enlarged, first = next(runs)
-        seconds = [first]
-        while len(seconds) < RUNS and seconds[-1] <= min(
-            LONG, fastest.first + PREPARING if len(seconds) == 1 else fastest.best
-        ):
+        seconds, limit = [first], fastest.first + PREPARING
+        while len(seconds) < RUNS and seconds[-1] <= min(LONG, limit):
+            limit = fastest.best
             try:
                 seconds.append(next(runs)[1])
             except BudgetSpent:
